@@ -1,0 +1,1 @@
+"""The `sagecc` command: it parses, calls a stage and prints; it holds no logic of its own."""

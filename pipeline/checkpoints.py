@@ -1,0 +1,125 @@
+"""Registry of published weights: where they come from, how large they are, under which licence. Nothing is fetched unasked."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import CheckpointError, ServiceError
+from pipeline.files import atomic_path, sha256_file
+
+FOLDER = Path("artifacts/checkpoints")
+"""Where fetched weights lie, relative to the project folder."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One published weight file.
+
+    Attributes:
+        name: What the user asks for.
+        file: Its file name.
+        url: Its address.
+        sha256: The SHA-256 of its content, or the leading digits of it that its publisher states.
+        megabytes: Its size in units of 2^20 bytes.
+        licence: Terms of the weights.
+        used_by: The setting that takes its path.
+    """
+
+    name: str
+    file: str
+    url: str
+    sha256: str
+    megabytes: float
+    licence: str
+    used_by: str
+
+    @property
+    def path(self) -> Path:
+        """Where `fetch` puts the file, relative to the project folder."""
+        return FOLDER / self.file
+
+
+_IMAGENET = "code BSD-3-Clause; weights trained on ImageNet (research use)"
+
+
+def _torchvision(name: str, file: str, megabytes: float) -> Checkpoint:
+    digits = file.rpartition("-")[2].removesuffix(".pth")
+    address = f"https://download.pytorch.org/models/{file}"
+    return Checkpoint(name, file, address, digits, megabytes, _IMAGENET, "scenes.weights")
+
+
+CHECKPOINTS: dict[str, Checkpoint] = {
+    checkpoint.name: checkpoint
+    for checkpoint in (
+        _torchvision("resnet18", "resnet18-f37072fd.pth", 44.661),
+        _torchvision("resnet50", "resnet50-0676ba61.pth", 97.781),
+        _torchvision("resnet101", "resnet101-63fe2227.pth", 170.511),
+    )
+}
+
+
+def fetch(
+    name: str,
+    *,
+    folder: Path = FOLDER,
+    opener: Callable[[str], urllib.request.addinfourl] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Path:
+    """Download a registered checkpoint, check it and put it in place; a file that is there and right is kept.
+
+    Args:
+        name: Name in `CHECKPOINTS`.
+        folder: Where to put it.
+        opener: Opens an address for reading; None: `urllib.request.urlopen`.
+        advance: Told the number of bytes of each piece that arrives.
+
+    Raises:
+        CheckpointError: The name is unknown or the content is not the published one.
+        ServiceError: The address cannot be reached.
+    """
+    checkpoint = CHECKPOINTS.get(name)
+    if checkpoint is None:
+        raise CheckpointError(f"no checkpoint is called {name!r}", fix=f"one of: {', '.join(CHECKPOINTS)}")
+    path = folder / checkpoint.file
+    if path.is_file() and sha256_file(path).startswith(checkpoint.sha256):
+        return path
+    open_address = opener or (lambda address: urllib.request.urlopen(address, timeout=60))
+    with atomic_path(path) as temporary:
+        try:
+            with open_address(checkpoint.url) as source, temporary.open("wb") as target:
+                while piece := source.read(1 << 20):
+                    target.write(piece)
+                    if advance:
+                        advance(len(piece))
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            reason = getattr(error, "reason", error)
+            raise ServiceError(
+                f"cannot download {name} ({reason})",
+                where=checkpoint.url,
+                fix=f"fetch the file on a machine with network and put it at {path}",
+            ) from error
+        found = sha256_file(temporary)
+        if not found.startswith(checkpoint.sha256):
+            raise CheckpointError(
+                f"the download is not the published {name}: SHA-256 {found[:16]}…, expected {checkpoint.sha256}…",
+                where=checkpoint.url,
+                fix="try again; if it repeats, something between you and the publisher changes files",
+            )
+    return path
+
+
+def missing_advice(path: Path) -> str | None:
+    """Say how to get a registered file that is not at `path`; None when it is there or not registered."""
+    if path.is_file():
+        return None
+    for checkpoint in CHECKPOINTS.values():
+        if checkpoint.file == path.name:
+            return (
+                f"run `sagecc checkpoints fetch {checkpoint.name}` ({checkpoint.megabytes:.0f} MB from {checkpoint.url}; "
+                f"{checkpoint.licence})"
+            )
+    return None

@@ -1,0 +1,100 @@
+"""The base of all settings sections, and their strict reading from YAML."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import SettingsError
+from pipeline.files import content_key
+
+SectionT = TypeVar("SectionT", bound="Section")
+
+
+class Section(BaseModel):
+    """One section of params.yaml: frozen, typed, every field with a description, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def settings_hash(section: Section) -> str:
+    """Return the 64-digit content key of a section's values, defaults included."""
+    return content_key(section.model_dump(mode="json"))
+
+
+def load_section(path: Path, name: str, kind: type[SectionT]) -> SectionT:
+    """Read section `name` of the settings file `path`.
+
+    A section that the file does not hold takes its defaults.
+
+    Raises:
+        SettingsError: The file is missing or not YAML, a key is unknown (the nearest known one is named),
+            or a value has the wrong type or lies out of range.
+    """
+    document = read_document(path)
+    return parse_section(document.get(name) or {}, name, kind, where=str(path))
+
+
+def read_document(path: Path) -> Mapping[str, Any]:
+    """Read params.yaml as a mapping of section names to their values, unchecked."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read the settings: {error.strerror}", where=path, fix="run `sagecc init synthetic`"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError("the settings file is not UTF-8", where=path) from error
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise SettingsError("the settings file is not valid YAML", where=place) from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise SettingsError("the settings file must be a mapping of section names", where=path)
+    return document
+
+
+def parse_section(values: Any, name: str, kind: type[SectionT], *, where: str = "settings") -> SectionT:
+    """Check `values` against section `kind`; see `load_section` for what is raised."""
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"section `{name}` must be a mapping of keys to values", where=where)
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise _explain(error, name, kind, where) from error
+
+
+def _explain(error: ValidationError, name: str, kind: type[Section], where: str) -> SettingsError:
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join([name, *location])
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(kind, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(known))}"
+        return SettingsError(f"unknown key `{key}`", where=where, fix=hint)
+    message = first["msg"].removeprefix("Value error, ")
+    given = f" (given: {first['input']!r})" if not isinstance(first["input"], dict) else ""
+    return SettingsError(f"`{key}`: {message}{given}", where=where, fix=f"correct `{key}`")
+
+
+def _fields_at(kind: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        field = kind.model_fields.get(part)
+        if field is None:
+            break
+        candidates = [field.annotation, *get_args(field.annotation)]
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is None:
+            break
+        kind = inner
+    return list(kind.model_fields)

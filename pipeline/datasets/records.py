@@ -1,0 +1,133 @@
+"""Pair records: the one form into which every data set is brought, and the folder that holds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import DataError
+from pipeline.files import read_json, sha256_file, write_json, write_text
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+PREPARE_AGAIN = "run `sagecc prepare`"
+
+
+class Pair(BaseModel):
+    """Two co-registered images of one place at two dates, with what is known about them.
+
+    All paths are POSIX paths relative to the data set's root. `sha256` maps each path field that is set to the
+    SHA-256 of its file, so that a changed image is noticed wherever the pair is used.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    split: Split
+    before: str
+    after: str
+    captions: tuple[str, ...] = ()
+    changed: bool | None = None
+    """The change flag: does anything of interest change? None where the data set does not say."""
+    semantic_before: str | None = None
+    semantic_after: str | None = None
+    """Index maps or palette images of land-cover classes per date."""
+    change_mask: str | None = None
+    sha256: dict[str, str] = {}
+
+
+class DatasetCard(BaseModel):
+    """What dataset.json says about a prepared data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """The data set's name: synthetic, levir-cc, levir-mci, dubai-cc, whu-cdc, second-cc or folder."""
+    root: str
+    """Folder that the pairs' paths are relative to; relative to the project folder or absolute, as it was given."""
+    pairs: dict[str, int]
+    """Number of pairs per split."""
+    pairs_sha256: str
+    """SHA-256 of pairs.jsonl."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared data set: the folder that `sagecc prepare` wrote.
+
+    Attributes:
+        folder: Holds pairs.jsonl, vocabulary.json, audit.json and dataset.json.
+        card: The content of dataset.json.
+        pairs: All pairs, in file order: train, val, test, and by id within a split.
+    """
+
+    folder: Path
+    card: DatasetCard
+    pairs: tuple[Pair, ...]
+
+    @property
+    def root(self) -> Path:
+        """The folder that image paths are relative to."""
+        return Path(self.card.root)
+
+    @property
+    def vocabulary_path(self) -> Path:
+        """The vocabulary that belongs to these pairs."""
+        return self.folder / "vocabulary.json"
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Position of each pair by id; the order of rows in every cache."""
+        return {pair.id: position for position, pair in enumerate(self.pairs)}
+
+    def split(self, split: Split) -> tuple[Pair, ...]:
+        """Return the pairs of one split, in file order."""
+        return tuple(pair for pair in self.pairs if pair.split == split)
+
+
+def write_prepared(folder: Path, name: str, root: str, pairs: Iterable[Pair]) -> DatasetCard:
+    """Write pairs.jsonl and dataset.json; pairs are sorted by split, then by id.
+
+    Raises:
+        DataError: Two pairs share an id.
+        OutputError: The folder cannot be written.
+    """
+    ordered = sorted(pairs, key=lambda pair: (SPLITS.index(pair.split), pair.id))
+    seen: set[str] = set()
+    for pair in ordered:
+        if pair.id in seen:
+            raise DataError(f"two pairs have the id {pair.id!r}", where=folder)
+        seen.add(pair.id)
+    lines = [json.dumps(pair.model_dump(mode="json", exclude_none=True), ensure_ascii=False) + "\n" for pair in ordered]
+    path = write_text(folder / "pairs.jsonl", "".join(lines))
+    counts = {split: sum(pair.split == split for pair in ordered) for split in SPLITS}
+    card = DatasetCard(name=name, root=root, pairs=counts, pairs_sha256=sha256_file(path))
+    write_json(folder / "dataset.json", card.model_dump(mode="json"))
+    return card
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """Read a folder that `sagecc prepare` wrote.
+
+    Raises:
+        DataError: A file is missing, damaged, or pairs.jsonl is not the one that dataset.json describes.
+    """
+    path = folder / "pairs.jsonl"
+    try:
+        card = DatasetCard.model_validate(read_json(folder / "dataset.json", fix=PREPARE_AGAIN))
+        lines = path.read_text(encoding="utf-8").splitlines()
+        pairs = tuple(Pair.model_validate_json(line) for line in lines)
+    except ValidationError as error:
+        raise DataError(f"not a prepared data set: {error.errors()[0]['msg']}", where=folder, fix=PREPARE_AGAIN) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the pair records: {error}", where=path, fix=PREPARE_AGAIN) from error
+    if sha256_file(path) != card.pairs_sha256:
+        raise DataError("pairs.jsonl is not the one that dataset.json describes", where=path, fix=PREPARE_AGAIN)
+    return Prepared(folder=folder, card=card, pairs=pairs)

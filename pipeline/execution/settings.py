@@ -1,0 +1,32 @@
+"""How stages run: where, with how many workers, on what device. Nothing here changes a result."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.config import Section
+
+
+class EngineSettings(Section):
+    """How stages run; nothing here changes a result, so nothing here makes a cache stale."""
+
+    engine: str = Field(
+        "inline",
+        description="inline (this process), local (Dask worker processes here), or a running scheduler's address "
+        "(tcp://host:port)",
+    )
+    workers: int = Field(0, ge=0, description="worker processes of the local engine; 0: one per CPU core")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU when there is one")
+    on_bad_item: Literal["fatal", "skip"] = Field(
+        "fatal",
+        description="an item that fails: fatal (after all others are done) or skip (left empty, listed beside the cache)",
+    )
+
+    @field_validator("engine")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value in ("inline", "local") or value.startswith(("tcp://", "tls://", "ucx://", "ws://", "wss://")):
+            return value
+        raise ValueError("must be inline, local or the address of a Dask scheduler (tcp://host:port)")

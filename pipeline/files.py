@@ -1,0 +1,106 @@
+"""Files that are whole or absent, and the hashes by which content is known."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError, OutputError
+
+_CHUNK = 1 << 20
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the SHA-256 of `data` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Write `value` as JSON in the one form that hashes are taken of: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_key(*parts: Any) -> str:
+    """Return a 64-digit key of JSON-able `parts`: equal parts, equal key."""
+    return sha256_bytes(canonical_json(parts).encode())
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to disk and rename it into place.
+
+    Readers see the old file or the new one, never a part. On any exception the temporary file is removed.
+
+    Raises:
+        OutputError: The folder cannot be written or the disk is full.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise output_error(error, path) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def output_error(error: OSError, path: Path) -> OutputError:
+    """Turn an operating system's refusal to write `path` into an error that says what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError("the disk is full", where=path, fix="free some space and run the same command again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError("no permission to write here", where=path, fix="choose another output or change its rights")
+    return OutputError(f"cannot write: {error.strerror or error}", where=path)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 `text` to `path`, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write `value` as indented JSON with a final newline, keys in the order given."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, *, fix: str | None = None) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: It is missing, not UTF-8, truncated or not JSON; the message names the place.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"cannot read: {error.strerror or error}", where=path, fix=fix) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: byte {error.start} cannot be decoded", where=path, fix=fix) from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        place = f"line {error.lineno}, column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise DataError(f"not valid JSON ({place})", where=path, fix=fix) from error

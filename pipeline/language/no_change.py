@@ -1,0 +1,94 @@
+"""What a sentence says about change: the known no-change sentences, and a rule for any sentence."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_LEVIR: Final = (
+    "there is no difference",
+    "the two scenes seem identical",
+    "the scene is the same as before",
+    "no change has occurred",
+    "almost nothing has changed",
+)
+
+NO_CHANGE_SENTENCES: Final[dict[str, tuple[str, ...]]] = {
+    "levir-cc": _LEVIR,
+    "levir-mci": _LEVIR,
+    "synthetic": _LEVIR,
+    "dubai-cc": (
+        "everything remains the same",
+        "nothing has changed",
+        "there is no difference",
+        "there is no change to mention",
+        "no change was made",
+        "the area appears the same",
+        "no change occurred",
+        "no difference in this area",
+        "all remained the same",
+        "all is the same",
+    ),
+}
+"""The sentences that annotators of a data set give to unchanged pairs, most frequent first, in lower case without
+punctuation. LEVIR-CC's five are all there are; Dubai-CC's come with endings such as "in this area" and are its ten
+commonest. Data sets that are not listed (WHU-CDC, SECOND-CC, own pairs) are read by the rule alone."""
+
+_NOUN: Final = r"(?:changes?|changed|differences?|modifications?|alterations?|variations?|transformations?)"
+_LINK: Final = (
+    r"(?:is|are|was|were|be|been|being|seems?|seemed|looks?|looked|appears?|appeared|remains?|remained|stays?|stayed"
+    r"|keeps?|kept|still|almost|nearly|exactly|basically|mostly|largely|entirely|completely|virtually|all)"
+)
+_ADVERB: Final = r"(?:to be |as |still |quite |very |almost |nearly |exactly |(?:\w+ly) )?"
+_EVENT: Final = (
+    r"(?:appear(?:s|ed|ing)?|disappear(?:s|ed|ing)?|vanish(?:es|ed)?|emerg(?:es?|ed|ing)|show(?:s|ed|n)? up"
+    r"|buil[dt]s?|building up|construct(?:s|ed|ing)?|erect(?:s|ed)?|edified|realized|realised|creat(?:es?|ed)|made"
+    r"|add(?:s|ed|ing)?|remov(?:es?|ed|ing)|clear(?:s|ed)|demolish(?:es|ed)?|destroy(?:s|ed)?|replac(?:es?|ed|ing)"
+    r"|extend(?:s|ed)?|expand(?:s|ed)?|enlarg(?:es?|ed)|widen(?:s|ed)?|shr[aiu]nk|shrinks|reduc(?:es?|ed)"
+    r"|increas(?:es?|ed)|decreas(?:es?|ed)|gr[eo]w|grows|grown|becomes?|became|turn(?:s|ed)?|convert(?:s|ed)?"
+    r"|transform(?:s|ed)?|urbani[sz]ed|chang(?:es?|ed|ing)|modified|altered|moved|cut|dried|planted|harvested|new)"
+)
+
+_NO_CHANGE: Final = re.compile(
+    r"\b(?:"
+    # no change, no big difference, no land cover change, without any changes, hardly any difference
+    rf"(?:no(?! longer)|not any|without(?: any)?|hardly any|barely any|nor any) (?:[\w-]+ ){{0,2}}?{_NOUN}"
+    # nothing has changed, nothing seems to be different
+    rf"|nothing (?:[\w-]+ ){{0,4}}?(?:different|happened|occurred|{_EVENT})"
+    # is the same, remains exactly the same, the same as before
+    rf"|{_LINK} {_ADVERB}the same|the same as (?:before|earlier|it was|they were)|as (?:it was|they were|before)"
+    # are identical, remain unchanged, look alike
+    rf"|{_LINK} {_ADVERB}(?:identical|similar|alike|unchanged|unaltered|unmodified|intact|stable)|unchanged"
+    # has not changed, did not change, is not different, hasn't changed
+    r"|(?:(?:do|does|did|has|have|had|is|are|was|were)(?: not|n't)|never) (?:\w+ly )?(?:been )?"
+    r"(?:chang(?:e|ed|ing)|different|differ|modified|altered)"
+    # no buildings have been built, no new houses appear, no new construction
+    rf"|no(?! longer) (?:(?!but\b|and\b|while\b|except\b)[\w-]+ ){{1,3}}?(?:(?:is|are|was|were|has|have|had) )(?:been )?{_EVENT}"
+    r"|no (?:new|additional|further) [\w-]+(?: appears?| appeared)?"
+    r")(?![\w-])"
+)
+_CHANGE: Final = re.compile(rf"\b{_EVENT}(?![\w-])")
+_CLAUSE: Final = re.compile(
+    r"[,;:.!?]|\b(?:and|but|however|although|though|while|whereas|except|apart from|other than|besides|only|yet)\b"
+)
+_SPACES: Final = re.compile(r"\s+")
+
+
+def implies_change(caption: str) -> bool:
+    """Tell whether a sentence says that something changed.
+
+    The sentence is cut into clauses at punctuation and conjunctions. A clause with a no-change phrase ("no change",
+    "nothing has changed", "remains the same", "are identical", "has not changed") denies change; any other clause
+    with a word of change ("appear", "built", "replaced", "new") asserts it. One asserting clause makes the whole
+    sentence one of change: "no change except for a new house". A sentence that neither denies nor asserts describes
+    something, which a change caption does only where something changed: it counts as change. An empty one does not.
+
+    The rule is meant for captions: it knows English, and of nuisances (season, light) only what the words say.
+    """
+    text = _SPACES.sub(" ", caption.lower().replace("’", "'")).strip()
+    if not re.search(r"\w", text):
+        return False
+    if not _NO_CHANGE.search(text):
+        return True
+    clauses = [clause.strip() for clause in _CLAUSE.split(text)]
+    return any(_CHANGE.search(clause) and not _NO_CHANGE.search(clause) for clause in clauses)

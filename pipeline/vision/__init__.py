@@ -1,0 +1,1 @@
+"""Vision models behind small adapters: tensors in, tensors out."""

@@ -1,0 +1,20 @@
+"""The sections of params.yaml, in the order of the stages."""
+
+from __future__ import annotations
+
+from pipeline.config import Section
+from pipeline.execution.settings import EngineSettings
+from stages.caption import CaptionSettings
+from stages.evaluate import EvaluateSettings
+from stages.prepare import PrepareSettings
+from stages.scenes import ScenesSettings
+from stages.train import TrainSettings
+
+SECTIONS: dict[str, type[Section]] = {
+    "prepare": PrepareSettings,
+    "scenes": ScenesSettings,
+    "train": TrainSettings,
+    "caption": CaptionSettings,
+    "evaluate": EvaluateSettings,
+    "engine": EngineSettings,
+}
