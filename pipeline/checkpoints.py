@@ -1,4 +1,4 @@
-"""Registry of published weights: where they come from, how large they are, under which licence. Nothing is fetched unasked."""
+"""Registry of published weights: address, SHA-256, size, licence. Nothing is fetched unasked."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def missing_advice(path: Path) -> str | None:
     for checkpoint in CHECKPOINTS.values():
         if checkpoint.file == path.name:
             return (
-                f"run `sagecc checkpoints fetch {checkpoint.name}` ({checkpoint.megabytes:.0f} MB from {checkpoint.url}; "
-                f"{checkpoint.licence})"
+                f"run `sagecc checkpoints fetch {checkpoint.name}` "
+                f"({checkpoint.megabytes:.0f} MB from {checkpoint.url}; {checkpoint.licence})"
             )
     return None

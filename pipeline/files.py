@@ -102,5 +102,9 @@ def read_json(path: Path, *, fix: str | None = None) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8: byte {error.start} cannot be decoded", where=path, fix=fix) from error
     except (json.JSONDecodeError, RecursionError) as error:
-        place = f"line {error.lineno}, column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        place = (
+            f"line {error.lineno}, column {error.colno}: {error.msg}"
+            if isinstance(error, json.JSONDecodeError)
+            else "nested too deeply"
+        )
         raise DataError(f"not valid JSON ({place})", where=path, fix=fix) from error

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipeline.execution.settings import EngineSettings
 from pipeline.vision.settings import BackboneSettings
+from stages import paths
 
 
 class ScenesSettings(BackboneSettings):
@@ -33,21 +34,29 @@ def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: Engin
         CheckpointError: The weights are missing or belong to another model.
         DataError: An image changed since `prepare`, cannot be read, or has another size than the rest.
     """
-    from pipeline.cache import Provenance
-    from pipeline.config import settings_hash
+    from pipeline.datasets.images import image_size
+
+    from pipeline.checkpoints import missing_advice
     from pipeline.datasets.records import read_prepared
-    from pipeline.execution import Item, build_cache
-    from pipeline.files import content_key, sha256_file
-    from pipeline.vision.scenes import SceneWorker, feature_shape, scene_schema, weights_file
+    from pipeline.errors import CheckpointError
+    from pipeline.files import sha256_file
 
     data = read_prepared(prepared)
-    weights_sha = sha256_file(weights_file(settings))
-    shape = feature_shape(settings, data)
-    provenance = Provenance.of(
-        scene_schema(shape),
-        settings=settings,
-        weights={"backbone": weights_sha},
-        upstream={"pairs.jsonl": data.card.pairs_sha256},
-        items=len(data.pairs),
-    )
-    raise SystemExit(partial, content_key, settings_hash, Item, SceneWorker, build_cache, provenance)
+    weights = Path(settings.weights)
+    if not weights.is_file():
+        raise CheckpointError("the backbone's weights are not there", where=weights, fix=missing_advice(weights))
+    weights_sha = sha256_file(weights)
+    size = image_size(data.root / data.pairs[0].before)
+
+    from pipeline.cache import Provenance
+    from pipeline.execution import Item, build_cache
+    from pipeline.files import content_key
+    from pipeline.vision.scenes import SceneImage, SceneWorker, feature_shape, scene_schema
+
+    schema = scene_schema(feature_shape(settings, size))
+    items = []
+    for pair in data.pairs:
+        for date in ("before", "after"):
+            path, sha256 = data.root / getattr(pair, date), pair.sha256[date]
+            items.append(Item(key=sha256, label=f"{pair.id} {date}", payload=SceneImage(path, sha256, size)))
+    raise NotImplementedError(partial, content_key, build_cache, Provenance, SceneWorker, schema, paths)

@@ -7,6 +7,7 @@ from pipeline.execution.settings import EngineSettings
 from stages.caption import CaptionSettings
 from stages.evaluate import EvaluateSettings
 from stages.prepare import PrepareSettings
+from stages.pretrain_scenes import PretrainSettings
 from stages.scenes import ScenesSettings
 from stages.train import TrainSettings
 
@@ -17,4 +18,5 @@ SECTIONS: dict[str, type[Section]] = {
     "caption": CaptionSettings,
     "evaluate": EvaluateSettings,
     "engine": EngineSettings,
+    "pretrain": PretrainSettings,
 }

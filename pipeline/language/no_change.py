@@ -42,7 +42,7 @@ _LINK: Final = (
 _ADVERB: Final = r"(?:to be |as |still |quite |very |almost |nearly |exactly |(?:\w+ly) )?"
 _EVENT: Final = (
     r"(?:appear(?:s|ed|ing)?|disappear(?:s|ed|ing)?|vanish(?:es|ed)?|emerg(?:es?|ed|ing)|show(?:s|ed|n)? up"
-    r"|buil[dt]s?|building up|construct(?:s|ed|ing)?|erect(?:s|ed)?|edified|realized|realised|creat(?:es?|ed)|made"
+    r"|buil[dt]s?|construct(?:s|ed|ing)?|erect(?:s|ed)?|edified|realized|realised|creat(?:es?|ed)|made"
     r"|add(?:s|ed|ing)?|remov(?:es?|ed|ing)|clear(?:s|ed)|demolish(?:es|ed)?|destroy(?:s|ed)?|replac(?:es?|ed|ing)"
     r"|extend(?:s|ed)?|expand(?:s|ed)?|enlarg(?:es?|ed)|widen(?:s|ed)?|shr[aiu]nk|shrinks|reduc(?:es?|ed)"
     r"|increas(?:es?|ed)|decreas(?:es?|ed)|gr[eo]w|grows|grown|becomes?|became|turn(?:s|ed)?|convert(?:s|ed)?"
@@ -52,7 +52,7 @@ _EVENT: Final = (
 _NO_CHANGE: Final = re.compile(
     r"\b(?:"
     # no change, no big difference, no land cover change, without any changes, hardly any difference
-    rf"(?:no(?! longer)|not any|without(?: any)?|hardly any|barely any|nor any) (?:[\w-]+ ){{0,2}}?{_NOUN}"
+    rf"(?:no(?! longer)|not any|without(?: any)?|hardly any|barely any|nor any) (?:[\w-]+ ){{0,3}}?{_NOUN}"
     # nothing has changed, nothing seems to be different
     rf"|nothing (?:[\w-]+ ){{0,4}}?(?:different|happened|occurred|{_EVENT})"
     # is the same, remains exactly the same, the same as before
@@ -63,7 +63,8 @@ _NO_CHANGE: Final = re.compile(
     r"|(?:(?:do|does|did|has|have|had|is|are|was|were)(?: not|n't)|never) (?:\w+ly )?(?:been )?"
     r"(?:chang(?:e|ed|ing)|different|differ|modified|altered)"
     # no buildings have been built, no new houses appear, no new construction
-    rf"|no(?! longer) (?:(?!but\b|and\b|while\b|except\b)[\w-]+ ){{1,3}}?(?:(?:is|are|was|were|has|have|had) )(?:been )?{_EVENT}"
+    r"|no(?! longer) (?:(?!but\b|and\b|while\b|except\b)[\w-]+ ){1,3}?(?:is|are|was|were|has|have|had) (?:been )?"
+    rf"{_EVENT}"
     r"|no (?:new|additional|further) [\w-]+(?: appears?| appeared)?"
     r")(?![\w-])"
 )

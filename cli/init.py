@@ -1,0 +1,46 @@
+"""`sagecc init`: write params.yaml from a named profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import PARAMS, Set
+
+
+def init(
+    profile: Annotated[
+        str, typer.Argument(help="synthetic, levir-cc, levir-mci, dubai-cc, whu-cdc, second-cc or folder.")
+    ] = "synthetic",
+    root: Annotated[str | None, typer.Option("--root", help="The data set's folder.")] = None,
+    allow_missing_images: Annotated[
+        bool, typer.Option("--allow-missing-images", help="Work with the pairs whose images are there.")
+    ] = False,
+    changes: Set = None,
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = PARAMS,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite without keeping a copy.")] = False,
+) -> None:
+    """Write params.yaml from a named profile.
+
+    Example: sagecc init levir-cc --root ~/data/Levir-CC-dataset
+    """
+    from pipeline.checkpoints import missing_advice
+    from pipeline.files import write_text
+    from stages.profiles import profile_sections, render_profile
+    from stages.scenes import ScenesSettings
+
+    assignments = [*(changes or []), *(["prepare.allow_missing_images=true"] if allow_missing_images else [])]
+    sections = profile_sections(profile, root, assignments)
+    if out.exists() and not force:
+        backup = out.with_suffix(out.suffix + ".bak")
+        write_text(backup, out.read_text(encoding="utf-8"))
+        typer.echo(f"kept the old settings as {backup}")
+    write_text(out, render_profile(profile, sections))
+    typer.echo(f"wrote {out} from profile {profile}")
+    scenes = sections["scenes"]
+    if isinstance(scenes, ScenesSettings) and not Path(scenes.weights).is_file():
+        typer.echo(f"before `dvc repro`: {scenes.weights} is not there")
+        typer.echo(f"  {missing_advice(Path(scenes.weights)) or 'put it there, or set scenes.weights'}")
+    typer.echo("next: dvc repro")

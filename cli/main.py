@@ -1,0 +1,41 @@
+"""Entry point of `sagecc`: a table of commands, and the one place where errors become an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cli import checkpoints, data, describe, doctor, init, inspect, pretrain, stages
+from pipeline.errors import SageccError
+
+app = typer.Typer(
+    name="sagecc",
+    help="Describe in words what changed between two satellite or aerial images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(init.init)
+for command in (stages.prepare, stages.scenes, stages.train, stages.caption, stages.evaluate):
+    app.command()(command)
+app.command()(describe.describe)
+app.command()(inspect.inspect)
+app.command()(doctor.doctor)
+app.add_typer(data.app, name="data")
+app.add_typer(pretrain.app, name="pretrain")
+app.add_typer(checkpoints.app, name="checkpoints")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is told in a few lines and exits with 2."""
+    try:
+        app()
+    except SageccError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.secho("interrupted; run the same command again to go on", err=True)
+        sys.exit(130)

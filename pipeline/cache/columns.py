@@ -1,0 +1,122 @@
+"""Fields as columns of an HDF5 file: written in blocks as units arrive, and read through to check them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.cache.guarded import GuardedFile
+from pipeline.cache.layout import Header, stored_dtype, write_digest
+from pipeline.cache.schema import Field
+from pipeline.errors import CacheError, DataError
+
+_BLOCK = 8 << 20
+"""Bytes gathered per field before they are written, or read at a time."""
+_CHUNK = 256 << 10
+"""Bytes of a compressed chunk before compression; part of the format, since it decides the bytes."""
+
+
+def row_bytes(field: Field) -> int:
+    """Return the bytes of one uncompressed row of a field whose shape is decided."""
+    return int(np.dtype(field.dtype).itemsize * np.prod(field.row_shape, dtype=np.int64))
+
+
+def chunk_rows(field: Field, rows: int) -> int:
+    """Return how many rows a compressed chunk holds."""
+    return max(1, min(rows, _CHUNK // max(row_bytes(field), 1)))
+
+
+class ColumnWriter:
+    """Writes one field's rows, in order, in blocks.
+
+    Args:
+        dataset: The field's data set, of its final shape.
+        field: The field, its shape decided.
+        guard: The file underneath; asked after each block whether writing failed.
+    """
+
+    def __init__(self, dataset: h5py.Dataset, field: Field, guard: GuardedFile) -> None:
+        self.field = field
+        self._dataset = dataset
+        self._guard = guard
+        self._dtype = stored_dtype(field)
+        self._digest = hashlib.sha256()
+        # A compressed chunk is written exactly once, as a whole: the order of chunks in the file then does not depend
+        # on the size of blocks.
+        block = dataset.chunks[0] if dataset.chunks else max(1, _BLOCK // max(row_bytes(field), 1))
+        self._block = np.empty((min(block, dataset.shape[0]), *field.row_shape), self._dtype)
+        self._filled = 0
+        self._written = 0
+
+    def append(self, values: npt.NDArray[Any], rows: int | None, label: str) -> None:
+        """Add the rows of one unit: `rows` of them, or for a dense field (None) a single row.
+
+        Raises:
+            DataError: A floating-point value is not finite; `label` says whose.
+            ValueError: Shape or type are not the field's.
+        """
+        expected = self.field.row_shape if rows is None else (rows, *self.field.row_shape)
+        if values.shape != expected or values.dtype != self._dtype:
+            raise ValueError(
+                f"field {self.field.name}, {label}: {values.dtype}{list(values.shape)} "
+                f"instead of {self._dtype}{list(expected)}"
+            )
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise DataError(
+                f"field {self.field.name} holds a value that is not finite",
+                where=label,
+                fix="look at this item's input; a half-precision field may have overflowed",
+            )
+        self._add(values[None] if rows is None else values)
+
+    def append_missing(self) -> None:
+        """Add what a skipped unit leaves: zeros in a dense field, nothing in a ragged one."""
+        if self.field.offsets is None:
+            self._add(np.zeros((1, *self.field.row_shape), self._dtype))
+
+    def finish(self) -> None:
+        """Write what is left, and the digest of the whole."""
+        self._flush()
+        if self._written != self._dataset.shape[0]:
+            raise ValueError(f"field {self.field.name}: {self._written} rows instead of {self._dataset.shape[0]}")
+        write_digest(self._dataset, self._digest.hexdigest())
+
+    def _add(self, values: npt.NDArray[Any]) -> None:
+        while len(values):
+            taken = min(len(values), len(self._block) - self._filled)
+            self._block[self._filled : self._filled + taken] = values[:taken]
+            self._filled += taken
+            values = values[taken:]
+            if self._filled == len(self._block):
+                self._flush()
+
+    def _flush(self) -> None:
+        block = self._block[: self._filled]
+        if block.size:
+            self._dataset[self._written : self._written + self._filled] = block
+            self._digest.update(block.view(np.uint8).data)
+            self._guard.check()
+        self._written += self._filled
+        self._filled = 0
+
+
+def check_data(file: h5py.File, header: Header, path: Path, fix: str) -> None:
+    """Read every field through and compare it with the digest that was written beside it.
+
+    Raises:
+        CacheError: A field holds other bytes than were written.
+    """
+    for field in header.schema.fields:
+        dataset, digest = file[field.name], hashlib.sha256()
+        step = dataset.chunks[0] if dataset.chunks else max(1, _BLOCK // max(row_bytes(field), 1))
+        for start in range(0, dataset.shape[0], step):
+            block = np.ascontiguousarray(dataset[start : start + step])
+            if block.size:
+                digest.update(block.view(np.uint8).data)
+        if digest.hexdigest() != header.extents[field.name].sha256:
+            raise CacheError(f"the cache is damaged: {field.name} is not what was written", where=path, fix=fix)

@@ -1,0 +1,251 @@
+"""Reading a cache: checked against what is expected of it, then served by memory map or as one tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.cache import layout
+from pipeline.cache.columns import check_data
+from pipeline.cache.provenance import Expectation
+from pipeline.cache.schema import Field, Schema
+from pipeline.errors import CacheError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Cache:
+    """A complete cache, open for reading; get one from `Cache.open`.
+
+    Contiguous fields are read through one memory map of the file, without HDF5. Compressed ones keep an HDF5 handle,
+    opened on first use. Both belong to the process that made them: a pickled or forked Cache opens its own, and refuses
+    a file that was replaced in the meantime.
+
+    Attributes:
+        path: The file.
+        schema: As the file tells it: shapes are those found.
+        provenance: From what it was made.
+        ids: The items, in order.
+        missing: Units that hold nothing because they were skipped, rising; int64.
+    """
+
+    def __init__(self, path: Path, header: layout.Header, fix: str) -> None:
+        self.path = path
+        self.schema = header.schema
+        self.provenance = header.provenance
+        self.ids = header.ids
+        self.missing = header.missing
+        self._header = header
+        self._fix = fix
+        self._process: int | None = None
+        self._views: dict[str, npt.NDArray[Any]] = {}
+        self._map: np.memmap[Any, Any]
+        self._stream: FileIO
+        self._file: h5py.File | None
+
+    @classmethod
+    def open(cls, path: Path, schema: Schema, *, expect: Expectation | None = None) -> Cache:
+        """Open and check a cache.
+
+        Args:
+            path: The file.
+            schema: What the reader knows how to read.
+            expect: Settings, weights and inputs that it must have been made from.
+
+        Raises:
+            CacheError: The file is missing, truncated, damaged or unfinished; it is another stage's, has another schema
+                version, or was made from other settings, weights or inputs. The message names the command that makes it
+                anew.
+        """
+        expect = expect or Expectation()
+        fix = expect.fix(schema.stage)
+        with layout.damage_named(path, fix), FileIO(path) as stream, h5py.File(stream, "r") as file:
+            header = layout.read_header(file, path, fix)
+        _check_schema(header.schema, schema, path, fix)
+        expect.check(header.provenance, path)
+        return cls(path, header, fix)
+
+    def __len__(self) -> int:
+        """Return the number of units: items times dates."""
+        return self._header.units
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Position of each item by id."""
+        return {identity: position for position, identity in enumerate(self.ids)}
+
+    def unit(self, identity: str, date: int = 0) -> int:
+        """Return the unit of an item: `2i + date` where units are images, `i` where they are pairs.
+
+        Raises:
+            CacheError: The cache does not hold the item.
+        """
+        if identity not in self.index:
+            raise CacheError(f"the cache does not hold {identity!r}", where=self.path, fix=self._fix)
+        return self.index[identity] * self.schema.units_per_item + date
+
+    def offsets(self, name: str) -> npt.NDArray[np.int64]:
+        """Return an offsets data set: units + 1 row numbers."""
+        return self._header.offsets[name]
+
+    def row(self, field: str, unit: int) -> npt.NDArray[Any]:
+        """Return a copy of what one unit holds: shape `row` for a dense field, `(n, *row)` for a ragged one."""
+        flat, _ = self.rows(field, [unit])
+        return flat[0] if self.schema.field(field).offsets is None else flat
+
+    def rows(
+        self, field: str, units: Sequence[int] | npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Return a copy of what several units hold, in the order asked for.
+
+        Args:
+            field: Name of the field.
+            units: Units, in any order, repetitions allowed.
+
+        Returns:
+            The units' rows one after the other, shape `(sum of lengths, *row)`, and the number of rows of each unit,
+            int64. The lengths of a dense field are all 1.
+
+        Raises:
+            IndexError: There is no such unit.
+        """
+        wanted = np.asarray(units, dtype=np.int64)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
+            raise IndexError(f"units {wanted.min()} to {wanted.max()} asked of a cache of {len(self)}: {self.path}")
+        source = self._source(field)
+        name = self.schema.field(field).offsets
+        if name is None:
+            if isinstance(source, np.ndarray):
+                return source[wanted], np.ones(wanted.size, np.int64)
+            starts, ends = wanted, wanted + 1
+        else:
+            offsets = self._header.offsets[name]
+            starts, ends = offsets[wanted], offsets[wanted + 1]
+        parts = [source[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        # The empty slice in front fixes shape and type where nothing is asked for.
+        flat = np.concatenate(parts) if parts else np.empty((0, *source.shape[1:]), source.dtype)
+        return flat, ends - starts
+
+    def memory_map(self, field: str) -> np.memmap[Any, Any]:
+        """Return a contiguous field as it lies in the file, shape `(rows, *row)`, read-only, without a copy.
+
+        Raises:
+            ValueError: The field is compressed, or holds nothing (an empty file region cannot be mapped).
+        """
+        extent = self._header.extents[field]
+        if extent.start is None:
+            raise ValueError(f"field {field} of {self.path} is compressed or empty; read it with rows()")
+        self._attach()
+        return _on_map(self._map, self.schema.field(field), extent)
+
+    def tensor(self, field: str, device: str | torch.device) -> torch.Tensor:
+        """Return all rows of a field as one tensor of shape `(rows, *row)` on `device`, a copy of its own."""
+        import torch
+
+        source = self._source(field)
+        values = np.array(source) if isinstance(source, np.ndarray) else source[...]
+        return torch.from_numpy(values).to(device)
+
+    def verify(self) -> None:
+        """Read everything through and compare it with the digests written beside it.
+
+        Raises:
+            CacheError: A field holds other bytes than were written.
+        """
+        with layout.damage_named(self.path, self._fix), h5py.File(self.path, "r", locking=False) as file:
+            check_data(file, layout.read_header(file, self.path, self._fix), self.path, self._fix)
+
+    def close(self) -> None:
+        """Let go of the file. Arrays that were handed out stay valid; reading again opens it again."""
+        if self._process == os.getpid():
+            if self._file is not None:
+                self._file.close()
+            self._stream.close()
+            del self._map
+        self._views = {}
+        self._process = None
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("path", "schema", "provenance", "ids", "missing", "_header", "_fix")
+        return {**{name: self.__dict__[name] for name in kept}, "_process": None, "_views": {}}
+
+    def _source(self, field: str) -> npt.NDArray[Any] | h5py.Dataset:
+        """Return a contiguous field as an array on the map, a compressed one as its data set."""
+        self._attach()
+        view = self._views.get(field)
+        if view is not None:
+            return view
+        self.schema.field(field)
+        if self._file is None:
+            with layout.damage_named(self.path, self._fix):
+                self._file = h5py.File(self._stream, "r")
+        return self._file[field]
+
+    def _attach(self) -> None:
+        """Open the file for this process, unless that is done; see that it is still the same one."""
+        if self._process == os.getpid():
+            return
+        with layout.damage_named(self.path, self._fix):
+            stream = FileIO(self.path)
+            with h5py.File(stream, "r") as file:
+                header = layout.read_header(file, self.path, self._fix)
+            if (header.provenance, header.ids, header.extents) != (self.provenance, self.ids, self._header.extents):
+                raise CacheError("the cache was replaced after it was opened", where=self.path, fix="start again")
+            whole = np.memmap(stream, dtype=np.uint8, mode="r")
+        views = {}
+        for field in self.schema.fields:
+            extent = header.extents[field.name]
+            if 0 in (extent.rows, *extent.shape):
+                views[field.name] = np.empty((extent.rows, *extent.shape), layout.stored_dtype(field))
+            elif extent.start is not None:
+                # Slices of a plain array cost a fifth of those of an np.memmap.
+                views[field.name] = np.asarray(_on_map(whole, field, extent))
+        self._map, self._views, self._stream, self._file = whole, views, stream, None
+        # Last, so that another thread never sees half of it.
+        self._process = os.getpid()
+
+
+def _on_map(whole: np.memmap[Any, Any], field: Field, extent: layout.Extent) -> np.memmap[Any, Any]:
+    """Return a contiguous field as a view of the map of the whole file."""
+    flat = whole[extent.start : extent.start + extent.stored] if extent.start is not None else whole[:0]
+    view = flat.view(layout.stored_dtype(field)).reshape(extent.rows, *extent.shape)
+    return cast("np.memmap[Any, Any]", view)
+
+
+def _check_schema(found: Schema, known: Schema, path: Path, fix: str) -> None:
+    if found.stage != known.stage:
+        raise CacheError(f"a cache of stage {found.stage}, not of {known.stage}", where=path, fix=fix)
+    if found.version != known.version:
+        raise CacheError(
+            f"schema version {found.version} of stage {found.stage}; this program reads {known.version}",
+            where=path,
+            fix=fix,
+        )
+    if found.unit != known.unit or [f.name for f in found.fields] != [f.name for f in known.fields]:
+        raise CacheError("the cache holds other fields or units than its schema version says", where=path, fix=fix)
+    for mine, field in zip(known.fields, found.fields, strict=True):
+        if not mine.accepts(field.row_shape) or (mine.dtype, mine.offsets) != (field.dtype, field.offsets):
+            raise CacheError(
+                f"field {field.name} is {field.dtype}{field.shape} by {field.offsets or 'unit'}, "
+                f"not {mine.dtype}{mine.shape} by {mine.offsets or 'unit'}",
+                where=path,
+                fix=fix,
+            )

@@ -1,0 +1,111 @@
+"""What a stage's cache holds: its fields, their shapes, types, units and meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Compression = Literal["gzip"]
+CacheUnit = Literal["image", "pair"]
+
+DTYPES = frozenset(
+    ["float16", "float32", "float64"] + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+RESERVED = frozenset(["ids", "missing"])
+"""Names of the data sets that every cache has."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One data set of a cache.
+
+    Attributes:
+        name: Name of the data set.
+        dtype: NumPy name of the element type, one of `DTYPES`; stored little-endian.
+        shape: Shape of one row; −1 stands for a length that is decided when the cache is written, None for a shape of
+            which nothing is known before.
+        offsets: None for a dense field (row u belongs to unit u). Otherwise the name of an int64 data set of
+            units + 1 entries: rows `offsets[u]:offsets[u + 1]` belong to unit u. Fields may share one.
+        unit: Physical unit or scale of the values: "px", "probability", "1" for none.
+        description: What the values mean.
+        compression: None keeps the data set contiguous, as everything must be that training reads; "gzip" is for
+            what compresses well and is read rarely.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] | None = ()
+    offsets: str | None = None
+    unit: str = "1"
+    description: str = ""
+    compression: Compression | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"field {self.name}: dtype {self.dtype} is not one of {', '.join(sorted(DTYPES))}")
+        if any(length < -1 for length in self.shape or ()):
+            raise ValueError(f"field {self.name}: lengths in shape {self.shape} must be −1 or more")
+        if self.compression not in (None, *get_args(Compression)):
+            raise ValueError(f"field {self.name}: unknown compression {self.compression}")
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row, where it is decided; ValueError where it is not."""
+        if self.shape is None or -1 in self.shape:
+            raise ValueError(f"field {self.name}: its shape {self.shape} is not decided")
+        return self.shape
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether rows of `shape` fit this field's shape, None fitting every shape and −1 every length."""
+        if self.shape is None:
+            return True
+        return len(shape) == len(self.shape) and all(
+            mine in (-1, given) for mine, given in zip(self.shape, shape, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the cache of one stage holds.
+
+    Attributes:
+        stage: Name of the stage that writes it.
+        version: Rises whenever fields, their meaning, or the code that computes them changes, so that older caches and
+            shards are no longer accepted.
+        unit: "image": unit 2i + t is item i at date t (0 before, 1 after). "pair": unit i is item i.
+        fields: In the order in which they are stored.
+    """
+
+    stage: str
+    version: int
+    unit: CacheUnit
+    fields: tuple[Field, ...]
+
+    def __post_init__(self) -> None:
+        if self.unit not in get_args(CacheUnit):
+            raise ValueError(f"schema {self.stage}: unit must be image or pair, not {self.unit}")
+        names = [field.name for field in self.fields]
+        if len(set(names)) < len(names):
+            raise ValueError(f"schema {self.stage}: two fields share a name")
+        for name in (*names, *self.offset_names):
+            if not name or "/" in name or name.startswith(".") or name in RESERVED:
+                raise ValueError(f"schema {self.stage}: {name!r} cannot be the name of a field")
+        if clash := set(names) & set(self.offset_names):
+            raise ValueError(f"schema {self.stage}: {', '.join(sorted(clash))} names both a field and offsets")
+
+    @property
+    def units_per_item(self) -> int:
+        """Two dates, or one pair."""
+        return 2 if self.unit == "image" else 1
+
+    @property
+    def offset_names(self) -> tuple[str, ...]:
+        """Names of the offsets data sets, in order of first use."""
+        return tuple(dict.fromkeys(field.offsets for field in self.fields if field.offsets is not None))
+
+    def field(self, name: str) -> Field:
+        """Return the field called `name`; KeyError if there is none."""
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise KeyError(f"stage {self.stage} has no field {name!r}; it has {', '.join(f.name for f in self.fields)}")

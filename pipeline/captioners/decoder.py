@@ -1,0 +1,209 @@
+"""The caption decoder, section 3.5 of the paper: words from a scene, its maps of change, and an optional condition."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.captioners.attention import Attention, FeedForward, initialise
+from pipeline.captioners.decoder_state import CrossContext, DecoderState
+from pipeline.captioners.memory import Memory
+from pipeline.captioners.positions import sinusoid
+from pipeline.captioners.settings import DecoderSettings
+
+
+class Decoder(nn.Module):
+    """Transformer decoder with a spatial bias on its cross-attention, equations (18) to (22).
+
+    Weights are drawn from torch's global generator; seed it around the construction.
+
+    Args:
+        settings: Widths, layers, norms and the spatial bias.
+        vocabulary_size: Number of words V, specials counted.
+        channels: Channels C_e of the scene tokens.
+    """
+
+    def __init__(self, settings: DecoderSettings, vocabulary_size: int, channels: int) -> None:
+        super().__init__()
+        width = settings.width
+        self.width = width
+        self.layers = nn.ModuleList(DecoderLayer(settings, channels) for _ in range(settings.layers))
+        self.norm = nn.LayerNorm(width) if settings.norm == "pre" else nn.Identity()
+        self.words = nn.Embedding(vocabulary_size, width)
+        self.logits = nn.Linear(width, vocabulary_size)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.alpha: nn.Parameter | None = None
+        self.beta: nn.Parameter | None = None
+        if settings.spatial_bias:
+            scopes = settings.layers if settings.bias_scope == "layer" else 1
+            self.alpha = nn.Parameter(torch.full((scopes,), settings.alpha))
+            self.beta = nn.Parameter(torch.full((scopes,), settings.beta))
+        initialise(self)
+        # Times √D on the way in this gives unit variance, that of the positions; as a tied output, unit logits.
+        nn.init.normal_(self.words.weight, std=width**-0.5)
+        if settings.tied:
+            self.logits.weight = self.words.weight
+
+    def forward(self, memory: Memory, tokens: Tensor, rows: Tensor) -> Tensor:
+        """Score every next word of given captions (teacher forcing).
+
+        Args:
+            memory: Encoded pairs, B of them.
+            tokens: Word ids from the start token on, (N, T).
+            rows: Which pair of `memory` each caption belongs to, (N,).
+
+        Returns:
+            Logits (N, T, V); those at t have seen the tokens 0…t.
+        """
+        return self._run(memory, tokens, rows, None)
+
+    def cross_attention(self, memory: Memory, tokens: Tensor, rows: Tensor) -> Tensor:
+        """Return where each word of given captions looks, (N, T, L, H, S) float32; arguments as in `forward`.
+
+        Row t holds the weights with which the word after token t was chosen.
+        """
+        record: list[Tensor] = []
+        self._run(memory, tokens, rows, record)
+        return torch.stack(record, dim=1).permute(0, 3, 1, 2, 4)
+
+    def start(self, memory: Memory, beams: int, length: int) -> DecoderState:
+        """Begin a search of `beams` beams per pair and at most `length` words.
+
+        Raises:
+            RuntimeError: The decoder is in training mode, where dropout would make words a matter of chance.
+        """
+        if self.training:
+            raise RuntimeError("call eval() before generating: dropout is on")
+        return DecoderState(self._cross(memory), _addend(memory.condition), beams, length)
+
+    def step(self, state: DecoderState, tokens: Tensor, position: int) -> Tensor:
+        """Return the logits (B, K, V) after the beams' newest tokens (B, K), which stand at `position`."""
+        x = self._embed(tokens, sinusoid(position + 1, self.width, tokens.device)[position])
+        mask = state.begin(position)
+        for index, layer in enumerate(self._layers()):
+            keys, values = state.append(index, position, *layer.own_keys_values(x))
+            x = layer(x, keys, values, state.cross[index], state.condition, mask=mask)
+        return self._project(x)
+
+    def _layers(self) -> list[DecoderLayer]:
+        return cast("list[DecoderLayer]", list(self.layers))
+
+    def _run(self, memory: Memory, tokens: Tensor, rows: Tensor, record: list[Tensor] | None) -> Tensor:
+        x = self._embed(tokens, sinusoid(tokens.shape[1], self.width, tokens.device))
+        condition = _addend(None if memory.condition is None else memory.condition[rows])
+        for layer, cross in zip(self._layers(), self._cross(memory), strict=True):
+            keys, values = layer.own_keys_values(x)
+            x = layer(x, keys, values, cross.select(rows), condition, causal=True, record=record)
+        return self._project(x)
+
+    def _embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        embedded: Tensor = self.dropout(self.words(tokens) * math.sqrt(self.width) + positions)
+        return embedded
+
+    def _project(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.logits(self.norm(x))
+        return logits
+
+    def _cross(self, memory: Memory) -> list[CrossContext]:
+        contexts: list[CrossContext] = []
+        for index, layer in enumerate(self._layers()):
+            keys, values = layer.cross_attention.keys_values(memory.tokens)
+            contexts.append(CrossContext(keys, values, self._bias(memory, index)))
+        return contexts
+
+    def _bias(self, memory: Memory, layer: int) -> Tensor | None:
+        if self.alpha is None or self.beta is None:
+            return None
+        scope = layer if len(self.alpha) > 1 else 0
+        bias = self.alpha[scope] * memory.change + self.beta[scope] * memory.consistency
+        return bias.flatten(1)[:, None, None]
+
+
+class DecoderLayer(nn.Module):
+    """One decoder layer, equations (19) to (21).
+
+    The paper writes Ỹ = SA(Y), Z = CA(Ỹ), Y' = FFN(LN(Ỹ + Z + 1 rᵀ)); `norm: none` is just that. `post` adds the
+    residuals and norms of the original Transformer, so that Ỹ = LN(Y + SA(Y)), U = LN(Ỹ + Z + 1 rᵀ),
+    Y' = LN(U + FFN(U)); `pre` puts the norms inside: Ỹ = Y + SA(LN Y), Z = CA(LN Ỹ), U = Ỹ + Z + 1 rᵀ,
+    Y' = U + FFN(LN U).
+
+    Args:
+        settings: Width, heads, norm and dropout.
+        channels: Channels C_e of the scene tokens.
+    """
+
+    def __init__(self, settings: DecoderSettings, channels: int) -> None:
+        super().__init__()
+        width = settings.width
+        self.placement = settings.norm
+        self.self_attention = Attention(width, settings.heads)
+        self.cross_attention = Attention(width, settings.heads, channels)
+        self.feedforward = FeedForward(width, settings.feedforward)
+        plain = settings.norm == "none"
+        self.self_norm = nn.Identity() if plain else nn.LayerNorm(width)
+        self.cross_norm = nn.LayerNorm(width) if settings.norm == "pre" else nn.Identity()
+        self.fused_norm = nn.LayerNorm(width)
+        self.output_norm = nn.LayerNorm(width) if settings.norm == "post" else nn.Identity()
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def own_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the words x (N, T, D) for the layer's self-attention, each (N, H, T, d)."""
+        return self.self_attention.keys_values(self._before(x))
+
+    def forward(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        cross: CrossContext,
+        condition: Tensor | None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        record: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Run the layer.
+
+        Args:
+            x: Words, (N, T, D): a caption's words, or the newest words of a pair's beams.
+            keys: Self-attention keys of all words that may be seen, (N, H, S', d).
+            values: Their values, (N, H, S', d).
+            cross: The scene, N rows.
+            condition: r, (N, 1, D), or None.
+            mask: Which of the keys each word sees, boolean, broadcastable to (N, H, T, S').
+            causal: Word t sees keys 0…t.
+            record: Takes the cross-attention weights (N, H, T, S) when given.
+
+        Returns:
+            (N, T, D).
+        """
+        attended: Tensor = self.dropout(self.self_attention(self._before(x), keys, values, mask=mask, causal=causal))
+        if self.placement == "none":
+            words = attended
+        elif self.placement == "pre":
+            words = x + attended
+        else:
+            words = self.self_norm(x + attended)
+        seeking = self.cross_norm(words)
+        if record is not None:
+            record.append(self.cross_attention.weights(seeking, cross.keys, cross.bias))
+        fused = words + self.dropout(self.cross_attention(seeking, cross.keys, cross.values, mask=cross.bias))
+        if condition is not None:
+            fused = fused + condition
+        normed = self.fused_norm(fused)
+        update: Tensor = self.dropout(self.feedforward(normed))
+        if self.placement == "none":
+            return update
+        output: Tensor = self.output_norm((fused if self.placement == "pre" else normed) + update)
+        return output
+
+    def _before(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.self_norm(x) if self.placement == "pre" else x
+        return normed
+
+
+def _addend(condition: Tensor | None) -> Tensor | None:
+    return None if condition is None else condition.unsqueeze(1)

@@ -1,0 +1,42 @@
+"""What an encoder hands to a decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Encoded pairs, from which captions are decoded.
+
+    Attributes:
+        tokens: X = flatten(E_img) of equation (6), (B, h·w, C_e), row by row.
+        change: M_map of section 3.2, (B, h, w) float32 in [0, 1]; 0 where nothing changed.
+        consistency: C_map = 1 − M_map, (B, h, w) float32.
+        condition: r of equation (17), (B, D); None where nothing but the scene is known.
+    """
+
+    tokens: Tensor
+    change: Tensor
+    consistency: Tensor
+    condition: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return self.tokens.device
+
+    def select(self, rows: Tensor) -> Memory:
+        """Return the memory of pairs `rows`, (N,) integers; a pair may come several times."""
+        return Memory(
+            tokens=self.tokens[rows],
+            change=self.change[rows],
+            consistency=self.consistency[rows],
+            condition=None if self.condition is None else self.condition[rows],
+        )

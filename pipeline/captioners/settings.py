@@ -1,0 +1,135 @@
+"""What a captioner is made of and how it generates; free of torch, so that the command line may read it."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config import Section
+
+
+class SceneEncoderSettings(Section):
+    """The bi-temporal scene encoder, equations (1) to (6)."""
+
+    width: int | None = Field(
+        default=256,
+        ge=8,
+        description="features are projected to this width before the attention blocks; null: not projected, as in "
+        "paper and release (attention over a ResNet's 2048 channels is dear)",
+    )
+    blocks: int = Field(default=2, ge=0, description="attention blocks N; the paper does not say, the release has 3")
+    heads: int = Field(default=8, ge=1, description="attention heads; the paper does not say, the release has 8")
+    positions: Literal["learned", "sinusoid"] = Field(
+        default="learned",
+        description="the 2-D positional embedding P: learned rows and columns, or fixed waves; paper silent",
+    )
+    norm: Literal["pre", "post", "none"] = Field(
+        default="pre",
+        description="layer norm before or after each residual branch; none: equations (2)-(3) to the letter",
+    )
+    feedforward: int = Field(
+        default=0,
+        ge=0,
+        description="feed-forward width after each block as a multiple of `width`; 0: none, as in the paper",
+    )
+    head_layers: int = Field(
+        default=1, ge=1, description="Conv-BN-ReLU layers of the shallow head; the paper gives no number"
+    )
+    head_norm: Literal["batch", "group"] = Field(
+        default="batch", description="norm of the head: batch as in the paper; group where batches are of a few pairs"
+    )
+    channels: int | None = Field(
+        default=None, ge=8, description="channels C_e of the scene embedding; null: the decoder's width"
+    )
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0, description="dropout of every residual branch; release 0.1")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        _check_width("width", self.width, self.heads)
+        return self
+
+
+class DecoderSettings(Section):
+    """The caption decoder, equations (18) to (22)."""
+
+    width: int = Field(
+        default=256, ge=8, description="width d_f of the decoder; the paper does not say, the release has 2048"
+    )
+    layers: int = Field(default=2, ge=1, description="decoder layers L; the paper does not say, the release has 1")
+    heads: int = Field(default=8, ge=1, description="attention heads; the paper does not say, the release has 8")
+    feedforward: int = Field(default=4, ge=1, description="feed-forward width as a multiple of `width`; release 4")
+    norm: Literal["pre", "post", "none"] = Field(
+        default="pre",
+        description="where layer norms and residuals sit: pre (trains without warm-up), post (as in the release), "
+        "none: equations (19)-(21) to the letter, without residuals around self-attention and feed-forward",
+    )
+    spatial_bias: bool = Field(
+        default=True,
+        description="bias of equation (18) on the cross-attention logits; the paper has it, the release has not",
+    )
+    bias_scope: Literal["shared", "layer"] = Field(
+        default="shared",
+        description="one pair (alpha, beta) for all layers, as the paper writes it, or one for each layer",
+    )
+    alpha: float = Field(
+        default=1.0, description="value of alpha, the weight of the change map, before training; paper silent"
+    )
+    beta: float = Field(
+        default=0.0, description="value of beta, the weight of the consistency map, before training; paper silent"
+    )
+    tied: bool = Field(
+        default=False, description="the word embedding serves as output projection W_o too; paper and release: apart"
+    )
+    dropout: float = Field(
+        default=0.1, ge=0.0, lt=1.0, description="dropout of words and residual branches; release 0.1"
+    )
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        _check_width("width", self.width, self.heads)
+        return self
+
+
+class CaptionerSettings(Section):
+    """The SAGE-CC captioner."""
+
+    scene: SceneEncoderSettings = Field(
+        default_factory=SceneEncoderSettings, description="bi-temporal scene encoder, equations (1)-(6)"
+    )
+    decoder: DecoderSettings = Field(
+        default_factory=DecoderSettings, description="caption decoder, equations (18)-(22)"
+    )
+
+
+class GenerationSettings(Section):
+    """How captions are searched for."""
+
+    beams: int = Field(default=3, ge=1, description="beams kept for each pair; 1: greedy, as in the release")
+    max_length: int = Field(
+        default=41, ge=3, description="longest caption in tokens, start and end counted, as the vocabulary counts them"
+    )
+    min_length: int = Field(default=0, ge=0, description="fewest words of a caption")
+    length_penalty: float = Field(
+        default=0.0, ge=0.0, le=10.0, description="alpha in score = log-probability / length^alpha; 0: no preference"
+    )
+    n_best: int = Field(default=1, ge=1, description="captions returned for each pair, best first; at most `beams`")
+    early_stop: bool = Field(
+        default=True, description="stop once no unfinished caption can still be among the best; never changes a result"
+    )
+    allow_unknown: bool = Field(default=False, description="may the unknown word be generated; the release lets it")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.n_best > self.beams:
+            raise ValueError(f"n_best ({self.n_best}) must not exceed beams ({self.beams})")
+        if self.min_length > self.max_length - 2:
+            raise ValueError(
+                f"min_length ({self.min_length}) must leave room for start and end in max_length ({self.max_length})"
+            )
+        return self
+
+
+def _check_width(name: str, width: int | None, heads: int) -> None:
+    if width is not None and (width % heads or width % 4):
+        raise ValueError(f"{name} ({width}) must be a multiple of heads ({heads}) and of 4")

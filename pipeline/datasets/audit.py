@@ -1,0 +1,114 @@
+"""The audit: every mismatch of a data set, counted and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.datasets.settings import MISMATCH_KINDS, MismatchKind
+from pipeline.errors import DataError
+
+LISTED: Final = 50
+"""So many mismatches of a kind are listed in audit.json; all are counted."""
+
+_FIX_FILES: Final = "correct the files, or take {kind} out of prepare.strict to leave these pairs out"
+_MEANING: Final[dict[MismatchKind, tuple[str, str]]] = {
+    "caption-without-image": (
+        "captioned pairs without both images",
+        "put the images there, or set prepare.allow_missing_images: true to leave these pairs out",
+    ),
+    "image-without-caption": ("image pairs that no caption speaks of; they are left out", ""),
+    "before-without-after": ("earlier images without a later one", _FIX_FILES),
+    "after-without-before": ("later images without an earlier one", _FIX_FILES),
+    "image-unreadable": ("images that cannot be used", _FIX_FILES),
+    "size-mismatch": ("pairs whose images differ in size", _FIX_FILES),
+    "duplicate-name": (
+        "names that are given twice; the first is taken",
+        "correct the names, or take {kind} out of prepare.strict to keep the first of each",
+    ),
+    "split-contradiction": (
+        "pairs whose split is given twice and differently",
+        "correct the caption file, or take {kind} out of prepare.strict to follow its `split`",
+    ),
+    "image-in-two-splits": ("image files that occur with the same content in several splits", ""),
+    "before-equals-after": ("pairs said to be changed whose two images are the same file content", ""),
+    "caption-file-missing": (
+        "caption files that are not there",
+        "put the file there, or take {kind} out of prepare.strict to work without its split",
+    ),
+    "caption-empty": (
+        "captions without any word; they are dropped",
+        "correct the caption file, or take {kind} out of prepare.strict to drop these captions",
+    ),
+    "caption-too-long": ("captions above prepare.vocabulary.max_length; training truncates them", ""),
+    "captions-disagree": ("pairs of which some captions deny a change and others tell of one", ""),
+    "flag-derived": ("pairs without a change flag; it is derived from the captions", ""),
+    "flag-contradicts-captions": ("pairs whose change flag contradicts all of their captions", ""),
+    "flag-contradicts-mask": ("pairs whose change flag contradicts the change in their masks", ""),
+    "mask-without-pair": ("masks that belong to no pair", ""),
+    "pair-without-mask": ("pairs without the masks that the data set has", ""),
+    "mask-unreadable": (
+        "masks or semantic maps that cannot be used",
+        "correct the files, or take {kind} out of prepare.strict to work without these masks",
+    ),
+}
+
+
+class Audit:
+    """Collects mismatches while a data set is read.
+
+    `note` never raises: reading goes on, so that one run tells of everything. `check` raises afterwards for the kinds
+    that the user wants to be errors.
+    """
+
+    def __init__(self) -> None:
+        self._notes: dict[MismatchKind, list[str]] = {kind: [] for kind in MISMATCH_KINDS}
+        self._errors: dict[MismatchKind, DataError] = {}
+
+    def note(self, kind: MismatchKind, item: str, error: DataError | None = None) -> None:
+        """Record one mismatch.
+
+        Args:
+            kind: What sort of mismatch.
+            item: The pair, file or entry, with what is wrong about it.
+            error: Where a file is at fault: the error that says where and what to do.
+        """
+        self._notes[kind].append(item)
+        if error is not None:
+            self._errors.setdefault(kind, error)
+
+    def count(self, kind: MismatchKind) -> int:
+        """Number of mismatches of one kind."""
+        return len(self._notes[kind])
+
+    def check(self, strict: Collection[MismatchKind], where: Path) -> None:
+        """Raise for the first kind of `strict` that was noted.
+
+        Raises:
+            DataError: Says how many there are, names the first ones and the cure.
+        """
+        for kind in MISMATCH_KINDS:
+            notes = self._notes[kind]
+            if kind not in strict or not notes:
+                continue
+            meaning, fix = _MEANING[kind]
+            advice = fix.format(kind=kind) or f"correct the data, or take {kind} out of prepare.strict"
+            error = self._errors.get(kind)
+            if error is not None:
+                more = f" (and {len(notes) - 1} more: {meaning})" if len(notes) > 1 else ""
+                raise DataError(f"{error.what}{more}", where=error.where, fix=error.fix or advice)
+            shown = "; ".join(notes[:3]) + (" …" if len(notes) > 3 else "")
+            raise DataError(f"{len(notes)} {meaning}: {shown}", where=where, fix=advice)
+
+    def report(self, strict: Collection[MismatchKind]) -> dict[str, Any]:
+        """Return all kinds with their counts and the first items of each, for audit.json."""
+        return {
+            kind: {
+                "meaning": _MEANING[kind][0],
+                "strict": kind in strict,
+                "total": len(notes),
+                "listed": notes[:LISTED],
+            }
+            for kind, notes in self._notes.items()
+        }

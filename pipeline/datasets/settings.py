@@ -1,0 +1,107 @@
+"""Settings of a data set: which one, where, and what to do about its mismatches."""
+
+from __future__ import annotations
+
+from typing import Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from pipeline.config import Section
+
+DatasetName = Literal["synthetic", "levir-cc", "levir-mci", "dubai-cc", "whu-cdc", "second-cc", "folder"]
+
+MismatchKind = Literal[
+    "caption-without-image",
+    "image-without-caption",
+    "before-without-after",
+    "after-without-before",
+    "image-unreadable",
+    "size-mismatch",
+    "duplicate-name",
+    "split-contradiction",
+    "image-in-two-splits",
+    "before-equals-after",
+    "caption-file-missing",
+    "caption-empty",
+    "caption-too-long",
+    "captions-disagree",
+    "flag-derived",
+    "flag-contradicts-captions",
+    "flag-contradicts-mask",
+    "mask-without-pair",
+    "pair-without-mask",
+    "mask-unreadable",
+]
+MISMATCH_KINDS: tuple[MismatchKind, ...] = get_args(MismatchKind)
+
+STRICT_BY_DEFAULT: tuple[MismatchKind, ...] = (
+    "before-without-after",
+    "after-without-before",
+    "image-unreadable",
+    "size-mismatch",
+    "duplicate-name",
+    "split-contradiction",
+    "caption-file-missing",
+    "caption-empty",
+    "mask-unreadable",
+)
+
+
+class FolderSettings(Section):
+    """Own pairs: two folders of images with the same stems, or a list named in `captions`."""
+
+    before: str = Field("A", description="folder of the earlier images, within root")
+    after: str = Field("B", description="folder of the later images, within root")
+    split: Literal["seeded", "column", "train", "val", "test"] = Field(
+        "seeded",
+        description="seeded draws the splits; column reads them from the list; train, val or test takes every pair",
+    )
+    seed: int = Field(0, ge=0, description="seeded: same seed and same pairs, same splits")
+    val_share: float = Field(0.1, ge=0, le=1, description="seeded: share of pairs in the validation split")
+    test_share: float = Field(0.1, ge=0, le=1, description="seeded: share of pairs in the test split")
+
+    @model_validator(mode="after")
+    def _shares_leave_some_for_training(self) -> Self:
+        if self.val_share + self.test_share >= 1:
+            raise ValueError("val_share and test_share must leave something for training")
+        return self
+
+
+class DatasetSettings(Section):
+    """A data set on disk, in its own layout."""
+
+    dataset: DatasetName = Field(
+        "synthetic",
+        description="synthetic (generated here), levir-cc, levir-mci, dubai-cc, whu-cdc, second-cc, folder (own pairs)",
+    )
+    root: str = Field(
+        "", description="folder of the data set, relative to the project folder or absolute; not for synthetic"
+    )
+    captions: str | None = Field(
+        None,
+        description="caption file within root, where it is not the data set's usual one; dubai-cc: the folder of its "
+        "three files; folder: a CSV, JSONL or caption JSON",
+    )
+    allow_missing_images: bool = Field(
+        False, description="work with the pairs whose images are there and leave the others out; says how many"
+    )
+    strict: tuple[MismatchKind, ...] = Field(
+        STRICT_BY_DEFAULT,
+        description="mismatches that stop the stage; the others are counted and listed in audit.json, and pairs that "
+        "cannot be used are left out",
+    )
+    convert_images: bool = Field(
+        False,
+        description="turn greyscale, palette and RGBA images into RGB instead of refusing them; 16-bit images are "
+        "always refused, since scaling them would be a guess",
+    )
+    max_megapixels: float = Field(
+        25, gt=0, le=89, description="largest image that is decoded; protects against files that unpack into gigabytes"
+    )
+    folder: FolderSettings = Field(FolderSettings(), description="own pairs; only for dataset: folder")
+
+    @model_validator(mode="after")
+    def _root_is_given(self) -> Self:
+        if self.dataset != "synthetic" and not self.root:
+            raise ValueError(f"root must name the folder of {self.dataset}")
+        return self

@@ -1,0 +1,305 @@
+"""Change events: what is built, removed or altered between the two dates, as plans on a site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from shapely import Polygon
+
+from pipeline.datasets.world.classes import GRASSLAND
+from pipeline.datasets.world.geometry import arc_lengths, band
+from pipeline.datasets.world.roads import NetworkForm, network_lines, visible_span
+from pipeline.datasets.world.scene import COMES, GOES, Building, EventKind, PlannedEvent, Plot, Road
+from pipeline.datasets.world.site import Site
+from pipeline.datasets.world.things import (
+    add_hall,
+    add_hall_at,
+    add_house,
+    add_parking,
+    add_parking_beside,
+    add_playground,
+    add_pond,
+    add_pool,
+)
+from pipeline.datasets.world.vegetation import add_grove
+
+Planner = Callable[[Site], PlannedEvent | None]
+
+
+def _cell(site: Site) -> tuple[int, int]:
+    column, row = site.generator.integers(0, 3, 2)
+    return int(column), int(row)
+
+
+def _some_roads(site: Site) -> list[Road]:
+    if not site.roads:
+        forms: list[NetworkForm] = ["straight", "straight", "curved", "winding", "t-shaped", "crossroad", "parallel"]
+        site.add_network(forms[site.generator.integers(len(forms))], (True, True))
+    return [road for road in site.roads if road.dates == (True, True)]
+
+
+def choose_plots(site: Site, roads: list[Road]) -> list[Plot]:
+    """Choose free plots for an event: one, two, a few neighbours, a whole row, or many on several sides."""
+    rows = site.free_rows(roads)
+    if not rows:
+        return []
+    generator = site.generator
+    size = generator.choice(["one", "two", "few", "row", "many"], p=[0.22, 0.18, 0.2, 0.2, 0.2])
+    if size == "many":
+        return [plot for row in rows[: generator.integers(2, 5)] for plot in row]
+    usable = [row for row in rows if len(row) >= 4] if size == "row" else rows
+    row = usable[generator.integers(len(usable))] if usable else rows[0]
+    count = {"one": 1, "two": 2, "few": int(generator.integers(3, 6)), "row": len(row)}[str(size)]
+    start = int(generator.integers(0, max(len(row) - count, 0) + 1))
+    return row[start : start + count]
+
+
+def _houses_on(site: Site, plots: list[Plot], *, goes: bool = False) -> list[tuple[Plot, Building]]:
+    dates = GOES if goes else COMES
+    built = [(plot, add_house(site, plot, dates, cleared=goes)) for plot in plots]
+    return [(plot, house) for plot, house in built if house is not None]
+
+
+def _houses_event(kind: EventKind, built: list[tuple[Plot, Building]], *, goes: bool) -> PlannedEvent:
+    numbers = [house.number for _, house in built]
+    plots = [plot for plot, _ in built]
+    roads = {plot.road for plot in plots}
+    event = PlannedEvent(kind, plots=plots, along=roads.pop() if len(roads) == 1 else 0)
+    (event.disappearing if goes else event.appearing).extend(numbers)
+    return event
+
+
+def houses(site: Site) -> PlannedEvent | None:
+    """Houses are built along existing roads."""
+    built = _houses_on(site, choose_plots(site, _some_roads(site)))
+    return _houses_event("houses", built, goes=False) if built else None
+
+
+def houses_demolished(site: Site) -> PlannedEvent | None:
+    """Houses along existing roads are demolished."""
+    built = _houses_on(site, choose_plots(site, _some_roads(site)), goes=True)
+    return _houses_event("houses demolished", built, goes=True) if built else None
+
+
+def _new_roads(site: Site) -> tuple[list[Road], str] | None:
+    if site.roads:
+        branch = site.add_branch(COMES)
+        return None if branch is None else ([branch], "branch")
+    forms: list[NetworkForm] = ["straight", "straight", "curved", "winding", "t-shaped", "crossroad", "parallel"]
+    form = forms[site.generator.integers(len(forms))]
+    return site.add_network(form, COMES), form
+
+
+def _maybe_old_road(site: Site, chance: float) -> None:
+    if not site.roads and site.generator.random() < chance:
+        forms: list[NetworkForm] = ["straight", "curved"]
+        site.add_network(forms[site.generator.integers(2)], (True, True))
+
+
+def road(site: Site) -> PlannedEvent | None:
+    """A road, or a network of roads, is built."""
+    _maybe_old_road(site, 0.4)
+    new = _new_roads(site)
+    if new is None:
+        return None
+    return PlannedEvent("road", appearing=[road.number for road in new[0]], form=new[1])
+
+
+def road_and_houses(site: Site) -> PlannedEvent | None:
+    """A road is built with houses along it."""
+    _maybe_old_road(site, 0.3)
+    new = _new_roads(site)
+    if new is None:
+        return None
+    roads, form = new
+    rows = site.free_rows(roads)
+    plots = [plot for row in rows[: site.generator.integers(1, 5)] for plot in row]
+    built = _houses_on(site, plots)
+    if not built:
+        return None
+    event = _houses_event("road and houses", built, goes=False)
+    event.form = form
+    event.appearing = [road.number for road in roads] + event.appearing
+    return event
+
+
+def road_extended(site: Site) -> PlannedEvent | None:
+    """A road that ended in the picture is continued to its edge."""
+    if site.roads:
+        return None
+    line, form = network_lines(site.generator, site.extent, "straight")[0]
+    line = np.linspace(line[0], line[-1], 60)
+    if site.generator.random() < 0.5:
+        line = line[::-1]
+    start, end = visible_span(line, site.extent)
+    stop = start + (end - start) * site.generator.uniform(0.3, 0.6)
+    short = line[arc_lengths(line) <= stop]
+    width = float(site.generator.uniform(7, 9.5))
+    road = Road(site.number("road"), line, width, form, (True, True))
+    site.add_road(road, (band(short, width), band(line, width)), site.pick(np.array([[0.46, 0.46, 0.46]])))
+    # Plots beside the part that is still to come would be plots without a road.
+    site.plots = [plot for plot in site.plots if plot.distance < stop - 10]
+    return PlannedEvent("road extended", altered=[road.number])
+
+
+def road_widened(site: Site) -> PlannedEvent | None:
+    """A narrow road becomes a wide one."""
+    if site.roads:
+        return None
+    form: NetworkForm = "straight" if site.generator.random() < 0.7 else "curved"
+    line, road_form = network_lines(site.generator, site.extent, form)[0]
+    narrow = float(site.generator.uniform(5, 6.5))
+    wide = narrow + float(site.generator.uniform(7, 10))
+    road = Road(site.number("road"), line, wide, road_form, (True, True))
+    site.add_road(road, (band(line, narrow), band(line, wide)), site.pick(np.array([[0.46, 0.46, 0.46]])))
+    return PlannedEvent("road widened", altered=[road.number])
+
+
+def large_building(site: Site) -> PlannedEvent | None:
+    """A large building is built, sometimes with a parking lot."""
+    if site.generator.random() < 0.5:
+        _some_roads(site)
+    hall = add_hall(site, COMES, _cell(site))
+    if hall is None:
+        return None
+    event = PlannedEvent("large building", appearing=[hall.number])
+    if site.generator.random() < 0.4:
+        lot = add_parking_beside(site, hall, COMES)
+        event.companion = lot.number if lot else 0
+    return event
+
+
+def building_demolished(site: Site) -> PlannedEvent | None:
+    """A large building is demolished and leaves bare ground."""
+    hall = add_hall(site, GOES, _cell(site))
+    if hall is None:
+        return None
+    site.clear((None, hall.outline.buffer(2)))
+    return PlannedEvent("building demolished", disappearing=[hall.number])
+
+
+def houses_replaced(site: Site) -> PlannedEvent | None:
+    """Neighbouring houses give way to one large building."""
+    roads = [road for road in _some_roads(site) if road.form == "straight"]
+    rows = [row for row in site.free_rows(roads) if len(row) >= 3]
+    if not rows:
+        return None
+    row = rows[site.generator.integers(len(rows))]
+    start = int(site.generator.integers(0, len(row) - 2))
+    built = _houses_on(site, row[start : start + int(site.generator.integers(3, 5))], goes=True)
+    if len(built) < 3:
+        return None
+    event = _houses_event("houses replaced", built, goes=True)
+    ends = np.stack([built[0][0].centre, built[-1][0].centre])
+    length = float(np.hypot(*(ends[1] - ends[0]))) + 8
+    hall = add_hall_at(site, COMES, ends.mean(axis=0), length, float(site.generator.uniform(17, 20)), built[0][0].angle)
+    event.appearing = [hall.number]
+    return event
+
+
+def parking_lot(site: Site) -> PlannedEvent | None:
+    """A parking lot is built."""
+    lot = add_parking(site, COMES, _cell(site))
+    return PlannedEvent("parking lot", appearing=[lot.number]) if lot else None
+
+
+def playground(site: Site) -> PlannedEvent | None:
+    """A playground is built."""
+    ground = add_playground(site, COMES, _cell(site))
+    return PlannedEvent("playground", appearing=[ground.number]) if ground else None
+
+
+def pond(site: Site) -> PlannedEvent | None:
+    """A pond appears."""
+    water = add_pond(site, COMES, _cell(site))
+    return PlannedEvent("pond", appearing=[water.number]) if water else None
+
+
+def pond_dried(site: Site) -> PlannedEvent | None:
+    """A pond dries up."""
+    water = add_pond(site, GOES, _cell(site))
+    return PlannedEvent("pond dried", disappearing=[water.number]) if water else None
+
+
+def swimming_pool(site: Site) -> PlannedEvent | None:
+    """A swimming pool is built beside a house that stands at both dates."""
+    rows = site.free_rows(_some_roads(site), edge=14)
+    if not rows:
+        return None
+    row = rows[site.generator.integers(len(rows))]
+    house = add_house(site, row[site.generator.integers(len(row))], (True, True))
+    pool = add_pool(site, house, COMES) if house else None
+    return PlannedEvent("swimming pool", appearing=[pool.number]) if pool else None
+
+
+def _reserve(site: Site, region: Polygon) -> None:
+    site.taken.append(region)
+    site.reserved.append(region.buffer(3))
+
+
+def trees_removed(site: Site) -> PlannedEvent | None:
+    """A grove is cleared and leaves bare ground."""
+    region = site.free_region(_cell(site), (18, 30))
+    if region is None:
+        return None
+    number = add_grove(site, region, GOES)
+    site.clear((None, region.buffer(2)))
+    _reserve(site, region)
+    return PlannedEvent("trees removed", disappearing=[number])
+
+
+def trees_planted(site: Site) -> PlannedEvent | None:
+    """A grove is planted on open ground."""
+    region = site.free_region(_cell(site), (15, 24))
+    if region is None:
+        return None
+    number = add_grove(site, region, COMES)
+    _reserve(site, region)
+    return PlannedEvent("trees planted", appearing=[number])
+
+
+def grassland_removed(site: Site) -> PlannedEvent | None:
+    """Part of the grassland becomes bare ground."""
+    if site.base != GRASSLAND:
+        return None
+    region = site.free_region(_cell(site), (18, 32))
+    if region is None:
+        return None
+    site.clear((None, region))
+    _reserve(site, region)
+    return PlannedEvent("grassland removed")
+
+
+PLANNERS: dict[EventKind, tuple[float, Planner]] = {
+    "houses": (0.24, houses),
+    "road and houses": (0.14, road_and_houses),
+    "road": (0.09, road),
+    "road extended": (0.05, road_extended),
+    "road widened": (0.04, road_widened),
+    "large building": (0.09, large_building),
+    "parking lot": (0.05, parking_lot),
+    "trees removed": (0.05, trees_removed),
+    "grassland removed": (0.05, grassland_removed),
+    "houses demolished": (0.07, houses_demolished),
+    "building demolished": (0.03, building_demolished),
+    "pond": (0.04, pond),
+    "pond dried": (0.03, pond_dried),
+    "houses replaced": (0.05, houses_replaced),
+    "swimming pool": (0.04, swimming_pool),
+    "playground": (0.04, playground),
+    "trees planted": (0.03, trees_planted),
+}
+"""How often each kind of event is tried, and its planner."""
+
+SECOND_EVENTS: tuple[EventKind, ...] = (
+    "large building",
+    "parking lot",
+    "playground",
+    "pond",
+    "pond dried",
+    "trees removed",
+    "houses demolished",
+    "houses",
+)
+"""Kinds that may come second in a pair: they need no more than a free spot or plots along a road."""

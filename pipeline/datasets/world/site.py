@@ -1,0 +1,191 @@
+"""The plan of a scene while it is being made: what stands where, and what ground is still free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import shapely
+from shapely import Polygon
+
+from pipeline.datasets.world.geometry import Points, band, blob, direction
+from pipeline.datasets.world.roads import NetworkForm, network_lines, plots_along, visible_span
+from pipeline.datasets.world.scene import (
+    OPEN_GROUND,
+    STAYS,
+    Building,
+    Crown,
+    Dates,
+    PlannedEvent,
+    Plot,
+    Road,
+    Scene,
+    Surface,
+    SurfaceKind,
+)
+
+_ROAD_COLOURS = np.array([[0.42, 0.42, 0.42], [0.52, 0.51, 0.49], [0.66, 0.64, 0.60]])
+_EDGE = 5.5
+"""Metres from the picture's edge at which the centre of a house that changes must lie, so that it can be seen."""
+
+
+def present(dates: Dates, shape: Polygon) -> tuple[Polygon | None, Polygon | None]:
+    """Return the shape at each date, None where the thing is absent."""
+    return (shape if dates[0] else None, shape if dates[1] else None)
+
+
+class Site:
+    """Collects the things of a scene and keeps them from standing in each other's way.
+
+    Args:
+        extent: Width and height of the picture in metres.
+        generator: Source of chance for everything on the site.
+        base: Land class of the open ground.
+    """
+
+    def __init__(self, extent: float, generator: np.random.Generator, base: int) -> None:
+        self.extent = extent
+        self.generator = generator
+        self.base = base
+        self.surfaces: list[Surface] = []
+        self.buildings: list[Building] = []
+        self.crowns: list[Crown] = []
+        self.kinds: dict[int, str] = {}
+        self.roads: list[Road] = []
+        self.plots: list[Plot] = []
+        self.taken: list[Polygon] = []
+        self.reserved: list[Polygon] = []
+
+    def number(self, kind: str) -> int:
+        """Return the next free instance number, for an object of class `kind`."""
+        number = len(self.kinds) + 1
+        self.kinds[number] = kind
+        return number
+
+    def is_free(self, shape: Polygon) -> bool:
+        """Say whether nothing stands on `shape` at either date."""
+        return not (self.taken and bool(shapely.intersects(np.array(self.taken, dtype=object), shape).any()))
+
+    def pick_spot(self, radius: float, cell: tuple[int, int]) -> Points:
+        """Return a point in one of the picture's nine cells, at least `radius` metres from the edge."""
+        low = np.array(cell) / 3 * self.extent + 2
+        high = low + self.extent / 3 - 4
+        return np.clip(self.generator.uniform(low, high), radius, self.extent - radius)
+
+    def heading_near(self, point: Points) -> float:
+        """Return the direction of the nearest road, or one at random where there is none."""
+        if not self.roads:
+            return float(self.generator.choice([0, np.pi / 2]) + self.generator.normal(0, 0.12))
+        place = shapely.Point(point)
+        lines = [shapely.LineString(road.line) for road in self.roads]
+        nearest = min(lines, key=lambda line: float(line.distance(place)))
+        distance = nearest.project(place)
+        step = shapely.get_coordinates(nearest.interpolate(distance + 1)) - shapely.get_coordinates(
+            nearest.interpolate(distance - 1)
+        )
+        return float(np.arctan2(step[0, 1], step[0, 0]))
+
+    def pick(self, palette: Points) -> Points:
+        """Return one of a palette's colours, slightly varied."""
+        colour: Points = palette[self.generator.integers(len(palette))] + self.generator.normal(0, 0.015, 3)
+        return colour
+
+    def surface(
+        self, kind: SurfaceKind, shapes: tuple[Polygon | None, Polygon | None], colour: Points, number: int = 0
+    ) -> Surface:
+        """Add a flat thing and return it."""
+        surface = Surface(number, kind, shapes, colour)
+        self.surfaces.append(surface)
+        return surface
+
+    def clear(self, shapes: tuple[Polygon | None, Polygon | None]) -> None:
+        """Lay bare ground."""
+        self.surface("clearing", shapes, OPEN_GROUND)
+
+    def add_network(self, form: NetworkForm, dates: Dates, cell: tuple[float, float] | None = None) -> list[Road]:
+        """Lay a road network with plots along it."""
+        roads = []
+        width = float(self.generator.uniform(6.5, 9.5))
+        colour = self.pick(_ROAD_COLOURS)
+        for line, road_form in network_lines(self.generator, self.extent, form, cell=cell):
+            road = Road(self.number("road"), line, width, road_form, dates)
+            self.add_road(road, present(dates, band(line, width)), colour)
+            roads.append(road)
+        return roads
+
+    def add_free_road(self) -> None:
+        """Lay one road that stays, if it passes by everything on the site."""
+        form: NetworkForm = "straight" if self.generator.random() < 0.5 else "curved"
+        line, road_form = network_lines(self.generator, self.extent, form)[0]
+        width = float(self.generator.uniform(6.5, 9.5))
+        shape = band(line, width)
+        if self.is_free(shape):
+            road = Road(self.number("road"), line, width, road_form, STAYS)
+            self.add_road(road, (shape, shape), self.pick(_ROAD_COLOURS))
+
+    def add_branch(self, dates: Dates) -> Road | None:
+        """Lay a road that leaves an existing one at a right angle; None where there is no place for it."""
+        for _ in range(6):
+            parent = self.roads[self.generator.integers(len(self.roads))]
+            start, end = visible_span(parent.line, self.extent)
+            distance = start + (end - start) * self.generator.uniform(0.25, 0.75)
+            whole = shapely.LineString(parent.line)
+            joint = shapely.get_coordinates(whole.interpolate(distance))[0]
+            ahead = shapely.get_coordinates(whole.interpolate(distance + 1))[0]
+            heading = np.arctan2(*(ahead - joint)[::-1]) + self.generator.choice([-1, 1]) * np.pi / 2
+            reach = self.generator.uniform(0.8, 1.4) * self.extent
+            line = np.linspace(joint, joint + direction(heading + self.generator.normal(0, 0.08)) * reach, 6)
+            start, end = visible_span(line, self.extent)
+            beyond = shapely.LineString(line[1:])
+            crosses = any(shapely.LineString(road.line).intersects(beyond) for road in self.roads)
+            if end - start > 0.35 * self.extent and not crosses:
+                road = Road(self.number("road"), line, parent.width, "straight", dates)
+                self.add_road(road, present(dates, band(line, road.width)), self.pick(_ROAD_COLOURS))
+                return road
+        return None
+
+    def add_road(self, road: Road, shapes: tuple[Polygon | None, Polygon | None], colour: Points) -> None:
+        """Add a road that has a given shape at either date, and lay plots along it."""
+        surface = self.surface("road", shapes, colour, road.number)
+        surface.line = road.line
+        surface.style = "marked" if road.width > 7.5 and colour.mean() < 0.6 else ""
+        self.roads.append(road)
+        self.taken.append(shapely.union_all([shape for shape in shapes if shape is not None]))
+        self.plots.extend(plots_along(self.generator, road, self.extent))
+
+    def free_rows(self, roads: Iterable[Road], *, edge: float = _EDGE) -> list[list[Plot]]:
+        """Return the runs of neighbouring free plots along `roads`, longest first."""
+        numbers = {road.number for road in roads}
+        rows: dict[tuple[int, int], list[Plot]] = {}
+        for plot in self.plots:
+            inside = bool((plot.centre > edge).all() and (plot.centre < self.extent - edge).all())
+            # A little narrower than the plot: neighbours share a fence.
+            if plot.road in numbers and inside and self.is_free(plot.ground.buffer(-1.0)):
+                rows.setdefault((plot.road, plot.side), []).append(plot)
+        return sorted(rows.values(), key=len, reverse=True)
+
+    def free_region(self, cell: tuple[int, int], radius: tuple[float, float]) -> Polygon | None:
+        """Return an organic region of free ground in one of the nine cells, or None where there is no room."""
+        for _ in range(14):
+            size = self.generator.uniform(*radius)
+            shape = Polygon(blob(self.generator, self.pick_spot(size * 0.8, cell), size, stretch=1.4, wobble=0.15))
+            if shape.is_valid and self.is_free(shape):
+                return shape
+        return None
+
+    def scene(self, events: list[PlannedEvent]) -> Scene:
+        """Return the finished plan."""
+        order = {
+            "clearing": 0,
+            "meadow": 0,
+            "pond": 1,
+            "lawn": 2,
+            "driveway": 3,
+            "parking lot": 4,
+            "playground": 4,
+            "swimming pool": 5,
+            "road": 6,
+        }
+        # A new road is painted first: where it meets an old one, the old one goes on undisturbed.
+        ordered = sorted(self.surfaces, key=lambda s: (order[s.kind], s.kind == "road" and s.shapes[0] is not None))
+        return Scene(self.extent, self.base, ordered, self.buildings, self.crowns, dict(self.kinds), events)

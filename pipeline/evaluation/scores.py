@@ -1,0 +1,211 @@
+"""BLEU, METEOR, ROUGE-L, CIDEr-D and S*m of candidate captions, computed by pycocoevalcap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from pipeline.errors import DataError
+from pipeline.evaluation.java import Java, find_java
+from pipeline.evaluation.meteor import Meteor, Segment
+from pipeline.evaluation.tokens import tokenize
+
+METRICS: Final = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one corpus, times 100, as the field reports them.
+
+    Attributes:
+        bleu_1: BLEU-1 with the closest reference length (Papineni et al., 2002); likewise up to `bleu_4`.
+        bleu_2: BLEU-2.
+        bleu_3: BLEU-3.
+        bleu_4: BLEU-4.
+        meteor: METEOR 1.5; None where there was no Java to run it.
+        rouge_l: ROUGE-L with β = 1.2, the mean over pairs.
+        cider_d: CIDEr-D (Vedantam et al., 2015), document frequencies taken from the scored corpus itself; up to 1000.
+        s_m: S*m, the mean of BLEU-4, METEOR, ROUGE-L and CIDEr-D; None where METEOR is.
+    """
+
+    bleu_1: float
+    bleu_2: float
+    bleu_3: float
+    bleu_4: float
+    meteor: float | None
+    rouge_l: float
+    cider_d: float
+    s_m: float | None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Return the scores by name, in the order of `METRICS`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokenized candidates and, in the same order, the tokenized references of each."""
+
+    candidates: tuple[str, ...]
+    references: tuple[tuple[str, ...], ...]
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Each candidate with its references."""
+        return tuple(zip(self.candidates, self.references, strict=True))
+
+
+def score(
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    *,
+    java: Java | Literal["auto"] | None = "auto",
+    meteor: bool = True,
+    tokenized: bool = False,
+) -> Scores:
+    """Score one caption per pair against the references of the pair.
+
+    Args:
+        candidates: A caption by pair id; it may be empty.
+        references: One or more captions for each of the same pair ids.
+        java: Runs the PTB tokenizer and METEOR; "auto" looks for one. None tokenizes without Java (see
+            `pipeline.evaluation.tokens.plain_tokens`) and leaves METEOR out.
+        meteor: False leaves METEOR out, and with it six seconds of start-up.
+        tokenized: The captions are tokens joined by single spaces already, and are taken as they are.
+
+    Returns:
+        The scores, equal to those of pycocoevalcap's own classes to 1e-9.
+
+    Raises:
+        DataError: The pair ids differ, there are none, or a pair has no reference.
+        ServiceError: Java failed.
+    """
+    if candidates.keys() != references.keys():
+        odd = sorted(candidates.keys() ^ references.keys())
+        raise DataError(f"candidates and references are of different pairs: {len(odd)} differ, first {odd[0]!r}")
+    if java == "auto":
+        java = find_java() if meteor or not tokenized else None
+    if not tokenized:
+        words = tokenize([*candidates.values(), *(text for texts in references.values() for text in texts)], java)
+        candidates = {pair: words[text] for pair, text in candidates.items()}
+        references = {pair: [words[text] for text in texts] for pair, texts in references.items()}
+    corpus = corpus_of(candidates, references, tuple(candidates))
+    return score_corpora([corpus], java if meteor else None)[0]
+
+
+def corpus_of(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], pairs: Sequence[str]) -> Corpus:
+    """Gather the tokenized captions of some pairs, in the order of `pairs`."""
+    return Corpus(
+        candidates=tuple(candidates[pair] for pair in pairs),
+        references=tuple(tuple(references[pair]) for pair in pairs),
+    )
+
+
+def score_corpora(corpora: Sequence[Corpus], java: Java | None) -> list[Scores]:
+    """Score several corpora, with one METEOR process for all and each distinct segment aligned once.
+
+    Args:
+        corpora: Subsets of one set of captions, captions of several models, or both; none may be empty.
+        java: Runs METEOR; None leaves it out.
+
+    Returns:
+        The scores of each corpus, in order.
+
+    Raises:
+        DataError: A corpus is empty or a pair has no reference.
+        ServiceError: Java failed.
+    """
+    for corpus in corpora:
+        _check(corpus)
+    distinct = list(dict.fromkeys(corpora))
+    with ExitStack() as stack:
+        meteor = None
+        if java is not None and distinct:
+            # METEOR works in its own process: this thread only waits for it while the other metrics are computed.
+            process = stack.enter_context(Meteor(java))
+            meteor = stack.enter_context(ThreadPoolExecutor(1)).submit(_meteor, process, distinct)
+            stack.callback(process.close)
+        caches = _Cooked()
+        rest = [(_bleu(corpus, caches), _rouge_l(corpus), _cider_d(corpus, caches)) for corpus in distinct]
+        meteors: Sequence[float | None] = [None] * len(distinct) if meteor is None else meteor.result()
+    found = {
+        corpus: _scores(bleu, meteor_score, rouge_l, cider_d)
+        for corpus, (bleu, rouge_l, cider_d), meteor_score in zip(distinct, rest, meteors, strict=True)
+    }
+    return [found[corpus] for corpus in corpora]
+
+
+def _check(corpus: Corpus) -> None:
+    if not corpus.candidates:
+        raise DataError("there are no captions to score")
+    if not all(corpus.references):
+        raise DataError("a pair has no reference caption to be scored against")
+    if not any(text for texts in corpus.references for text in texts):
+        raise DataError("the reference captions hold no words")
+
+
+def _scores(bleu: Sequence[float], meteor: float | None, rouge_l: float, cider_d: float) -> Scores:
+    bleu_1, bleu_2, bleu_3, bleu_4 = (100.0 * float(value) for value in bleu)
+    meteor = None if meteor is None else 100.0 * meteor
+    rouge_l, cider_d = 100.0 * rouge_l, 100.0 * cider_d
+    s_m = None if meteor is None else (bleu_4 + meteor + rouge_l + cider_d) / 4
+    return Scores(bleu_1, bleu_2, bleu_3, bleu_4, meteor, rouge_l, cider_d, s_m)
+
+
+class _Cooked:
+    """n-gram counts as pycocoevalcap takes them, each sentence counted once for all corpora that hold it."""
+
+    def __init__(self) -> None:
+        self.bleu_references: dict[tuple[str, ...], Any] = {}
+        self.bleu_segments: dict[Segment, Any] = {}
+        self.cider_sentences: dict[str, Any] = {}
+
+
+def _bleu(corpus: Corpus, cooked: _Cooked) -> Sequence[float]:
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer, cook_refs, cook_test
+
+    scorer = BleuScorer(n=4)
+    for segment in corpus.segments:
+        candidate, references = segment
+        if references not in cooked.bleu_references:
+            cooked.bleu_references[references] = cook_refs(list(references), n=4)
+        if segment not in cooked.bleu_segments:
+            cooked.bleu_segments[segment] = cook_test(candidate, cooked.bleu_references[references], eff=None, n=4)
+        scorer.crefs.append(cooked.bleu_references[references])
+        scorer.ctest.append(cooked.bleu_segments[segment])
+    bleu: Sequence[float] = scorer.compute_score(option="closest", verbose=0)[0]
+    return bleu
+
+
+def _rouge_l(corpus: Corpus) -> float:
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    scorer = Rouge()
+    known = {segment: scorer.calc_score([segment[0]], list(segment[1])) for segment in dict.fromkeys(corpus.segments)}
+    return float(np.mean(np.array([known[segment] for segment in corpus.segments])))
+
+
+def _cider_d(corpus: Corpus, cooked: _Cooked) -> float:
+    from pycocoevalcap.cider.cider_scorer import CiderScorer, precook
+
+    def counts(sentence: str) -> Any:
+        if sentence not in cooked.cider_sentences:
+            cooked.cider_sentences[sentence] = precook(sentence, 4)
+        return cooked.cider_sentences[sentence]
+
+    scorer = CiderScorer(n=4, sigma=6.0)
+    for candidate, references in corpus.segments:
+        scorer.crefs.append([counts(reference) for reference in references])
+        scorer.ctest.append(counts(candidate))
+    return float(scorer.compute_score()[0])
+
+
+def _meteor(process: Meteor, corpora: Sequence[Corpus]) -> list[float]:
+    segments = list(dict.fromkeys(segment for corpus in corpora for segment in corpus.segments))
+    statistics = dict(zip(segments, process.statistics(segments), strict=True))
+    return [process.corpus([statistics[segment] for segment in corpus.segments]) for corpus in corpora]

@@ -1,0 +1,117 @@
+"""Progress: a bar on a terminal, now and then a line elsewhere. All of it goes to standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+_EVERY_SECONDS = 10.0
+"""How often plain lines appear."""
+
+
+class Bar(Protocol):
+    """Shows how far some work has come."""
+
+    def advance(self, count: int = 1) -> None:
+        """Count `count` steps as done."""
+
+    def say(self, text: str) -> None:
+        """Print one line without disturbing the bar."""
+
+
+@contextmanager
+def track(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+    """Show the progress of `total` steps while the block runs.
+
+    Args:
+        title: What is being done.
+        total: Number of steps.
+        done: Steps that an earlier run has done; they do not count towards the speed.
+    """
+    console = _console()
+    if not console.is_terminal:
+        lines = _Lines(console, title, total, done)
+        yield lines
+        lines.finish()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _Rich(progress, progress.add_task(title, total=total, completed=done))
+
+
+def say(text: str) -> None:
+    """Print one line on standard error."""
+    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+class _Rich:
+    def __init__(self, progress: RichProgress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, count: int = 1) -> None:
+        self._progress.advance(self._task, count)
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Lines:
+    def __init__(self, console: Console, title: str, total: int, done: int) -> None:
+        self._console = console
+        self._title = title
+        self._total = total
+        self._before = done
+        self._done = done
+        self._started = time.monotonic()
+        self._shown_at = self._started
+        self._shown: int | None = None
+
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        if time.monotonic() - self._shown_at >= _EVERY_SECONDS:
+            self._show()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def finish(self) -> None:
+        if self._shown != self._done:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown_at, self._shown = time.monotonic(), self._done
+        seconds = self._shown_at - self._started
+        rate = (self._done - self._before) / seconds if seconds > 0 else 0.0
+        share = f" ({self._done / self._total:.0%})" if self._total else ""
+        left = f", {_duration((self._total - self._done) / rate)} left" if rate > 0 and self._done < self._total else ""
+        self.say(
+            f"{self._title}: {self._done:,}/{self._total:,}{share}, {_duration(seconds)}, {rate:,.1f} a second{left}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"

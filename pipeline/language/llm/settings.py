@@ -1,0 +1,121 @@
+"""Which language model is asked, how, and at what price; free of the client, so that the command line may read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from pipeline.config import Section
+from pipeline.errors import SettingsError
+
+Structured = Literal["json_schema", "json_object", "none"]
+
+_OWN_FIELDS = frozenset({"model", "messages", "response_format", "stream", "n", "temperature", "seed", "max_tokens"})
+
+
+class TrafficSettings(Section):
+    """How requests are paced and repeated; nothing here changes an answer."""
+
+    concurrency: int = Field(8, ge=1, le=256, description="requests under way at the same time")
+    requests_per_minute: float | None = Field(None, gt=0, description="limit of the endpoint; null: none")
+    tokens_per_minute: float | None = Field(
+        None, gt=0, description="limit of the endpoint, prompt and answer counted by estimate; null: none"
+    )
+    timeout: float = Field(120.0, gt=0, description="seconds that one request may take in all")
+    retries: int = Field(5, ge=0, description="how often a request is repeated after 429, 5xx, a timeout or a break")
+    backoff: float = Field(
+        1.0,
+        ge=0,
+        description="seconds before the first repetition; doubled for each further one, up to half shaved off",
+    )
+    backoff_limit: float = Field(30.0, ge=0, description="longest such wait in seconds")
+    wait_limit: float = Field(
+        300.0, ge=0, description="longest wait in seconds that the endpoint may ask for by Retry-After; above it: stop"
+    )
+
+
+class PriceSettings(Section):
+    """What the endpoint charges; for the estimate of a dry run only."""
+
+    prompt: float | None = Field(None, ge=0, description="price of a million prompt tokens; null: unknown")
+    answer: float | None = Field(None, ge=0, description="price of a million answer tokens; null: unknown")
+    currency: str = Field("USD", description="unit of both prices")
+
+
+class LLMSettings(Section):
+    """The language model that extracts triples and merges synonyms."""
+
+    base_url: str | None = Field(
+        None,
+        description="address of an OpenAI-compatible endpoint, such as http://localhost:11434/v1; null: the environment "
+        "variable OPENAI_BASE_URL, else https://api.openai.com/v1",
+    )
+    model: str | None = Field(None, min_length=1, description="name of the model, as the endpoint knows it")
+    key_variable: str | None = Field(
+        "OPENAI_API_KEY",
+        description="environment variable that holds the API key (the key itself stands in no file); null: the "
+        "endpoint asks for none",
+    )
+    structured: Structured = Field(
+        "json_schema",
+        description="how the form of the answer is asked for: json_schema; json_object for endpoints that know JSON "
+        "without a schema; none for those that know neither (the schema then stands in the prompt)",
+    )
+    temperature: float | None = Field(0.0, ge=0, le=2, description="null: not sent, for models that refuse it")
+    seed: int | None = Field(0, description="seed of the model's sampling; null: not sent")
+    max_tokens: int | None = Field(None, ge=16, description="longest answer in tokens; null: not sent")
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="further fields of each request, such as max_completion_tokens, as they are"
+    )
+    captions_per_request: int = Field(20, ge=1, le=500, description="captions that share a request for triples")
+    groups_per_request: int = Field(4, ge=1, le=100, description="groups of names that share a request for synonyms")
+    rounds: int = Field(
+        2, ge=0, le=10, description="how often what got no usable answer is asked again, in ever smaller requests"
+    )
+    prompts: Path | None = Field(
+        None, description="folder with own versions of triples.md and merges.md; null: those that come along"
+    )
+    traffic: TrafficSettings = Field(default_factory=TrafficSettings, description="pace and repetition of requests")
+    prices: PriceSettings = Field(default_factory=PriceSettings, description="prices, for the dry run")
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return None if value is None else checked_address(value, "`base_url`")
+
+    @field_validator("extra")
+    @classmethod
+    def _only_further(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(_OWN_FIELDS & value.keys()):
+            raise ValueError(f"{', '.join(taken)} cannot be set here: own settings exist or the engine needs them")
+        return value
+
+
+def checked_address(value: str, where: str) -> str:
+    """Return an endpoint's address without its final slash.
+
+    Raises:
+        SettingsError: It is no http(s) address, or holds a password or a query. The message does not repeat it,
+            because it may hold a secret; for the same reason this is no ValueError, whose input pydantic shows.
+    """
+    try:
+        parts = urlsplit(value)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise SettingsError(
+            "the endpoint's address must begin with http:// or https:// and name a host",
+            where=where,
+            fix="for example https://api.openai.com/v1 or http://localhost:11434/v1",
+        )
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise SettingsError(
+            "the endpoint's address must not hold a user, a password or a query",
+            where=where,
+            fix="give the key in the environment variable that `key_variable` names",
+        )
+    return value.rstrip("/")

@@ -1,0 +1,126 @@
+"""Captions in, triples out: the records that every extraction engine shares, and the file triples.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.datasets.records import Pair
+from pipeline.errors import DataError
+from pipeline.files import write_text
+
+Family = Literal["appear", "disappear", "replace", "spatial", "other"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+
+class Caption(BaseModel):
+    """One sentence about one pair.
+
+    Attributes:
+        pair: Id of the pair.
+        sentence: Position of the sentence among the pair's captions, from 0.
+        text: The sentence as the annotator wrote it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pair: str
+    sentence: int = Field(ge=0)
+    text: str
+
+
+class Triple(BaseModel):
+    """One statement of a caption, in the form that `pipeline.language.triples.conventions` describes.
+
+    Attributes:
+        head: Entity that the statement is about.
+        relation: Hyphenated lemmas: "appear-on", "build-along", "replace".
+        tail: Second entity, or "scene" where the caption names none.
+        family: What kind of statement it is.
+        engine: Name of the engine that extracted it: "rules", "llm".
+        pair: Id of the pair.
+        sentence: Position of the sentence among the pair's captions, from 0.
+        evidence: Characters `start:end` of the caption in which the statement is made.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    head: str = Field(min_length=1)
+    relation: str = Field(min_length=1)
+    tail: str = Field(min_length=1)
+    family: Family
+    engine: str = Field(min_length=1)
+    pair: str
+    sentence: int = Field(ge=0)
+    evidence: tuple[int, int]
+
+    @model_validator(mode="after")
+    def _span_in_order(self) -> Triple:
+        start, end = self.evidence
+        if not 0 <= start < end:
+            raise ValueError(f"the evidence must be a span with 0 <= start < end, not {start}:{end}")
+        return self
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What is stated: head, relation, tail."""
+        return self.head, self.relation, self.tail
+
+
+class Extractor(Protocol):
+    """An engine that finds the triples of captions."""
+
+    @property
+    def name(self) -> str:
+        """What `Triple.engine` says: "rules", "llm"."""
+
+    def extract(self, captions: Sequence[Caption]) -> list[Triple]:
+        """Return the triples of all captions, in the order of the captions, each statement once per caption.
+
+        A caption that says that nothing changed has none.
+        """
+
+
+def captions_of(pairs: Iterable[Pair]) -> list[Caption]:
+    """List all captions of pairs, in order."""
+    return [
+        Caption(pair=pair.id, sentence=number, text=text) for pair in pairs for number, text in enumerate(pair.captions)
+    ]
+
+
+def write_triples(path: Path, triples: Iterable[Triple]) -> Path:
+    """Write triples.jsonl: one triple a line, keys in the order of `Triple`."""
+    lines = (json.dumps(triple.model_dump(mode="json"), ensure_ascii=False) + "\n" for triple in triples)
+    return write_text(path, "".join(lines))
+
+
+def read_triples(path: Path) -> list[Triple]:
+    """Read triples.jsonl.
+
+    Raises:
+        DataError: It is missing, not UTF-8, or a line is no triple; the message names the line.
+    """
+    fix = "extract the triples again"
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise DataError(f"cannot read: {error.strerror or error}", where=path, fix=fix) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: byte {error.start} cannot be decoded", where=path, fix=fix) from error
+    triples: list[Triple] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            triples.append(Triple.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise DataError(
+                f"line {number} is no triple: {place + ': ' if place else ''}{first['msg']}", where=path, fix=fix
+            ) from error
+    return triples

@@ -1,0 +1,196 @@
+"""Trained models as folders: weights, how they came about, vocabulary, history."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.captioners.settings import CaptionerSettings
+from pipeline.errors import CheckpointError, DataError, SageccError
+from pipeline.files import read_json, sha256_file, write_json
+from pipeline.folders import atomic_folder
+from pipeline.language.vocabulary import Vocabulary
+from pipeline.training.inputs import backbone_of
+from pipeline.training.model import ImageFront, PairCaptioner, build_model
+from pipeline.training.tensors import load_tensors, load_weights, save_tensors
+
+WEIGHTS, CARD, VOCABULARY, HISTORY = "model.safetensors", "settings.json", "vocabulary.json", "history.json"
+FILES = (WEIGHTS, CARD, VOCABULARY, HISTORY)
+_TRAIN_AGAIN = "run `sagecc train`"
+
+
+class ScenesCard(BaseModel):
+    """The scenes that a model was trained on, as their cache describes itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: dict[str, Any]
+    settings_hash: str
+    weights: dict[str, str]
+    """SHA-256 of the backbone's weight file, by name."""
+    shape: tuple[int, int, int]
+    """(C, h, w) of one date's features."""
+
+
+class ModelCard(BaseModel):
+    """What settings.json says about a trained model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    seed: int
+    key: str
+    """Content key of everything that the weights depend on."""
+    dataset: str
+    pairs_sha256: str
+    vocabulary_sha256: str
+    scenes: ScenesCard
+    train: dict[str, Any]
+    """The settings of the stage `train` that decide the result, the captioner's among them."""
+    weights_sha256: str
+    """SHA-256 of model.safetensors."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, ready to be asked.
+
+    Attributes:
+        model: In evaluation mode, on its device.
+        vocabulary: The one it was trained with.
+        card: Where it comes from.
+        folder: Where it lies.
+    """
+
+    model: PairCaptioner
+    vocabulary: Vocabulary
+    card: ModelCard
+    folder: Path
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether its inputs are images, its backbone having been trained with it, instead of cached features."""
+        return self.model.front is not None
+
+
+def write_model(
+    folder: Path, model: PairCaptioner, vocabulary: Vocabulary, history: dict[str, Any], card: dict[str, Any]
+) -> Path:
+    """Write a model folder, whole or not at all; one that lies there already is replaced.
+
+    Args:
+        folder: The final name.
+        model: Its weights are written.
+        vocabulary: Written beside them.
+        history: Content of history.json.
+        card: Fields of `ModelCard` but `weights_sha256`.
+
+    Raises:
+        OutputError: The folder cannot be written, or holds other files.
+    """
+    with atomic_folder(folder, replaces=FILES) as partial:
+        save_tensors(partial / WEIGHTS, model.state_dict())
+        vocabulary.save(partial / VOCABULARY)
+        write_json(partial / HISTORY, history)
+        full = ModelCard(**card, weights_sha256=sha256_file(partial / WEIGHTS))
+        write_json(partial / CARD, full.model_dump(mode="json"))
+    return folder
+
+
+def copy_model(source: Path, folder: Path) -> Path:
+    """Copy a model folder, whole or not at all; one that lies there already is replaced.
+
+    Raises:
+        OutputError: The target cannot be written, or holds other files.
+    """
+    with atomic_folder(folder, replaces=FILES) as partial:
+        for name in FILES:
+            shutil.copyfile(source / name, partial / name)
+    return folder
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read a model's settings.json.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or not one.
+    """
+    path = folder / CARD
+    try:
+        return ModelCard.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"not a model's settings: {place}: {first['msg']}", where=path, fix=_TRAIN_AGAIN
+        ) from error
+    except DataError as error:
+        raise CheckpointError(error.what, where=path, fix=_TRAIN_AGAIN) from error
+
+
+def is_complete(folder: Path, key: str) -> bool:
+    """Tell whether `folder` holds a whole model with this content key."""
+    try:
+        card = read_card(folder)
+        return (
+            card.key == key
+            and sha256_file(folder / WEIGHTS) == card.weights_sha256
+            and (folder / HISTORY).is_file()
+            and Vocabulary.load(folder / VOCABULARY).sha256 == card.vocabulary_sha256
+        )
+    except (SageccError, OSError):
+        return False
+
+
+def load_model(folder: Path, device: torch.device) -> Trained:
+    """Load a trained model.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or the weights are not those of the settings beside them.
+        DataError: Its vocabulary is missing or damaged.
+    """
+    card = read_card(folder)
+    vocabulary = Vocabulary.load(folder / VOCABULARY)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError("the weights are not there", where=path, fix=_TRAIN_AGAIN)
+    if sha256_file(path) != card.weights_sha256 or vocabulary.sha256 != card.vocabulary_sha256:
+        name = VOCABULARY if sha256_file(path) == card.weights_sha256 else WEIGHTS
+        raise CheckpointError(f"{name} is not the one that {CARD} describes", where=folder, fix=_TRAIN_AGAIN)
+    try:
+        captioner = CaptionerSettings.model_validate(card.train["captioner"])
+        front = ImageFront(backbone_of(card.scenes.settings), None, "frozen") if card.train["finetune"] else None
+    except (ValidationError, KeyError) as error:
+        raise CheckpointError(
+            "the model was trained with settings that this version does not know", where=folder / CARD, fix=_TRAIN_AGAIN
+        ) from error
+    model = build_model(captioner, vocabulary.size, card.scenes.shape, seed=card.seed, front=front)
+    load_weights(model, load_tensors(path, fix=_TRAIN_AGAIN)[0], path, fix=_TRAIN_AGAIN)
+    return Trained(model.to(device).eval(), vocabulary, card, folder)
+
+
+def model_folders(models: Path) -> list[Path]:
+    """Return the folders of a trained model's seeds, in the order of the seeds.
+
+    Raises:
+        CheckpointError: There are none.
+    """
+    found = [path for path in models.glob("seed-*") if path.is_dir() and path.name.removeprefix("seed-").isdecimal()]
+    if not found:
+        raise CheckpointError("there is no trained model", where=models, fix=_TRAIN_AGAIN)
+    return sorted(found, key=lambda path: int(path.name.removeprefix("seed-")))
+
+
+def remove_other_seeds(models: Path, seeds: Sequence[int]) -> None:
+    """Remove the models of seeds that are no longer asked for, so that the folder follows from the settings alone."""
+    asked = {f"seed-{seed}" for seed in seeds}
+    for path in models.glob("seed-*"):
+        # Nothing but a model is ever removed.
+        if path.name not in asked and (path / CARD).is_file():
+            shutil.rmtree(path)

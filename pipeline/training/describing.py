@@ -1,0 +1,91 @@
+"""Sentences from trained models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.captioners.generation import Hypothesis
+from pipeline.captioners.settings import GenerationSettings
+from pipeline.errors import CacheError
+from pipeline.training.checkpoints import Trained, load_model
+from pipeline.training.determinism import deterministic
+from pipeline.training.places import PairStore, not_finite
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A generated caption in words.
+
+    Attributes:
+        text: The caption.
+        hypothesis: The same as token ids, with its score and log-probability.
+    """
+
+    text: str
+    hypothesis: Hypothesis
+
+
+def describe(
+    trained: Trained, batches: Iterable[Tensor], settings: GenerationSettings
+) -> Iterator[list[list[Sentence]]]:
+    """Describe pairs batch by batch.
+
+    Args:
+        trained: A model in evaluation mode.
+        batches: Its inputs, (B, 2, …) each, on its device.
+        settings: How to search.
+
+    Yields:
+        For each batch, for each pair, its sentences, best first.
+    """
+    device = next(trained.model.parameters()).device
+    with torch.inference_mode(), deterministic(device):
+        for inputs in batches:
+            found = trained.model.generate(trained.model.encode(inputs), settings)
+            yield [[Sentence(trained.vocabulary.decode(h.tokens), h) for h in pair] for pair in found]
+
+
+def stored_batches(store: PairStore, batch: int) -> Iterator[Tensor]:
+    """Yield the inputs of all pairs of a store, in order."""
+    for start in range(0, len(store), batch):
+        yield store.take(np.arange(start, min(start + batch, len(store))))
+
+
+def caption_features(
+    folder: Path,
+    features: NDArray[Any],
+    settings: GenerationSettings | None = None,
+    *,
+    device: torch.device | None = None,
+) -> list[list[Sentence]]:
+    """Describe pairs that are at hand as arrays.
+
+    Args:
+        folder: A model that `sagecc train` wrote: `artifacts/models/<name>/seed-<n>`.
+        features: (B, 2, C, h, w) scene features of any floating type, of the backbone that the model was trained with;
+            for a model trained with finetune, images (B, 2, 3, H, W) uint8.
+        settings: How to search; None takes the defaults.
+        device: Where to compute; None takes the CPU.
+
+    Returns:
+        For each pair its sentences, best first.
+
+    Raises:
+        CheckpointError: The model cannot be loaded, or takes features of another shape.
+        CacheError: A feature is NaN or infinite.
+    """
+    bad = not_finite(features)
+    if bad.any():
+        raise CacheError(f"the features of pair {int(bad.argmax())} hold NaN or infinity", where="features")
+    device = device or torch.device("cpu")
+    trained = load_model(folder, device)
+    inputs = torch.from_numpy(np.ascontiguousarray(features)).to(device)
+    return next(describe(trained, [inputs], settings or GenerationSettings()))

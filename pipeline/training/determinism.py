@@ -1,0 +1,36 @@
+"""Same seed, same weights: how torch is set up while a model is trained or asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.utils.deterministic
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Compute reproducibly within, and leave torch's global state as it was.
+
+    On a CPU an operation without a reproducible form is an error. On a GPU it is a warning: a few backward passes
+    of attention have none.
+    """
+    # Read by cuBLAS when its first handle is made.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    enabled = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    tuned = torch.backends.cudnn.benchmark
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+            # Nothing here reads memory that it has not written; filling it costs time in every step.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            torch.backends.cudnn.benchmark = False
+            yield
+        finally:
+            torch.use_deterministic_algorithms(enabled, warn_only=only_warned)
+            torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+            torch.backends.cudnn.benchmark = tuned

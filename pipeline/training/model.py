@@ -1,0 +1,119 @@
+"""What is trained: the captioner, and in front of it the scene backbone where that is trained as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.captioners.generation import Hypothesis, generate
+from pipeline.captioners.loss import caption_loss
+from pipeline.captioners.memory import Memory
+from pipeline.captioners.sage_cc import SageCC
+from pipeline.captioners.settings import CaptionerSettings, GenerationSettings
+from pipeline.vision.backbones import build_backbone, normalise
+from pipeline.vision.settings import BackboneSettings
+
+
+class ImageFront(nn.Module):
+    """The scene backbone, trained from layer2 on: images of both dates → features of both dates.
+
+    Args:
+        settings: Backbone and normalisation, those of the scenes cache.
+        weights: Its published weights; None where others are loaded afterwards.
+        batch_norm: Whose statistics follow the data: frozen (none), trained (those of the layers that are trained)
+            or all.
+    """
+
+    def __init__(
+        self, settings: BackboneSettings, weights: Path | None, batch_norm: Literal["frozen", "trained", "all"]
+    ) -> None:
+        super().__init__()
+        self.backbone = build_backbone(settings.backbone, weights)
+        self.backbone.train_from_layer2()
+        self._settings = settings
+        self._batch_norm = batch_norm
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 2, 3, H, W) uint8 to features (B, 2, C, h, w)."""
+        features: Tensor = self.backbone(normalise(images.flatten(0, 1), self._settings))
+        return features.view(len(images), 2, *features.shape[1:])
+
+    def train(self, mode: bool = True) -> ImageFront:
+        """Switch between training and evaluation; statistics that are to stay do not follow."""
+        super().train(mode)
+        for name, module in self.backbone.named_modules():
+            if isinstance(module, nn.BatchNorm2d) and mode and not self._follows(name):
+                module.eval()
+        return self
+
+    def _follows(self, name: str) -> bool:
+        early = name == "bn1" or name.startswith("layer1.")
+        return self._batch_norm == "all" or (self._batch_norm == "trained" and not early)
+
+
+class PairCaptioner(nn.Module):
+    """A captioner with what stands in front of it; `forward` is the training loss.
+
+    Args:
+        captioner: Scene features in, captions out.
+        front: Turns images into scene features; None where the inputs are features already.
+        smoothing: Label smoothing ε of the loss in training mode.
+        bf16: Compute under bfloat16 autocast.
+    """
+
+    def __init__(
+        self, captioner: SageCC, front: ImageFront | None = None, *, smoothing: float = 0.0, bf16: bool = False
+    ) -> None:
+        super().__init__()
+        self.captioner = captioner
+        self.front = front
+        self._smoothing = smoothing
+        self._bf16 = bf16
+
+    def encode(self, inputs: Tensor) -> Memory:
+        """Encode inputs of both dates (B, 2, …): features, or images where there is a front."""
+        with self._autocast(inputs):
+            return self.captioner.encode(inputs if self.front is None else self.front(inputs))
+
+    def loss(self, memory: Memory, tokens: Tensor, owners: Tensor) -> Tensor:
+        """Return the mean cross-entropy per word, equation (23), under teacher forcing.
+
+        Args:
+            memory: Encoded pairs.
+            tokens: (N, T) from the start to the end token, padded with 0.
+            owners: (N,) which pair of `memory` each caption describes.
+        """
+        with self._autocast(tokens):
+            logits = self.captioner.decode(memory, tokens[:, :-1], owners)
+            return caption_loss(logits, tokens[:, 1:], self._smoothing if self.training else 0.0)
+
+    def generate(self, memory: Memory, settings: GenerationSettings) -> list[list[Hypothesis]]:
+        """Search for captions; see `pipeline.captioners.generation.generate`."""
+        with self._autocast(memory.tokens):
+            return generate(self.captioner, memory, settings)
+
+    def forward(self, inputs: Tensor, tokens: Tensor, owners: Tensor) -> Tensor:
+        """Return the loss of a batch; see `encode` and `loss`."""
+        return self.loss(self.encode(inputs), tokens, owners)
+
+    def _autocast(self, tensor: Tensor) -> torch.autocast:
+        return torch.autocast(tensor.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+
+
+def build_model(
+    captioner: CaptionerSettings,
+    vocabulary_size: int,
+    scene_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    front: ImageFront | None = None,
+    smoothing: float = 0.0,
+    bf16: bool = False,
+) -> PairCaptioner:
+    """Build a captioner with weights drawn from `seed`; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PairCaptioner(SageCC(captioner, vocabulary_size, scene_shape), front, smoothing=smoothing, bf16=bf16)

@@ -1,0 +1,261 @@
+"""From a checked data set to the trained models of several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from pipeline.datasets.records import Pair
+from pipeline.errors import CheckpointError, DataError
+from pipeline.files import content_key, sha256_file
+from pipeline.training.captions import caption_table
+from pipeline.training.checkpoints import ScenesCard, copy_model, write_model
+from pipeline.training.curves import Curves
+from pipeline.training.feed import Feed
+from pipeline.training.inputs import Inputs, open_inputs
+from pipeline.training.loop import Loop, Speed
+from pipeline.training.model import ImageFront, PairCaptioner, build_model
+from pipeline.training.places import open_store
+from pipeline.training.ranks import Ranks
+from pipeline.training.schedule import plan_in_order
+from pipeline.training.settings import TrainSettings
+from pipeline.training.state import Progress
+from pipeline.training.stops import StopRequest
+from pipeline.training.validation import Validator
+
+STATE = "state.safetensors"
+_VERSION = 1  # rises whenever the same settings would give other weights
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which models to train, from what, and where to. Picklable, for the processes that share a step.
+
+    Attributes:
+        settings: The stage's settings.
+        seeds: Those that are still to be trained.
+        prepared: The prepared data set.
+        scenes: Its scenes cache.
+        work: Folder of the unfinished trainings, `seed-<n>` each.
+        images: Folder of decoded images, for settings that train on images.
+        output: Folder of the finished models, `seed-<n>` each.
+        curves: Folder of the curves, `seed-<n>` each; None for none.
+        say: Called with lines for the user, on rank 0.
+    """
+
+    settings: TrainSettings
+    seeds: Sequence[int]
+    prepared: Path
+    scenes: Path
+    work: Path
+    images: Path
+    output: Path
+    curves: Path | None
+    say: Say
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The pairs that a training learns from, and those that it is validated on.
+
+    Attributes:
+        train: Captioned pairs of the training split.
+        validation: Captioned pairs of the validation split, or the training pairs.
+        validated_on: Which of the two.
+        remarks: What the user should know about the choice.
+    """
+
+    train: list[Pair]
+    validation: list[Pair]
+    validated_on: Literal["val", "train"]
+    remarks: list[str]
+
+
+def choose_pairs(inputs: Inputs, settings: TrainSettings) -> Choice:
+    """Choose the pairs of a training.
+
+    Raises:
+        DataError: No training pair has a caption and scenes.
+    """
+    remarks: list[str] = []
+
+    def usable(split: Literal["train", "val"]) -> list[Pair]:
+        pairs = inputs.data.split(split)
+        with_scenes = inputs.available(pairs)
+        captioned = [pair for pair in with_scenes if pair.captions]
+        if len(with_scenes) < len(pairs):
+            remarks.append(f"{len(pairs) - len(with_scenes)} {split} pairs have no scenes and are left out")
+        if len(captioned) < len(with_scenes):
+            remarks.append(f"{len(with_scenes) - len(captioned)} {split} pairs have no captions and are left out")
+        return captioned
+
+    train = usable("train")
+    if not train:
+        raise DataError(
+            "no pair of the training split has both captions and scenes",
+            where=inputs.data.folder,
+            fix="look at audit.json, or give pairs of the training split captions",
+        )
+    if settings.overfit:
+        train = train[: settings.overfit]
+        remarks.append(f"train.overfit: {len(train)} training pairs, validated on the same")
+        return Choice(train, train, "train", remarks)
+    validation = usable("val")
+    if not validation:
+        remarks.append("the validation split has no captioned pair: the training pairs are validated on instead")
+        return Choice(train, train, "train", remarks)
+    return Choice(train, validation, "val", remarks)
+
+
+def training_key(settings: TrainSettings, inputs: Inputs) -> str:
+    """Return the content key of everything but the seed that a trained model depends on."""
+    made_from = {
+        "pairs": inputs.data.card.pairs_sha256,
+        "vocabulary": inputs.vocabulary.sha256,
+        "scenes": inputs.provenance.settings_hash,
+        "weights": dict(inputs.provenance.weights),
+    }
+    return content_key(_VERSION, settings.result_values(), made_from)
+
+
+def seed_key(key: str, seed: int) -> str:
+    """Return the content key of one seed's model; see `ModelCard.key`."""
+    return content_key(key, seed)
+
+
+def train_seeds(job: Job, ranks: Ranks) -> None:
+    """Train the seeds of a job, one after the other; each model goes into place when it is finished.
+
+    Raises:
+        SageccError: An input is bad, the user stopped the run, the loss ran away, or a file cannot be written.
+    """
+    settings = job.settings
+    inputs = open_inputs(job.prepared, job.scenes)
+    choice = choose_pairs(inputs, settings)
+    if ranks.rank == 0:
+        for remark in choice.remarks:
+            job.say(remark)
+
+    def feed(pairs: list[Pair]) -> Feed:
+        source = inputs.images(pairs, job.images) if settings.finetune else inputs.features(pairs)
+        store = open_store(source, ranks.device, settings.data)
+        if ranks.rank == 0:
+            job.say(f"{len(pairs)} pairs, {source.nbytes / 2**20:,.0f} MiB of inputs: {store.place}")
+        return Feed(store, caption_table([pair.captions for pair in pairs], inputs.vocabulary))
+
+    learning = feed(choice.train)
+    judging = learning if choice.validation is choice.train else feed(choice.validation)
+    validator = Validator(
+        judging,
+        plan_in_order(judging.captions, settings.batch),
+        {pair.id: [" ".join(inputs.vocabulary.tokenize(c)) for c in pair.captions] for pair in choice.validation},
+        inputs.vocabulary,
+        settings.select,
+    )
+    with StopRequest() as stop:
+        for seed in job.seeds:
+            model = _new_model(settings, inputs, seed, ranks.device)
+            state = job.work / f"seed-{seed}" / STATE
+            with ExitStack() as stack:
+                curves = None
+                if job.curves is not None and ranks.rank == 0:
+                    curves = stack.enter_context(Curves(job.curves / f"seed-{seed}"))
+                observe = _Observer(job, seed, curves)
+                loop = Loop(model, settings, seed, learning, validator, state, ranks, stop, observe)
+                progress = loop.run()
+            if ranks.rank == 0:
+                _finish(job, seed, inputs, choice, model, progress, loop.speed)
+                state.unlink(missing_ok=True)
+
+
+def _new_model(settings: TrainSettings, inputs: Inputs, seed: int, device: torch.device) -> PairCaptioner:
+    front = None
+    if settings.finetune:
+        weights = Path(inputs.backbone.weights)
+        front = ImageFront(inputs.backbone, weights, settings.batch_norm)
+        if sha256_file(weights) != inputs.provenance.weights.get("backbone"):
+            raise CheckpointError(
+                "these are not the backbone weights that the scenes were made with",
+                where=weights,
+                fix="run `sagecc scenes` again, or bring the weights back",
+            )
+    model = build_model(
+        settings.captioner,
+        inputs.vocabulary.size,
+        inputs.scene_shape,
+        seed=seed,
+        front=front,
+        smoothing=settings.label_smoothing,
+        bf16=settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda"),
+    )
+    return model.to(device)
+
+
+def _finish(
+    job: Job,
+    seed: int,
+    inputs: Inputs,
+    choice: Choice,
+    model: PairCaptioner,
+    progress: Progress,
+    speed: Speed,
+) -> None:
+    settings, made_from = job.settings, inputs.provenance
+    scenes = ScenesCard(
+        settings=dict(made_from.settings),
+        settings_hash=made_from.settings_hash,
+        weights=dict(made_from.weights),
+        shape=inputs.scene_shape,
+    )
+    card = {
+        "seed": seed,
+        "key": seed_key(training_key(settings, inputs), seed),
+        "dataset": inputs.data.card.name,
+        "pairs_sha256": inputs.data.card.pairs_sha256,
+        "vocabulary_sha256": inputs.vocabulary.sha256,
+        "scenes": scenes,
+        "train": settings.result_values(),
+    }
+    history: dict[str, Any] = {
+        "pairs": {"train": len(choice.train), "validation": len(choice.validation)},
+        "validated_on": choice.validated_on,
+        "remarks": choice.remarks,
+        "select": settings.select,
+        "best_epoch": progress.best_epoch,
+        "best": progress.best,
+        "epochs": progress.history,
+    }
+    name = f"seed-{seed}"
+    kept = write_model(job.work / name / "model", model, inputs.vocabulary, history, card)
+    copy_model(kept, job.output / name)
+    job.say(
+        f"seed {seed}: {settings.select} {progress.best:.4g} in epoch {progress.best_epoch} "
+        f"of {len(progress.history)}; "
+        f"{speed.pairs_per_second:,.0f} pairs/s, {speed.data_wait_share:.2%} of it waiting for data"
+    )
+
+
+@dataclass(frozen=True)
+class _Observer:
+    """Tells the user and the curves of each epoch."""
+
+    job: Job
+    seed: int
+    curves: Curves | None
+
+    def __call__(self, record: dict[str, Any], speed: Speed) -> None:
+        """See `pipeline.training.loop.Observer`."""
+        if self.curves is not None:
+            self.curves.add(record)
+        scores = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name != "epoch")
+        self.job.say(
+            f"seed {self.seed}  epoch {record['epoch']}/{self.job.settings.epochs}  {scores}  "
+            f"({speed.pairs_per_second:,.0f} pairs/s, data wait {speed.data_wait_share:.2%})"
+        )

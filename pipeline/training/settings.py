@@ -1,0 +1,100 @@
+"""How a captioner is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.captioners.settings import CaptionerSettings
+from pipeline.config import Section
+
+Place = Literal["device", "host", "file"]
+SelectionMetric = Literal["bleu_4", "cider_d", "val_loss"]
+
+
+class TrainSettings(Section):
+    """The captioner and its training; defaults follow the paper where it speaks."""
+
+    name: str = Field(
+        "baseline",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="name of the model: the folder under artifacts/models and artifacts/captions",
+    )
+    seeds: tuple[int, ...] = Field(
+        (1,),
+        min_length=1,
+        description="one model is trained per seed, one after the other (the paper and the release name none)",
+    )
+    epochs: int = Field(50, ge=1, le=10_000, description="passes over the training pairs (paper: at most 50)")
+    batch: int = Field(
+        32, ge=1, le=65_536, description="pairs per step, over all devices together (paper: 32 samples per step)"
+    )
+    captions_per_pair: Literal["all", "one"] = Field(
+        "all",
+        description="captions of a pair that a step learns from: all (one encoder pass serves them all), or one drawn "
+        "at random per pair and epoch (the release)",
+    )
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="of Adam, at the start (paper: 1e-4)")
+    decay_every: int = Field(5, ge=1, description="epochs after which the learning rate falls (paper: 5)")
+    decay_factor: float = Field(0.5, gt=0, le=1, description="what it is then multiplied by (paper: 0.5)")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="ε of equation (23), which the paper calls optional without giving a value"
+    )
+    gradient_clip: float = Field(
+        1.0, ge=0, description="largest norm of the gradient; 0: no limit (the paper does not say)"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="arithmetic of the forward pass: auto is bf16 on a GPU and fp32 on a CPU; weights stay fp32"
+    )
+    select: SelectionMetric = Field(
+        "bleu_4",
+        description="which validation score decides the checkpoint that is kept: bleu_4 (paper), cider_d or val_loss",
+    )
+    validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch is always validated")
+    patience: int = Field(
+        0, ge=0, description="stop after this many validations without improvement; 0: never (the paper does not stop)"
+    )
+    data: Literal["auto", "device", "host", "file"] = Field(
+        "auto",
+        description="where the training inputs lie: on the device, in host memory, or in the file, read step by step; "
+        "auto takes the first in which they fit. Changes speed, not results",
+    )
+    finetune: bool = Field(
+        False,
+        description="train the scene backbone from its layer2 on as well, on images instead of cached features "
+        "(release: yes; paper: does not say)",
+    )
+    batch_norm: Literal["frozen", "trained", "all"] = Field(
+        "trained",
+        description="with finetune, which batch-normalisation statistics follow the data: frozen (none), trained "
+        "(those of the trained layers), all (the release)",
+    )
+    devices: int | Literal["auto"] = Field(
+        1,
+        description="GPUs (or CPU processes) that share each step; auto: every GPU there is. More than one uses Fabric",
+    )
+    overfit: int = Field(
+        0, ge=0, description="for debugging: train on the first N pairs only and validate on the same; 0: off"
+    )
+    captioner: CaptionerSettings = CaptionerSettings()
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("each seed may appear once")
+        if not all(0 <= seed < 2**31 for seed in seeds):
+            raise ValueError("a seed is a whole number from 0 to 2147483647")
+        return seeds
+
+    @field_validator("devices")
+    @classmethod
+    def _some(cls, devices: int | Literal["auto"]) -> int | Literal["auto"]:
+        if devices != "auto" and devices < 1:
+            raise ValueError("at least one device is needed")
+        return devices
+
+    def result_values(self) -> dict[str, object]:
+        """Return the settings that decide what one seed's model becomes, as JSON values."""
+        return self.model_dump(mode="json", exclude={"seeds", "data"})

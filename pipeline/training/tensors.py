@@ -1,0 +1,73 @@
+"""Tensors and a little JSON in one safetensors file: read as data, written whole, byte for byte the same each time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.errors import CheckpointError
+from pipeline.files import atomic_path, canonical_json
+
+# One key: the writer gives no fixed order to several.
+_META = "sagecc"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> Path:
+    """Write tensors, and JSON-able values `about` them, to a safetensors file.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(plain, temporary, metadata=None if about is None else {_META: canonical_json(about)})
+    return path
+
+
+def load_tensors(path: Path, *, fix: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote: the tensors, on the CPU, and what was said about them.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or not such a file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            about = json.loads((file.metadata() or {}).get(_META, "{}"))
+    except FileNotFoundError as error:
+        raise CheckpointError("the weights are not there", where=path, fix=fix) from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"these weights cannot be read: {error}", where=path, fix=fix) from error
+    return tensors, about
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, fix: str | None = None) -> None:
+    """Load `tensors` into `module`; names, shapes and types must be exactly the module's.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown, or of another shape or type.
+    """
+    expected = module.state_dict()
+    absent, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    other = [
+        name
+        for name in sorted(expected.keys() & tensors.keys())
+        if (expected[name].shape, expected[name].dtype) != (tensors[name].shape, tensors[name].dtype)
+    ]
+    if absent or unknown or other:
+        examples = ", ".join([*absent, *unknown, *other][:3])
+        raise CheckpointError(
+            f"these weights belong to another model: {len(absent)} tensors missing, {len(unknown)} unknown and "
+            f"{len(other)} of another shape or type (for example {examples})",
+            where=path,
+            fix=fix,
+        )
+    with torch.no_grad():
+        module.load_state_dict(dict(tensors), strict=True)

@@ -1,0 +1,98 @@
+"""Scene features: what scenes.h5 holds, and the worker that computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.cache import Field, Schema
+from pipeline.datasets.images import read_rgb
+from pipeline.errors import DataError
+from pipeline.files import sha256_file
+from pipeline.vision.backbones import SceneBackbone, build_backbone, normalise
+from pipeline.vision.settings import BackboneSettings
+
+
+def scene_schema(shape: tuple[int, int, int] | None = None) -> Schema:
+    """Describe scenes.h5: one dense field `features` per image, of `shape` (C, h, w)."""
+    features = Field(
+        "features",
+        dtype="float16",
+        shape=shape,
+        unit="1",
+        description="backbone feature map F of equation (1), before the positional embedding: channels, rows, columns",
+    )
+    return Schema(stage="scenes", version=1, unit="image", fields=(features,))
+
+
+def feature_shape(settings: BackboneSettings, image_size: tuple[int, int]) -> tuple[int, int, int]:
+    """Return (C, h, w) of the features of images of `image_size` (height, width)."""
+    with torch.device("meta"):
+        backbone = SceneBackbone(settings.backbone)
+    height, width = (settings.size, settings.size) if settings.size else image_size
+    # Each of the strided layers halves and rounds up; applied in turn that equals one division that rounds up.
+    return backbone.channels, -(-height // backbone.stride), -(-width // backbone.stride)
+
+
+@dataclass(frozen=True)
+class SceneImage:
+    """One image to compute features of: its file, the content that `prepare` saw, and its size (height, width)."""
+
+    path: Path
+    sha256: str
+    size: tuple[int, int]
+
+
+class SceneWorker:
+    """Computes backbone features; see `pipeline.execution.Worker`.
+
+    Args:
+        settings: Backbone and normalisation.
+        batch_size: Images per forward pass.
+        device: Where to compute.
+    """
+
+    def __init__(self, settings: BackboneSettings, batch_size: int, device: Literal["auto", "cpu", "cuda"]) -> None:
+        from pipeline.devices import resolve_device
+
+        self.batch_size = batch_size
+        self._settings = settings
+        self._device = resolve_device(device)
+        self._backbone = build_backbone(settings.backbone, Path(settings.weights)).to(self._device)
+
+    def load(self, image: SceneImage) -> NDArray[np.uint8]:
+        """Read one image as RGB (H, W, 3).
+
+        Raises:
+            DataError: It cannot be read, has changed since `prepare`, or has another size than the first image.
+        """
+        pixels = read_rgb(image.path, convert=True)
+        if sha256_file(image.path) != image.sha256:
+            raise DataError(
+                "the image has changed since `sagecc prepare`", where=image.path, fix="run `sagecc prepare`"
+            )
+        if self._settings.size is None and pixels.shape[:2] != image.size:
+            found, first = (f"{width}×{height}" for height, width in (pixels.shape[:2], image.size))
+            raise DataError(
+                f"the image is {found} pixels, the first one {first}",
+                where=image.path,
+                fix="set scenes.size to the side that all images are to be resized to",
+            )
+        return pixels
+
+    @torch.inference_mode()
+    def compute(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray[np.float16]]]:
+        """Return `features` (C, h, w) float16 of each image."""
+        if len({image.shape for image in images}) == 1:
+            batch = normalise(torch.from_numpy(np.stack(images)).to(self._device).permute(0, 3, 1, 2), self._settings)
+        else:
+            singles = [torch.from_numpy(image).to(self._device).permute(2, 0, 1)[None] for image in images]
+            batch = torch.cat([normalise(single, self._settings) for single in singles])
+        features = self._backbone(batch).half().cpu().numpy()
+        return [{"features": row} for row in features]

