@@ -1,9 +1,13 @@
 """Training from cached scene features against decoding images and running the frozen ResNet-101 in each step.
 
-Both sides train the same captioner (the default settings) on the same pairs with the same optimizer and the same steps;
-the unit is pairs per second, one step of which learns from all five captions of each of its pairs. The image side does
-what a trainer without a cache does: it decodes the PNG files of both dates, with a pool of threads that works ahead of
-the step, and runs the backbone without gradients. Backbone weights are random: speed does not depend on them.
+Both sides train the same captioner on the same pairs with the same optimizer; the unit is pairs per second, and a step
+learns from all five captions of each of its pairs. The image side does what a trainer without a cache does: it decodes
+the PNG files of both dates, with threads that work ahead of the step, and runs the backbone without gradients, in its
+faster memory layout. Backbone weights are random: speed does not depend on them.
+
+What a step from the cache costs is arithmetic of the captioner, so the ratio falls as the captioner grows. It is given
+for two: `vs_images` with the small one (width 128), which is what one trains on a laptop, `vs_images_default` with the
+default settings. On a GPU, names end in `_gpu` and the small one is left out.
 """
 
 from __future__ import annotations
@@ -13,10 +17,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.harness import Figures, interleaved
@@ -25,7 +32,7 @@ from pipeline.datasets.images import read_rgb
 from pipeline.training.captions import CaptionTable
 from pipeline.training.determinism import deterministic
 from pipeline.training.feed import Batch, Feed
-from pipeline.training.model import PairCaptioner, build_model
+from pipeline.training.model import build_model
 from pipeline.training.places import PairSource, open_store
 from pipeline.training.schedule import Step, plan_epoch
 from pipeline.vision.backbones import SceneBackbone, build_backbone, normalise
@@ -40,74 +47,100 @@ _CAPTIONS = 5  # per pair, as in LEVIR-CC
 _WORDS = (5, 16)  # per caption, start and end counted
 _BATCH = 32  # the default of the stage `train`
 
+_SMALL = CaptionerSettings.model_validate({"scene": {"width": 128}, "decoder": {"width": 128}})
+_DEFAULT = CaptionerSettings()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How much each side does in a round.
+
+    Attributes:
+        pairs: Pairs in the cache.
+        files: Pairs on disk as images; a pair of the cache beyond them reads one of these.
+        cache_steps: Steps of the cache side.
+        image_steps: Steps of the image side.
+        image_batch: Pairs in each of them.
+        rounds: How often both are measured.
+    """
+
+    pairs: int
+    files: int
+    cache_steps: int
+    image_steps: int
+    image_batch: int
+    rounds: int
+
 
 def run(*, quick: bool = False) -> Figures:
-    """Measure; see the module's docstring. Quick takes smaller steps of fewer pairs on the image side of a CPU."""
-    figures = _measure(torch.device("cpu"), quick=quick)
+    """Measure; quick takes fewer rounds, and on a CPU shorter steps on the image side."""
+    small = _Work(2 * _BATCH, 8, 2, 1, 8, 3) if quick else _Work(4 * _BATCH, _BATCH, 4, 1, _BATCH, 5)
+    figures = _measure(torch.device("cpu"), {"": _SMALL, "_default": _DEFAULT}, small)
     if torch.cuda.is_available():
-        on_gpu = _measure(torch.device("cuda"), quick=quick)
-        figures |= {f"gpu_{name}" if not name.startswith("vs_") else f"{name}_gpu": v for name, v in on_gpu.items()}
+        large = _Work(1024, 256, 64, 4, _BATCH, 3 if quick else 7)
+        figures |= _measure(torch.device("cuda"), {"_gpu": _DEFAULT}, large)
     return figures
 
 
-def _measure(device: torch.device, *, quick: bool) -> Figures:
-    rounds = 3 if quick else 5
-    cpu = device.type == "cpu"
-    pairs = 2 * _BATCH if cpu else 32 * _BATCH
-    image_steps = 1 if cpu else 8
-    cache_steps = 4 if cpu else 64
-    table = _captions(pairs)
-    model, joined_step = _trainer(device)
+def _measure(device: torch.device, captioners: dict[str, CaptionerSettings], work: _Work) -> Figures:
     with tempfile.TemporaryDirectory() as folder, deterministic(device):
-        # As many pairs on disk as one step or epoch of the image side reads.
-        size = (8 if quick else _BATCH) if cpu else pairs
-        files = _write_images(Path(folder), min(size, pairs))
-        feed = Feed(open_store(_features(Path(folder), pairs), device), table)
+        feed = Feed(open_store(_features(Path(folder), work.pairs), device), _captions(work.pairs))
+        files = _write_images(Path(folder), work.files)
         backbone = _backbone(device)
-        epoch = 0
-        waits, times = [0.0], [0.0]
+        sides: dict[str, _Side] = {}
+        for name, captioner in captioners.items():
+            train = _trainer(captioner, device)
+            sides[f"cache{name}"] = _Side(feed, work.cache_steps, _BATCH, train, feed.batches)
 
-        def plan(count: int, batch: int) -> list[Step]:
-            nonlocal epoch
-            steps: list[Step] = []
-            while len(steps) < count:
-                steps += plan_epoch(table, batch=batch, one_caption=False, seed=0, epoch=epoch)
-                epoch += 1
-            return steps[:count]
+            def from_images(steps: Sequence[Step]) -> Iterator[Batch]:
+                return _image_batches(steps, files, backbone, feed, device)
 
-        def from_cache() -> float:
-            steps = plan(cache_steps, _BATCH)
-            before, start = feed.waited, time.perf_counter()
-            for batch in feed.batches(steps):
-                joined_step(batch)
-            _finish(device)
-            seconds = time.perf_counter() - start
-            waits.append(feed.waited - before)
-            times.append(seconds)
-            return sum(len(step.pairs) for step in steps) / seconds
-
-        def from_images() -> float:
-            steps = plan(image_steps, min(_BATCH, len(files)))
-            start = time.perf_counter()
-            for batch in _image_batches(steps, files, backbone, feed, device):
-                joined_step(batch)
-            _finish(device)
-            return sum(len(step.pairs) for step in steps) / (time.perf_counter() - start)
-
-        measured = interleaved({"cache": from_cache, "images": from_images}, rounds)
-    ratio = measured.ratio("cache", "images")
-    return {
-        **ratio.figures("vs_images"),
-        "data_wait_share": sum(waits) / sum(times),
-        "cache_pairs_per_second": ratio.a,
-        "images_pairs_per_second": ratio.b,
-        "captioner_parameters": float(sum(p.numel() for p in model.parameters())),
-    }
+            sides[f"images{name}"] = _Side(feed, work.image_steps, work.image_batch, train, from_images)
+        measured = interleaved(sides, work.rounds)
+    figures: Figures = {}
+    for name in captioners:
+        ratio = measured.ratio(f"cache{name}", f"images{name}")
+        side = sides[f"cache{name}"]
+        figures |= ratio.figures(f"vs_images{name}")
+        figures[f"data_wait{name}_share"] = side.waited / side.seconds
+        figures[f"cache{name}_pairs_per_second"] = ratio.a
+        figures[f"images{name}_pairs_per_second"] = ratio.b
+    return figures
 
 
-def _trainer(device: torch.device) -> tuple[PairCaptioner, Callable[[Batch], None]]:
-    """Return the default captioner and what one step of its training does."""
-    model = build_model(CaptionerSettings(), _VOCABULARY, _SHAPE, seed=0, bf16=device.type == "cuda").to(device).train()
+@dataclass
+class _Side:
+    """One way to train; called, it trains for some steps and returns pairs per second."""
+
+    feed: Feed
+    steps: int
+    batch: int
+    train: Callable[[Batch], None]
+    batches: Callable[[Sequence[Step]], Iterator[Batch]]
+    epoch: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def __call__(self) -> float:
+        plan: list[Step] = []
+        while len(plan) < self.steps:
+            plan += plan_epoch(self.feed.captions, batch=self.batch, one_caption=False, seed=0, epoch=self.epoch)
+            self.epoch += 1
+        plan = plan[: self.steps]
+        waited, start = self.feed.waited, time.perf_counter()
+        for batch in self.batches(plan):
+            self.train(batch)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        self.waited += self.feed.waited - waited
+        self.seconds += seconds
+        return sum(len(step.pairs) for step in plan) / seconds
+
+
+def _trainer(captioner: CaptionerSettings, device: torch.device) -> Callable[[Batch], None]:
+    """Return one step of training of a new captioner."""
+    model = build_model(captioner, _VOCABULARY, _SHAPE, seed=0, bf16=device.type == "cuda").to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
     def step(batch: Batch) -> None:
@@ -117,16 +150,16 @@ def _trainer(device: torch.device) -> tuple[PairCaptioner, Callable[[Batch], Non
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    return model, step
+    return step
 
 
 def _image_batches(
     steps: Sequence[Step], files: Sequence[tuple[Path, Path]], backbone: SceneBackbone, feed: Feed, device: torch.device
 ) -> Iterator[Batch]:
-    settings = BackboneSettings(backbone="resnet101")
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as readers:
+    settings = BackboneSettings.model_validate({"backbone": "resnet101"})
+    with ThreadPoolExecutor(os.cpu_count()) as readers:
 
-        def start(step: Step) -> list[Iterator[np.ndarray]]:
+        def start(step: Step) -> list[Iterator[NDArray[np.uint8]]]:
             return [readers.map(read_rgb, files[int(pair) % len(files)]) for pair in step.pairs]
 
         reading = [start(step) for step in steps[:2]]
@@ -142,7 +175,9 @@ def _image_batches(
 
 def _backbone(device: torch.device) -> SceneBackbone:
     # The channels-last layout is the faster one on CPUs and on GPUs: the image side gets the best form of its work.
-    return build_backbone("resnet101", None).to(device).to(memory_format=torch.channels_last)
+    backbone: Any = build_backbone("resnet101", None)
+    channels_last: SceneBackbone = backbone.to(device=device, memory_format=torch.channels_last)
+    return channels_last
 
 
 def _captions(pairs: int) -> CaptionTable:
@@ -179,8 +214,3 @@ def _write_images(folder: Path, pairs: int) -> list[tuple[Path, Path]]:
             Image.fromarray(pixels).save(name)
         files.append(names)
     return files
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -64,6 +64,7 @@ def run(
         OutputError: `output` cannot be written or holds other files.
     """
     from pipeline.devices import resolve_device
+    from pipeline.execution.progress import say
     from pipeline.files import write_json
     from pipeline.folders import atomic_folder
     from pipeline.training.checkpoints import load_model, model_folders, read_card
@@ -80,7 +81,7 @@ def run(
         _check_scenes(card, inputs, folder)
     split, pairs, remarks = _choose_pairs(inputs, settings)
     for remark in remarks:
-        print(remark, flush=True)
+        say(remark)
 
     stores: dict[bool, PairStore] = {}
     with atomic_folder(output, replaces=_own_files(output)) as folder:
@@ -93,7 +94,7 @@ def run(
             found = [sentences for batch in describe(trained, batches, settings) for sentences in batch]
             results = [_result(pair, sentences) for pair, sentences in zip(pairs, found, strict=True)]
             write_json(folder / f"{model.name}.json", results)
-            print(f"{model.name}: {len(results)} pairs of the {split} split described", flush=True)
+            say(f"{model.name}: {len(results)} pairs of the {split} split described")
         provenance = {
             "dataset": inputs.data.card.name,
             "pairs_sha256": inputs.data.card.pairs_sha256,

@@ -37,26 +37,47 @@ def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: Engin
     from pipeline.datasets.images import image_size
 
     from pipeline.checkpoints import missing_advice
+    from pipeline.config import settings_hash
+    from pipeline.datasets.images import image_size
     from pipeline.datasets.records import read_prepared
-    from pipeline.errors import CheckpointError
+    from pipeline.errors import CheckpointError, DataError
     from pipeline.files import sha256_file
 
     data = read_prepared(prepared)
+    if not data.pairs:
+        raise DataError("the data set has no pairs", where=prepared, fix="look at audit.json and run `sagecc prepare`")
     weights = Path(settings.weights)
     if not weights.is_file():
-        raise CheckpointError("the backbone's weights are not there", where=weights, fix=missing_advice(weights))
+        fix = missing_advice(weights) or "correct scenes.weights, or put the file there"
+        raise CheckpointError("the backbone's weights are not there", where=weights, fix=fix)
     weights_sha = sha256_file(weights)
     size = image_size(data.root / data.pairs[0].before)
 
     from pipeline.cache import Provenance
     from pipeline.execution import Item, build_cache
-    from pipeline.files import content_key
-    from pipeline.vision.scenes import SceneImage, SceneWorker, feature_shape, scene_schema
+    from pipeline.vision.scenes import SCHEMA, SceneImage, SceneWorker
 
-    schema = scene_schema(feature_shape(settings, size))
     items = []
     for pair in data.pairs:
         for date in ("before", "after"):
             path, sha256 = data.root / getattr(pair, date), pair.sha256[date]
             items.append(Item(key=sha256, label=f"{pair.id} {date}", payload=SceneImage(path, sha256, size)))
-    raise NotImplementedError(partial, content_key, build_cache, Provenance, SceneWorker, schema, paths)
+    provenance = Provenance(
+        stage="scenes",
+        schema_version=SCHEMA.version,
+        settings=settings.model_dump(mode="json"),
+        settings_hash=settings_hash(settings),
+        weights={"backbone": weights_sha},
+        upstream={"pairs.jsonl": data.card.pairs_sha256},
+    )
+    return build_cache(
+        output,
+        SCHEMA,
+        provenance,
+        [pair.id for pair in data.pairs],
+        items,
+        partial(SceneWorker, settings, settings.batch_size, engine.device),
+        work=paths.WORK,
+        engine=engine,
+        title="scenes",
+    )

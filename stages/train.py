@@ -43,6 +43,7 @@ def run(
         OutputError: A file cannot be written, or the inputs do not fit where `data` wants them.
     """
     from pipeline.devices import resolve_device
+    from pipeline.execution.progress import say
     from pipeline.files import read_json
     from pipeline.training.checkpoints import HISTORY, copy_model, is_complete, remove_other_seeds
     from pipeline.training.curves import write_curves
@@ -65,15 +66,11 @@ def run(
                 continue
             # DVC empties the output before a stage runs; what was finished lies in the work folder too.
             copy_model(kept, model)
-        _say(f"seed {seed}: trained already")
+        say(f"seed {seed}: trained already")
         if curves is not None:
             write_curves(curves / f"seed-{seed}", read_json(model / HISTORY)["epochs"])
     if pending:
-        job = Job(settings, pending, prepared, scenes, work, paths.WORK / "images", output, curves, _say)
+        job = Job(settings, pending, prepared, scenes, work, paths.WORK / "images", output, curves)
         launch(partial(train_seeds, job), device, devices)
     remove_other_seeds(output, settings.seeds)
     return output
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -16,8 +16,8 @@ class Item:
     """One piece of work.
 
     Attributes:
-        key: Content key: equal for items whose results are equal, different as soon as anything that a result depends on
-            differs (an image's bytes, rows of an upstream cache), other than the settings and weights of the stage.
+        key: Content key: equal for items whose results are equal, different as soon as anything that a result depends
+            on differs (an image's bytes, rows of an upstream cache), other than settings and weights of the stage.
         label: What people call it.
         payload: What the worker loads it from; picklable and small. Paths in it must mean the same to all workers.
     """
@@ -73,4 +73,6 @@ class Failure:
             return cls(error.what + (f" ({error.where})" if error.where else ""))
         import traceback
 
-        return cls(f"{type(error).__name__}: {error}", unexpected=True, trace="".join(traceback.format_exception(error)))
+        return cls(
+            f"{type(error).__name__}: {error}", unexpected=True, trace="".join(traceback.format_exception(error))
+        )

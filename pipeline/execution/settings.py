@@ -21,7 +21,8 @@ class EngineSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU when there is one")
     on_bad_item: Literal["fatal", "skip"] = Field(
         "fatal",
-        description="an item that fails: fatal (after all others are done) or skip (left empty, listed beside the cache)",
+        description="an item that fails: fatal (after all others are done) or skip (left empty, listed beside the "
+        "cache)",
     )
 
     @field_validator("engine")

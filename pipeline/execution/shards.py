@@ -187,6 +187,8 @@ def _read_header(path: Path) -> dict[str, _Entry]:
 
 
 def _read_array(stream: Any, array: _Array) -> npt.NDArray[Any]:
+    if array.start == array.stop:
+        return np.empty(array.shape, array.dtype)
     stream.seek(array.start)
     return np.frombuffer(stream.read(array.stop - array.start), array.dtype).reshape(array.shape)
 

@@ -69,6 +69,7 @@ class Loop:
         ranks: The devices that share each step.
         stop: Asked after each step; True saves the state and ends the run.
         observe: Called after each epoch, on rank 0.
+        tick: Called with the number of steps done since the last call, those of an earlier run among them.
         save_every: Seconds between savings of the state within a run.
         speed: How fast it went, so far.
     """
@@ -82,8 +83,14 @@ class Loop:
     ranks: Ranks
     stop: Callable[[], bool]
     observe: Observer = lambda record, speed: None
+    tick: Callable[[int], None] = lambda steps: None
     save_every: float = 20.0
     speed: Speed = field(default_factory=Speed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return -(-len(self.feed.captions) // self.settings.batch)
 
     def run(self) -> Progress:
         """Train to the end, from where an earlier run stopped; the model then has the best weights.
@@ -101,6 +108,7 @@ class Loop:
             self._progress, self._best = load_state(self.state, self.model, self._optimizer)
         for record in self._progress.history:
             self.observe(record, self.speed)
+        self.tick(self._progress.epoch * self.steps_per_epoch + self._progress.step)
         self._save_at = time.monotonic() + self.save_every
         with deterministic(self.ranks.device):
             while not self._progress.finished:
@@ -138,6 +146,7 @@ class Loop:
             loss_sum += torch.where(norm.isfinite(), loss.detach(), torch.nan)
             progress.step += 1
             self.speed.pairs += len(batch.inputs) * self.ranks.world
+            self.tick(1)
             self._look(loss_sum)
         progress.loss = self._finite(loss_sum.item())
         self.speed.seconds += time.perf_counter() - start

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import torch
 
 from pipeline.datasets.records import Pair
 from pipeline.errors import CheckpointError, DataError
+from pipeline.execution.progress import Bar, say, track
 from pipeline.files import content_key, sha256_file
 from pipeline.training.captions import caption_table
 from pipeline.training.checkpoints import ScenesCard, copy_model, write_model
@@ -30,8 +32,7 @@ from pipeline.training.validation import Validator
 
 STATE = "state.safetensors"
 _VERSION = 1  # rises whenever the same settings would give other weights
-
-Say = Callable[[str], None]
+_TELL_EVERY = 5.0  # seconds between lines on finished epochs
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ class Job:
         images: Folder of decoded images, for settings that train on images.
         output: Folder of the finished models, `seed-<n>` each.
         curves: Folder of the curves, `seed-<n>` each; None for none.
-        say: Called with lines for the user, on rank 0.
     """
 
     settings: TrainSettings
@@ -58,7 +58,6 @@ class Job:
     images: Path
     output: Path
     curves: Path | None
-    say: Say
 
 
 @dataclass(frozen=True)
@@ -141,13 +140,14 @@ def train_seeds(job: Job, ranks: Ranks) -> None:
     choice = choose_pairs(inputs, settings)
     if ranks.rank == 0:
         for remark in choice.remarks:
-            job.say(remark)
+            say(remark)
 
     def feed(pairs: list[Pair]) -> Feed:
         source = inputs.images(pairs, job.images) if settings.finetune else inputs.features(pairs)
         store = open_store(source, ranks.device, settings.data)
         if ranks.rank == 0:
-            job.say(f"{len(pairs)} pairs, {source.nbytes / 2**20:,.0f} MiB of inputs: {store.place}")
+            where = {"device": f"on the device ({ranks.device.type})", "host": "in host memory", "file": "in the file"}
+            say(f"{len(pairs)} pairs, {source.nbytes / 2**20:,.0f} MiB of inputs, {where[store.place]}")
         return Feed(store, caption_table([pair.captions for pair in pairs], inputs.vocabulary))
 
     learning = feed(choice.train)
@@ -167,8 +167,10 @@ def train_seeds(job: Job, ranks: Ranks) -> None:
                 curves = None
                 if job.curves is not None and ranks.rank == 0:
                     curves = stack.enter_context(Curves(job.curves / f"seed-{seed}"))
-                observe = _Observer(job, seed, curves)
-                loop = Loop(model, settings, seed, learning, validator, state, ranks, stop, observe)
+                loop = Loop(model, settings, seed, learning, validator, state, ranks, stop)
+                if ranks.rank == 0:
+                    bar = stack.enter_context(track(f"train seed {seed}", loop.steps_per_epoch * settings.epochs))
+                    loop.tick, loop.observe = bar.advance, _Observer(settings, seed, bar, curves)
                 progress = loop.run()
             if ranks.rank == 0:
                 _finish(job, seed, inputs, choice, model, progress, loop.speed)
@@ -235,27 +237,33 @@ def _finish(
     name = f"seed-{seed}"
     kept = write_model(job.work / name / "model", model, inputs.vocabulary, history, card)
     copy_model(kept, job.output / name)
-    job.say(
+    say(
         f"seed {seed}: {settings.select} {progress.best:.4g} in epoch {progress.best_epoch} "
         f"of {len(progress.history)}; "
         f"{speed.pairs_per_second:,.0f} pairs/s, {speed.data_wait_share:.2%} of it waiting for data"
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Observer:
-    """Tells the user and the curves of each epoch."""
+    """Tells the curves of each epoch, and the user of as many as can be read."""
 
-    job: Job
+    settings: TrainSettings
     seed: int
+    bar: Bar
     curves: Curves | None
+    told_at: float = field(default_factory=time.monotonic)
 
     def __call__(self, record: dict[str, Any], speed: Speed) -> None:
         """See `pipeline.training.loop.Observer`."""
         if self.curves is not None:
             self.curves.add(record)
-        scores = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name != "epoch")
-        self.job.say(
-            f"seed {self.seed}  epoch {record['epoch']}/{self.job.settings.epochs}  {scores}  "
-            f"({speed.pairs_per_second:,.0f} pairs/s, data wait {speed.data_wait_share:.2%})"
+        epochs = self.settings.epochs
+        if time.monotonic() - self.told_at < _TELL_EVERY and record["epoch"] < epochs:
+            return
+        self.told_at = time.monotonic()
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in record.items() if name != "epoch")
+        self.bar.say(
+            f"seed {self.seed}, epoch {record['epoch']}/{epochs}: {scores} "
+            f"({speed.pairs_per_second:,.0f} pairs/s, {speed.data_wait_share:.2%} waiting for data)"
         )

@@ -15,29 +15,25 @@ from pipeline.cache import Field, Schema
 from pipeline.datasets.images import read_rgb
 from pipeline.errors import DataError
 from pipeline.files import sha256_file
-from pipeline.vision.backbones import SceneBackbone, build_backbone, normalise
+from pipeline.vision.backbones import build_backbone, normalise
 from pipeline.vision.settings import BackboneSettings
 
 
-def scene_schema(shape: tuple[int, int, int] | None = None) -> Schema:
-    """Describe scenes.h5: one dense field `features` per image, of `shape` (C, h, w)."""
-    features = Field(
-        "features",
-        dtype="float16",
-        shape=shape,
-        unit="1",
-        description="backbone feature map F of equation (1), before the positional embedding: channels, rows, columns",
-    )
-    return Schema(stage="scenes", version=1, unit="image", fields=(features,))
-
-
-def feature_shape(settings: BackboneSettings, image_size: tuple[int, int]) -> tuple[int, int, int]:
-    """Return (C, h, w) of the features of images of `image_size` (height, width)."""
-    with torch.device("meta"):
-        backbone = SceneBackbone(settings.backbone)
-    height, width = (settings.size, settings.size) if settings.size else image_size
-    # Each of the strided layers halves and rounds up; applied in turn that equals one division that rounds up.
-    return backbone.channels, -(-height // backbone.stride), -(-width // backbone.stride)
+SCHEMA = Schema(
+    stage="scenes",
+    version=1,
+    unit="image",
+    fields=(
+        Field(
+            "features",
+            dtype="float16",
+            shape=(-1, -1, -1),
+            description="backbone feature map F of equation (1), before the positional embedding: "
+            "channels, rows, columns",
+        ),
+    ),
+)
+"""What scenes.h5 holds."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_multispectral_bands_are_not_guessed(tmp_path: Path, bands: int) -> None
     path = geotiff(tmp_path / "a.tif", np.zeros((bands, 8, 8), dtype=np.uint8), photometric="MINISBLACK")
     with pytest.raises(DataError, match="cannot be taken for red, green and blue"):
         read_rgb(path, convert=True)
+
+
+def test_hundreds_of_bands_are_refused_unread(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "count": 200, "height": 1000, "width": 1000, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.tif", "w", sparse_ok=True, compress="deflate", **profile):
+        pass
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="red, green and blue"):
+            read_rgb(tmp_path / "a.tif")
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_cmyk_jpeg_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ NO_CHANGE = (
 """The five sentences of every unchanged pair, which are LEVIR-CC's."""
 
 SENTENCES = len(NO_CHANGE)
-_PLACE_CHANCE = 0.6
+_PLACE_CHANCE = 0.55
 _PLACE_CHANCE_OF_TWO = 0.45
 
 

@@ -10,7 +10,7 @@ from shapely import Polygon
 from pipeline.datasets.world.classes import GRASSLAND
 from pipeline.datasets.world.geometry import arc_lengths, band
 from pipeline.datasets.world.roads import NetworkForm, network_lines, visible_span
-from pipeline.datasets.world.scene import COMES, GOES, Building, EventKind, PlannedEvent, Plot, Road
+from pipeline.datasets.world.scene import COMES, GOES, STAYS, Building, EventKind, PlannedEvent, Plot, Road
 from pipeline.datasets.world.site import Site
 from pipeline.datasets.world.things import (
     add_hall,
@@ -24,6 +24,12 @@ from pipeline.datasets.world.things import (
 )
 from pipeline.datasets.world.vegetation import add_grove
 
+_NETWORKS: tuple[NetworkForm, ...] = (
+    *("straight", "straight", "curved", "curved", "winding"),
+    *("t-shaped", "t-shaped", "crossroad", "crossroad", "parallel"),
+)
+"""Road networks by how often they are laid."""
+
 Planner = Callable[[Site], PlannedEvent | None]
 
 
@@ -34,9 +40,8 @@ def _cell(site: Site) -> tuple[int, int]:
 
 def _some_roads(site: Site) -> list[Road]:
     if not site.roads:
-        forms: list[NetworkForm] = ["straight", "straight", "curved", "winding", "t-shaped", "crossroad", "parallel"]
-        site.add_network(forms[site.generator.integers(len(forms))], (True, True))
-    return [road for road in site.roads if road.dates == (True, True)]
+        site.add_network(_NETWORKS[site.generator.integers(len(_NETWORKS))], STAYS)
+    return [road for road in site.roads if road.dates == STAYS]
 
 
 def choose_plots(site: Site, roads: list[Road]) -> list[Plot]:
@@ -86,15 +91,13 @@ def _new_roads(site: Site) -> tuple[list[Road], str] | None:
     if site.roads:
         branch = site.add_branch(COMES)
         return None if branch is None else ([branch], "branch")
-    forms: list[NetworkForm] = ["straight", "straight", "curved", "winding", "t-shaped", "crossroad", "parallel"]
-    form = forms[site.generator.integers(len(forms))]
+    form = _NETWORKS[site.generator.integers(len(_NETWORKS))]
     return site.add_network(form, COMES), form
 
 
 def _maybe_old_road(site: Site, chance: float) -> None:
     if not site.roads and site.generator.random() < chance:
-        forms: list[NetworkForm] = ["straight", "curved"]
-        site.add_network(forms[site.generator.integers(2)], (True, True))
+        site.add_network("straight" if site.generator.random() < 0.5 else "curved", STAYS)
 
 
 def road(site: Site) -> PlannedEvent | None:
@@ -136,7 +139,7 @@ def road_extended(site: Site) -> PlannedEvent | None:
     stop = start + (end - start) * site.generator.uniform(0.3, 0.6)
     short = line[arc_lengths(line) <= stop]
     width = float(site.generator.uniform(7, 9.5))
-    road = Road(site.number("road"), line, width, form, (True, True))
+    road = Road(site.number("road"), line, width, form, STAYS)
     site.add_road(road, (band(short, width), band(line, width)), site.pick(np.array([[0.46, 0.46, 0.46]])))
     # Plots beside the part that is still to come would be plots without a road.
     site.plots = [plot for plot in site.plots if plot.distance < stop - 10]
@@ -151,7 +154,7 @@ def road_widened(site: Site) -> PlannedEvent | None:
     line, road_form = network_lines(site.generator, site.extent, form)[0]
     narrow = float(site.generator.uniform(5, 6.5))
     wide = narrow + float(site.generator.uniform(7, 10))
-    road = Road(site.number("road"), line, wide, road_form, (True, True))
+    road = Road(site.number("road"), line, wide, road_form, STAYS)
     site.add_road(road, (band(line, narrow), band(line, wide)), site.pick(np.array([[0.46, 0.46, 0.46]])))
     return PlannedEvent("road widened", altered=[road.number])
 
@@ -228,7 +231,7 @@ def swimming_pool(site: Site) -> PlannedEvent | None:
     if not rows:
         return None
     row = rows[site.generator.integers(len(rows))]
-    house = add_house(site, row[site.generator.integers(len(row))], (True, True))
+    house = add_house(site, row[site.generator.integers(len(row))], STAYS)
     pool = add_pool(site, house, COMES) if house else None
     return PlannedEvent("swimming pool", appearing=[pool.number]) if pool else None
 

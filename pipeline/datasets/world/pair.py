@@ -16,11 +16,11 @@ from pipeline.datasets.world.labels import DrawnDate, draw_dates
 from pipeline.datasets.world.light import draw_acquisitions, expose
 from pipeline.datasets.world.objects import ObjectRecord, list_objects
 from pipeline.datasets.world.paint import radiance
-from pipeline.datasets.world.plan import plan_scene
+from pipeline.datasets.world.plan import draw_kind, plan_scene
 from pipeline.datasets.world.scene import Scene, freeze
 from pipeline.datasets.world.settings import WorldSettings
 
-_ATTEMPTS = 60
+_ATTEMPTS = 200
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,12 @@ def _visible_scene(
 
     Unchanged pairs are one date of the same kind of scene, so that neither class has scenes of its own.
     """
+    # Drawn once: events that are hard to fit must not become rare.
+    kind = draw_kind(generator)
     for _ in range(_ATTEMPTS):
-        scene = plan_scene(generator, settings.extent, settings.second_event_share)
+        scene = plan_scene(generator, settings.extent, kind, settings.second_event_share)
+        if scene is None:
+            continue
         if not changed:
             scene = freeze(scene, int(generator.integers(2)))
         drawn = draw_dates(scene, canvas)
@@ -132,4 +136,4 @@ def _visible_scene(
         events = visible_events(scene, maps)
         if events is not None:
             return scene, drawn, maps, events
-    raise RuntimeError(f"no visible change in {_ATTEMPTS} scenes of {settings.extent:g} m")
+    raise RuntimeError(f"no visible change of kind {kind!r} in {_ATTEMPTS} scenes of {settings.extent:g} m")

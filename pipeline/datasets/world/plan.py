@@ -11,37 +11,39 @@ from pipeline.datasets.world.site import Site
 from pipeline.datasets.world.things import add_hall, add_house, add_parking, add_playground, add_pond, add_pool
 from pipeline.datasets.world.vegetation import plant
 
-_ATTEMPTS = 40
+
+def draw_kind(generator: np.random.Generator) -> EventKind:
+    """Draw what shall happen in a scene, by how often it is wanted."""
+    kinds = list(PLANNERS)
+    weights = np.array([PLANNERS[kind][0] for kind in kinds])
+    return kinds[generator.choice(len(kinds), p=weights / weights.sum())]
 
 
-def plan_scene(generator: np.random.Generator, extent: float, second_event_share: float) -> Scene:
-    """Plan a scene in which one or two events happen.
+def plan_scene(
+    generator: np.random.Generator, extent: float, kind: EventKind, second_event_share: float
+) -> Scene | None:
+    """Plan a scene in which an event of a given kind happens, and sometimes a second one.
 
     Args:
         generator: Source of chance.
         extent: Width and height in metres.
+        kind: The first event.
         second_event_share: How often a second event is tried.
 
-    Raises:
-        RuntimeError: No event found room on many sites; the events' sizes do not fit the extent.
+    Returns:
+        The scene, or None where the event found no room.
     """
-    kinds = list(PLANNERS)
-    weights = np.array([PLANNERS[kind][0] for kind in kinds])
-    for _ in range(_ATTEMPTS):
-        kind = kinds[generator.choice(len(kinds), p=weights / weights.sum())]
-        base = GRASSLAND if kind == "grassland removed" or generator.random() < 0.55 else BARELAND
-        site = Site(extent, generator, base)
-        wooded = generator.random() < 0.3
-        event = PLANNERS[kind][1](site)
-        if event is None:
-            continue
-        events = [event]
-        if generator.random() < second_event_share:
-            events += _second_event(site, kind)
-        _surroundings(site)
-        plant(site, wooded=wooded)
-        return site.scene(events)
-    raise RuntimeError(f"no event found room in {_ATTEMPTS} scenes of {extent:g} m")
+    base = GRASSLAND if kind == "grassland removed" or generator.random() < 0.55 else BARELAND
+    site = Site(extent, generator, base)
+    event = PLANNERS[kind][1](site)
+    if event is None:
+        return None
+    events = [event]
+    if generator.random() < second_event_share:
+        events += _second_event(site, kind)
+    _surroundings(site)
+    plant(site, wooded=generator.random() < 0.3)
+    return site.scene(events)
 
 
 def _second_event(site: Site, first: EventKind) -> list[PlannedEvent]:

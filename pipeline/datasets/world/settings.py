@@ -32,7 +32,7 @@ class WorldSettings(Section):
     ground_sample_distance: float = Field(1.0, ge=0.25, le=2.0, description="metres on the ground per pixel")
     seed: int = Field(0, ge=0, description="same seed, same bytes")
     unchanged_share: float = Field(0.5, ge=0, le=1, description="share of pairs in which nothing changes")
-    second_event_share: float = Field(0.3, ge=0, le=1, description="share of changed pairs with a second event")
+    second_event_share: float = Field(0.25, ge=0, le=1, description="share of changed pairs with a second event")
     nuisances: NuisanceSettings = Field(
         default=NuisanceSettings(), description="what differs between the dates without being a change"
     )

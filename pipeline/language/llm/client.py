@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pipeline.errors import ServiceError
 from pipeline.language.llm.endpoint import Endpoint
 from pipeline.language.llm.pace import retry_after
-from pipeline.language.llm.questions import Answer, Question
+from pipeline.language.llm.questions import Question
 from pipeline.language.llm.settings import LLMSettings
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ class Client:
             what = f"the endpoint refuses the request (HTTP {status}): {said}"
             fix = (
                 "check `model` and `base_url` (most end in /v1); an endpoint that knows no JSON schema needs "
-                "`structured: json_object` or `none`, some models `temperature: null` or `seed: null`"
+                "`structured: json_object` or `none`, some models `temperature: null` or `seed: null`, a model of short "
+                "context fewer `captions_per_request`"
             )
         return ServiceError(what, where=f"{self._endpoint.address}, model {self._endpoint.model}", fix=fix)
 

@@ -66,7 +66,14 @@ def find_endpoint(settings: LLMSettings) -> Endpoint:
     address = settings.base_url
     if address is None:
         address = checked_address(os.environ.get(_ADDRESS_VARIABLE) or _DEFAULT_ADDRESS, _ADDRESS_VARIABLE)
-    return Endpoint(address, model, _read_key(settings.key_variable), settings.key_variable)
+    key = _read_key(settings.key_variable)
+    if key is not None and (key in settings.model_dump_json() or key in address):
+        raise SettingsError(
+            "the API key stands in the settings, which are written beside every result",
+            where="`llm` settings",
+            fix="remove it there; the environment is the only place it is read from",
+        )
+    return Endpoint(address, model, key, settings.key_variable)
 
 
 def _read_key(variable: str | None) -> str | None:

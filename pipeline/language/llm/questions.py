@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -97,6 +98,21 @@ def item_key(item: Item) -> str:
             where=ascii(dict(item))[:200],
             fix="correct or remove this caption",
         ) from error
+
+
+def batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Cut `keys` into requests of `size` items; the last may be smaller."""
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]
+
+
+def compose(question: Question[Any], items: Sequence[Item], problems: Sequence[str | None]) -> str:
+    """Write the user message: the items, numbered from 1, with what was wrong with the last answer to each."""
+    shown = [
+        {"id": number, **item} | ({} if problem is None else {"problem": problem})
+        for number, (item, problem) in enumerate(zip(items, problems, strict=True), start=1)
+    ]
+    return json.dumps({question.items: shown}, ensure_ascii=False)
 
 
 def read_prompt(settings: LLMSettings, name: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, JsonValue, field_validator
 
 from pipeline.config import Section
 from pipeline.errors import SettingsError
@@ -50,8 +50,8 @@ class LLMSettings(Section):
 
     base_url: str | None = Field(
         None,
-        description="address of an OpenAI-compatible endpoint, such as http://localhost:11434/v1; null: the environment "
-        "variable OPENAI_BASE_URL, else https://api.openai.com/v1",
+        description="address of an OpenAI-compatible endpoint, such as http://localhost:11434/v1; null: the "
+        "environment variable OPENAI_BASE_URL, else https://api.openai.com/v1",
     )
     model: str | None = Field(None, min_length=1, description="name of the model, as the endpoint knows it")
     key_variable: str | None = Field(
@@ -67,7 +67,7 @@ class LLMSettings(Section):
     temperature: float | None = Field(0.0, ge=0, le=2, description="null: not sent, for models that refuse it")
     seed: int | None = Field(0, description="seed of the model's sampling; null: not sent")
     max_tokens: int | None = Field(None, ge=16, description="longest answer in tokens; null: not sent")
-    extra: dict[str, Any] = Field(
+    extra: dict[str, JsonValue] = Field(
         default_factory=dict, description="further fields of each request, such as max_completion_tokens, as they are"
     )
     captions_per_request: int = Field(20, ge=1, le=500, description="captions that share a request for triples")
@@ -88,7 +88,7 @@ class LLMSettings(Section):
 
     @field_validator("extra")
     @classmethod
-    def _only_further(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _only_further(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if taken := sorted(_OWN_FIELDS & value.keys()):
             raise ValueError(f"{', '.join(taken)} cannot be set here: own settings exist or the engine needs them")
         return value

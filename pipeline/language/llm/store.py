@@ -40,6 +40,26 @@ class AnswerStore(Generic[AnswerT]):
         self.folder = folder / f"{question.name}-{self._key[:16]}"
         self.failures_file = self.folder / "failures.json"
 
+    def prepare(self) -> None:
+        """Make the folder and write down what is asked.
+
+        Raises:
+            OutputError: Nothing can be written there.
+        """
+        path = self.folder / "question.json"
+        if not path.exists():
+            write_json(
+                path,
+                {
+                    "question": self._question.name,
+                    "key": self._key,
+                    "model": self._model,
+                    "parameters": self._parameters,
+                    "schema": self._question.schema,
+                    "prompt": self._question.prompt,
+                },
+            )
+
     def read(self, items: Mapping[str, Item]) -> dict[str, AnswerT]:
         """Return the stored answers to `items` (by item key), each checked again as if it had just come.
 
@@ -66,7 +86,6 @@ class AnswerStore(Generic[AnswerT]):
         entries = [
             {"item": dict(item), "answer": answer.model_dump(mode="json", exclude={"id"})} for item, answer in answers
         ]
-        self._describe()
         write_json(
             self.folder / "answers" / f"{content_key(entries)}.json",
             {"question": self._key, "sha256": content_key(entries), "answers": entries},
@@ -74,37 +93,27 @@ class AnswerStore(Generic[AnswerT]):
 
     def read_failures(self) -> dict[str, str]:
         """Return the reasons of the items that got no usable answer in earlier runs, by item key."""
-        try:
-            document = read_json(self.failures_file)
-            return {item_key(entry["item"]): str(entry["reason"]) for entry in document["failures"]}
-        except (DataError, KeyError, TypeError) as error:
-            if self.failures_file.exists():
-                self._drop(self.failures_file, str(error))
-            return {}
+        return {item_key(item): reason for item, reason in self._failures()}
 
-    def write_failures(self, failures: Iterable[tuple[Item, str]]) -> None:
-        """Store the items that got no usable answer; none: remove the file."""
-        listed = [{"item": dict(item), "reason": reason} for item, reason in failures]
-        if listed:
-            self._describe()
+    def write_failures(self, asked: Mapping[str, Item], reasons: Mapping[str, str]) -> None:
+        """Record which of the items `asked` (by item key) got no usable answer; earlier records of others stay."""
+        failures = [(item, reason) for item, reason in self._failures() if item_key(item) not in asked]
+        failures += [(asked[key], reasons[key]) for key in asked if key in reasons]
+        if failures:
+            listed = [{"item": dict(item), "reason": reason} for item, reason in failures]
             write_json(self.failures_file, {"failures": listed})
         else:
             self.failures_file.unlink(missing_ok=True)
 
-    def _describe(self) -> None:
-        path = self.folder / "question.json"
-        if not path.exists():
-            write_json(
-                path,
-                {
-                    "question": self._question.name,
-                    "key": self._key,
-                    "model": self._model,
-                    "parameters": self._parameters,
-                    "schema": self._question.schema,
-                    "prompt": self._question.prompt,
-                },
-            )
+    def _failures(self) -> list[tuple[Item, str]]:
+        if not self.failures_file.exists():
+            return []
+        try:
+            document = read_json(self.failures_file)
+            return [(dict(entry["item"]), str(entry["reason"])) for entry in document["failures"]]
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            self._drop(self.failures_file, error)
+            return []
 
     def _entries(self, path: Path) -> list[tuple[Item, dict[str, Any]]]:
         try:
@@ -116,10 +125,11 @@ class AnswerStore(Generic[AnswerT]):
                 raise DataError("its content was altered")
             return [(dict(entry["item"]), dict(entry["answer"])) for entry in entries]
         except (DataError, KeyError, TypeError, ValueError) as error:
-            self._drop(path, error.what if isinstance(error, DataError) else "a field is missing or of another kind")
+            self._drop(path, error)
             return []
 
-    def _drop(self, path: Path, reason: str) -> None:
+    def _drop(self, path: Path, error: Exception) -> None:
+        reason = error.what if isinstance(error, DataError) else "a field is missing or of another kind"
         self._say(f"{path}: a damaged file of stored answers is dropped and asked again: {reason}")
         try:
             path.unlink(missing_ok=True)

@@ -1,0 +1,135 @@
+"""The worker's side: items in, shards out, in batches of one fixed size."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from pipeline.execution.items import Failure, Item, Worker
+from pipeline.execution.shards import write_shard
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_LOADERS = 2
+"""Threads that read ahead while the worker computes."""
+_SHARD_BYTES = 64 << 20
+_SHARD_SECONDS = 30.0
+"""A shard is written once it holds so many bytes, or so much work, if it is not full by number before."""
+
+
+@dataclass
+class Finished:
+    """What came of some items.
+
+    Attributes:
+        shard: Name of the file that holds the results; None where all items failed.
+        keys: Keys of the items with a result.
+        failures: Key → why there is none.
+    """
+
+    shard: str | None = None
+    keys: list[str] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys) + len(self.failures)
+
+
+def compute_shards(worker: Worker, items: Iterable[Item], group: int, folder: Path) -> Iterator[Finished]:
+    """Compute items and write their results to shards of about `group` items, as they come.
+
+    How items fall into batches and shards changes no result: `compute` always gets exactly `batch_size` items. A short
+    batch is filled up by repeating its last item, and what comes of the repetitions is dropped. Kernels are chosen by
+    the shapes they are given; with one shape for all, an item's bits depend neither on its neighbours nor on
+    where an earlier run was stopped.
+
+    Raises:
+        OutputError: A shard cannot be written.
+    """
+    results: dict[str, Arrays] = {}
+    failures: dict[str, Failure] = {}
+    size, started = 0, time.monotonic()
+    for outcomes in _batches(worker, items):
+        for item, outcome in outcomes:
+            if isinstance(outcome, Failure):
+                failures[item.key] = outcome
+            else:
+                results[item.key] = outcome
+                size += sum(array.nbytes for array in outcome.values())
+        full = len(results) + len(failures) >= group or size >= _SHARD_BYTES
+        if full or time.monotonic() - started >= _SHARD_SECONDS:
+            yield _finish(folder, results, failures)
+            results, failures = {}, {}
+            size, started = 0, time.monotonic()
+    if results or failures:
+        yield _finish(folder, results, failures)
+
+
+def _finish(folder: Path, results: dict[str, Arrays], failures: dict[str, Failure]) -> Finished:
+    return Finished(write_shard(folder, results) if results else None, list(results), failures)
+
+
+def _batches(worker: Worker, items: Iterable[Item]) -> Iterator[list[tuple[Item, Arrays | Failure]]]:
+    """Load and compute, batch by batch; items that cannot be loaded come along with the next batch."""
+    batch: list[tuple[Item, Any]] = []
+    bad: list[tuple[Item, Arrays | Failure]] = []
+    for item, loaded in _loaded(worker, items):
+        if isinstance(loaded, Failure):
+            bad.append((item, loaded))
+        else:
+            batch.append((item, loaded))
+        if len(batch) == worker.batch_size:
+            yield [*bad, *_computed(worker, batch)]
+            batch, bad = [], []
+    if batch or bad:
+        yield [*bad, *_computed(worker, batch)]
+
+
+def _loaded(worker: Worker, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
+    """Load items in order, two batches ahead."""
+
+    def load(payload: Any) -> Any:
+        try:
+            return worker.load(payload)
+        except Exception as error:
+            return Failure.of(error)
+
+    waiting: deque[tuple[Item, Future[Any]]] = deque()
+    pool = ThreadPoolExecutor(_LOADERS)
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(load, item.payload)))
+            if len(waiting) > 2 * worker.batch_size:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _computed(worker: Worker, batch: list[tuple[Item, Any]]) -> list[tuple[Item, Arrays | Failure]]:
+    if not batch:
+        return []
+    try:
+        return list(zip([item for item, _ in batch], _padded(worker, [loaded for _, loaded in batch]), strict=True))
+    except Exception as error:
+        if len(batch) == 1:
+            return [(batch[0][0], Failure.of(error))]
+    # One item spoils the batch: each alone tells which.
+    return [outcome for single in batch for outcome in _computed(worker, [single])]
+
+
+def _padded(worker: Worker, loaded: list[Any]) -> list[Arrays]:
+    full = loaded + [loaded[-1]] * (worker.batch_size - len(loaded))
+    results = worker.compute(full)
+    if len(results) != len(full):
+        raise ValueError(f"the worker returned {len(results)} results for {len(full)} items")
+    return results[: len(loaded)]

@@ -1,0 +1,185 @@
+"""Where groups of items are computed: in this process, or by the processes of a Dask cluster."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+import uuid
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ServiceError
+from pipeline.execution.arithmetic import fixed_arithmetic, settle
+from pipeline.execution.compute import Finished, compute_shards
+from pipeline.execution.items import Failure, Item, MakeWorker, Worker
+from pipeline.execution.settings import EngineSettings
+
+_CONNECT_SECONDS = 30
+_WORKER_SECONDS = 300
+"""How long a scheduler may take to answer, and to get its first worker (a batch system may let it wait)."""
+_AHEAD = 2
+"""Groups in flight per worker: one at work, one waiting."""
+
+
+def compute_all(
+    items: Sequence[Item], make_worker: MakeWorker, *, group: int, folder: Path, engine: EngineSettings
+) -> Generator[Finished, None, None]:
+    """Compute items on the engine of choice; results come in any order.
+
+    Args:
+        items: All that is to be done; at least one.
+        make_worker: Called once per process.
+        group: Number of items per shard.
+        folder: Absolute path of the work folder. Workers write their shards there themselves, so for a cluster of
+            several machines it lies on a file system that they share.
+        engine: Where.
+
+    Raises:
+        ServiceError: The scheduler cannot be reached, has no workers, or is lost.
+        SageccError: Whatever building a worker raises.
+    """
+    if engine.engine == "inline":
+        return _inline(items, make_worker, group, folder)
+    return _dask(items, make_worker, group, folder, engine)
+
+
+def _inline(
+    items: Sequence[Item], make_worker: MakeWorker, group: int, folder: Path
+) -> Generator[Finished, None, None]:
+    with fixed_arithmetic():
+        worker = make_worker()
+        settle()
+        yield from compute_shards(worker, items, group, folder)
+
+
+def _dask(
+    items: Sequence[Item], make_worker: MakeWorker, group: int, folder: Path, engine: EngineSettings
+) -> Generator[Finished, None, None]:
+    with _client(engine, len(items)) as client:
+        workers = max(1, sum(client.nthreads().values()))
+        size = max(1, min(group, -(-len(items) // workers)))
+        groups = deque(list(items[start : start + size]) for start in range(0, len(items), size))
+        yield from _submit_all(client, workers, groups, make_worker, folder)
+
+
+def _submit_all(
+    client: Any, workers: int, groups: deque[list[Item]], make_worker: MakeWorker, folder: Path
+) -> Generator[Finished, None, None]:
+    """Keep a few groups per worker in flight until all are done."""
+    distributed = _distributed()
+    run = uuid.uuid4().hex
+    running: dict[Any, list[Item]] = {}
+    completed = distributed.as_completed()
+    try:
+        while groups or running:
+            while groups and len(running) < _AHEAD * workers:
+                items = groups.popleft()
+                future = client.submit(compute_group, make_worker, items, str(folder), run, pure=False)
+                running[future] = items
+                completed.add(future)
+            future = next(completed)
+            items = running.pop(future)
+            error = future.exception() if future.status == "error" else None
+            if isinstance(error, distributed.KilledWorker):
+                if len(items) == 1:
+                    died = Failure("its worker process died each time: out of memory, or a crash", unexpected=True)
+                    yield Finished(failures={items[0].key: died})
+                else:
+                    # One item brought the others down with it: each alone tells which.
+                    groups.extend([item] for item in items)
+            elif error is not None:
+                raise error
+            elif future.status == "finished":
+                yield from _result(future)
+            else:
+                raise _lost(future.status)
+    finally:
+        client.cancel(list(running))
+
+
+def _result(future: Any) -> list[Finished]:
+    try:
+        found: list[Finished] = future.result()
+    except (OSError, TimeoutError, CancelledError) as error:
+        raise _lost(error) from error
+    return found
+
+
+def _lost(why: object) -> ServiceError:
+    return ServiceError(
+        f"the Dask scheduler was lost ({why})",
+        where="engine.engine",
+        fix="see that it runs, then run the same command again; finished shards are kept",
+    )
+
+
+_worker_lock = threading.Lock()
+_workers: dict[str, Worker] = {}
+"""The worker of this process, by the run it was built for; one at a time, since it holds a model."""
+
+
+def compute_group(make_worker: MakeWorker, items: list[Item], folder: str, run: str) -> list[Finished]:
+    """Compute one group of items in a worker process of Dask, which builds its worker on first use in a run.
+
+    Args:
+        make_worker: Builds the worker.
+        items: The group.
+        folder: The work folder; the results go there, and only names travel back.
+        run: Names the run. A later run on a long-lived cluster builds its own worker, since the weights under a path
+            may have changed.
+    """
+    # A worker is built for one thread; where a cluster gives a process several, they take turns.
+    with _worker_lock:
+        settle()
+        if run not in _workers:
+            _workers.clear()
+            _workers[run] = make_worker()
+            settle()
+        return list(compute_shards(_workers[run], items, len(items), Path(folder)))
+
+
+@contextmanager
+def _client(engine: EngineSettings, items: int) -> Iterator[Any]:
+    distributed = _distributed()
+    if engine.engine == "local":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with (
+            distributed.LocalCluster(
+                n_workers=min(engine.workers or cores, items),
+                threads_per_worker=1,
+                processes=True,
+                # Models decide how much memory a worker needs; the nanny's guess would kill them.
+                memory_limit=0,
+                host="127.0.0.1",
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield client
+        return
+    try:
+        client = distributed.Client(engine.engine, timeout=_CONNECT_SECONDS)
+    except (OSError, TimeoutError) as error:
+        raise ServiceError(
+            f"no Dask scheduler answers: {error}",
+            where=f"engine.engine = {engine.engine}",
+            fix="start one, or set engine.engine to inline or local",
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+        except TimeoutError as error:
+            raise ServiceError("the Dask scheduler has no workers", where=engine.engine, fix="start some") from error
+        yield client
+
+
+def _distributed() -> Any:
+    """Import Dask's distributed, which takes most of a second and carries no types."""
+    return importlib.import_module("distributed")
