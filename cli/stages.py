@@ -27,6 +27,8 @@ def prepare(
 
     settings = Settings(params, changes)
     _done(stage.run(settings.section("prepare", stage.PrepareSettings), out, engine=settings.engine))
+    for line in stage.summary(out):
+        typer.echo(line)
 
 
 def scenes(

@@ -108,8 +108,12 @@ class _Found:
 def _synthetic(settings: PrepareSettings, folder: Path, audit: Audit, engine: EngineSettings) -> _Found:
     from pipeline.datasets.captions import settle_captions
     from pipeline.datasets.world import generate_world
+    from pipeline.execution.progress import track
 
-    pairs = settle_captions(generate_world(settings.world, folder, engine=engine), settings.vocabulary, audit)
+    world = settings.world
+    with track("prepare: the synthetic world", world.train + world.val + world.test) as bar:
+        generated = generate_world(world, folder, engine=engine, progress=lambda _done, _all: bar.advance())
+    pairs = settle_captions(generated, settings.vocabulary, audit)
     return _Found(pairs, {f"{settings.world.size}×{settings.world.size}": len(pairs)})
 
 
@@ -118,6 +122,7 @@ def _on_disk(settings: PrepareSettings, audit: Audit, engine: EngineSettings) ->
     from pipeline.datasets.captions import settle_captions
     from pipeline.datasets.verification import verify_pairs
     from pipeline.errors import DataError
+    from pipeline.execution.progress import track
 
     root, strict = Path(settings.root), _strict(settings)
     adapter = adapter_of(settings.dataset)
@@ -126,7 +131,12 @@ def _on_disk(settings: PrepareSettings, audit: Audit, engine: EngineSettings) ->
     # What the names alone show is told before minutes are spent on the images.
     audit.check(strict, root)
     threads = engine.workers or os.cpu_count() or 1
-    kept = [found for found in verify_pairs(listed, settings, adapter, audit, threads) if found is not None]
+    kept = []
+    with track("prepare: checking images", len(listed)) as bar:
+        for found in verify_pairs(listed, settings, adapter, audit, threads):
+            bar.advance()
+            if found is not None:
+                kept.append(found)
     audit.check(strict, root)
     if not kept:
         raise DataError(

@@ -74,7 +74,8 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
     with deterministic(device), track("pretrain scenes", steps) as bar:
         torch.manual_seed(settings.seed)
         backbone = build_backbone("mini", None, seed=settings.seed)
-        model = ScenePretraining(backbone, len(LAND_CLASSES), BackboneSettings()).to(device)
+        model = ScenePretraining(backbone, len(LAND_CLASSES), BackboneSettings())
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )

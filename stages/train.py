@@ -44,6 +44,7 @@ def run(
     """
     from pipeline.devices import resolve_device
     from pipeline.execution.progress import say
+    from pipeline.execution.workfolder import exclusive
     from pipeline.files import read_json
     from pipeline.training.checkpoints import HISTORY, copy_model, is_complete, remove_other_seeds
     from pipeline.training.curves import write_curves
@@ -71,6 +72,7 @@ def run(
             write_curves(curves / f"seed-{seed}", read_json(model / HISTORY)["epochs"])
     if pending:
         job = Job(settings, pending, prepared, scenes, work, paths.WORK / "images", output, curves)
-        launch(partial(train_seeds, job), device, devices)
+        with exclusive(work):
+            launch(partial(train_seeds, job), device, devices)
     remove_other_seeds(output, settings.seeds)
     return output

@@ -19,7 +19,7 @@ from pipeline.cache.guarded import GuardedFile
 from pipeline.cache.provenance import Provenance
 from pipeline.cache.schema import Field, Schema
 from pipeline.errors import CacheError, DataError, OutputError
-from pipeline.files import atomic_path
+from pipeline.files import atomic_path, remove_leftovers
 
 _HDF5: Mapping[str, Any] = {
     "libver": layout.LIBVER,
@@ -51,7 +51,8 @@ def pack(path: Path, schema: Schema, provenance: Provenance, ids: Sequence[str],
     """Write a cache, whole or not at all. The bytes follow from the arguments alone.
 
     Units stream through in order; memory holds a block per field. A unit that was skipped has no ragged rows, zeros for
-    its dense ones, and is listed in the data set `missing`.
+    its dense ones, and is listed in the data set `missing`. One writer at a time: what an earlier one that was killed
+    left beside `path` is removed.
 
     Args:
         path: The final name.
@@ -75,6 +76,7 @@ def pack(path: Path, schema: Schema, provenance: Provenance, ids: Sequence[str],
     _check_ids(ids, path)
     provenance = replace(provenance, items=len(ids), complete=False)
     plan = _plan(schema, units, path)
+    remove_leftovers(path)
     with atomic_path(path) as temporary:
         _check_space(plan, path)
         _write(temporary, plan, provenance, ids, units)

@@ -134,10 +134,9 @@ def compare(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         M_map and C_map, each (B, S) float32 in [0, 1].
     """
-    with torch.autocast(first.device.type, enabled=False):
-        a, b = F.normalize(first.float(), dim=-1), F.normalize(second.float(), dim=-1)
-        change = ((a - b).square().sum(dim=-1) / 4).clamp(max=1.0)
-        return change, 1 - change
+    a, b = F.normalize(first.float(), dim=-1), F.normalize(second.float(), dim=-1)
+    change = ((a - b).square().sum(dim=-1) / 4).clamp(max=1.0)
+    return change, 1 - change
 
 
 def fuse(first: Tensor, second: Tensor, change: Tensor, consistency: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class SceneEncoderSettings(Section):
         "paper and release (attention over a ResNet's 2048 channels is dear)",
     )
     blocks: int = Field(default=2, ge=0, description="attention blocks N; the paper does not say, the release has 3")
-    heads: int = Field(default=8, ge=1, description="attention heads; the paper does not say, the release has 8")
+    heads: int = Field(default=8, ge=1, description="attention heads; the paper does not say")
     positions: Literal["learned", "sinusoid"] = Field(
         default="learned",
         description="the 2-D positional embedding P: learned rows and columns, or fixed waves; paper silent",
@@ -42,7 +42,7 @@ class SceneEncoderSettings(Section):
     channels: int | None = Field(
         default=None, ge=8, description="channels C_e of the scene embedding; null: the decoder's width"
     )
-    dropout: float = Field(default=0.1, ge=0.0, lt=1.0, description="dropout of every residual branch; release 0.1")
+    dropout: float = Field(default=0.1, ge=0.0, lt=1.0, description="dropout of every residual branch; paper silent")
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -61,7 +61,7 @@ class DecoderSettings(Section):
     feedforward: int = Field(default=4, ge=1, description="feed-forward width as a multiple of `width`; release 4")
     norm: Literal["pre", "post", "none"] = Field(
         default="pre",
-        description="where layer norms and residuals sit: pre (trains without warm-up), post (as in the release), "
+        description="where norms and residuals sit: pre (trains without warm-up), post (the original Transformer), "
         "none: equations (19)-(21) to the letter, without residuals around self-attention and feed-forward",
     )
     spatial_bias: bool = Field(
@@ -79,7 +79,7 @@ class DecoderSettings(Section):
         default=0.0, description="value of beta, the weight of the consistency map, before training; paper silent"
     )
     tied: bool = Field(
-        default=False, description="the word embedding serves as output projection W_o too; paper and release: apart"
+        default=False, description="the word embedding serves as output projection W_o too; the paper names W_o apart"
     )
     dropout: float = Field(
         default=0.1, ge=0.0, lt=1.0, description="dropout of words and residual branches; release 0.1"
@@ -117,7 +117,7 @@ class GenerationSettings(Section):
     early_stop: bool = Field(
         default=True, description="stop once no unfinished caption can still be among the best; never changes a result"
     )
-    allow_unknown: bool = Field(default=False, description="may the unknown word be generated; the release lets it")
+    allow_unknown: bool = Field(default=False, description="may the unknown word be generated; paper silent")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -107,7 +107,7 @@ def write_prepared(folder: Path, name: str, root: str, pairs: Iterable[Pair]) ->
         seen.add(pair.id)
     lines = [json.dumps(pair.model_dump(mode="json", exclude_none=True), ensure_ascii=False) + "\n" for pair in ordered]
     path = write_text(folder / "pairs.jsonl", "".join(lines))
-    counts = {split: sum(pair.split == split for pair in ordered) for split in SPLITS}
+    counts: dict[str, int] = {split: sum(pair.split == split for pair in ordered) for split in SPLITS}
     card = DatasetCard(name=name, root=root, pairs=counts, pairs_sha256=sha256_file(path))
     write_json(folder / "dataset.json", card.model_dump(mode="json"))
     return card
@@ -122,7 +122,7 @@ def read_prepared(folder: Path) -> Prepared:
     path = folder / "pairs.jsonl"
     try:
         card = DatasetCard.model_validate(read_json(folder / "dataset.json", fix=PREPARE_AGAIN))
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         pairs = tuple(Pair.model_validate_json(line) for line in lines)
     except ValidationError as error:
         raise DataError(

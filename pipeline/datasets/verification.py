@@ -10,7 +10,6 @@ from pathlib import Path
 from pipeline.datasets.adapter import Adapter
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.images import check_image
-from pipeline.datasets.paths import refuse_outside
 from pipeline.datasets.records import Pair
 from pipeline.datasets.settings import DatasetSettings, MismatchKind
 from pipeline.errors import DataError
@@ -67,7 +66,6 @@ def _read(pair: Pair, settings: DatasetSettings, adapter: Adapter) -> _Reading:
     for date in ("before", "after"):
         path = root / getattr(pair, date)
         try:
-            refuse_outside(path, root)
             image = check_image(path, convert=settings.convert_images, max_megapixels=settings.max_megapixels)
         except DataError as error:
             return _Reading(None, problems=(("image-unreadable", f"{getattr(pair, date)}: {error.what}", error),))

@@ -15,11 +15,11 @@ from pipeline.cache.schema import Schema
 from pipeline.cache.writer import pack
 from pipeline.errors import CacheError
 from pipeline.execution.items import Item, MakeWorker
-from pipeline.execution.mapping import map_items
+from pipeline.execution.mapping import resume
 from pipeline.execution.progress import say
 from pipeline.execution.settings import EngineSettings
 from pipeline.execution.shards import ShardStore
-from pipeline.execution.workfolder import work_folder
+from pipeline.execution.workfolder import exclusive, work_folder
 from pipeline.files import write_json
 
 
@@ -68,19 +68,20 @@ def build_cache(
     if _up_to_date(output, schema, provenance, ids, engine):
         say(f"{title}: nothing to do, {output} is up to date")
         return output
-    folder = work_folder(work, provenance)
+    folder = work_folder(work, provenance).resolve()
 
     def attempt() -> ShardStore:
-        store = map_items(items, make_worker, work=folder, engine=engine, title=title, group=group)
+        store = resume(items, make_worker, folder=folder, engine=engine, title=title, group=group)
         pack(output, schema, provenance, ids, _Units(store, items, schema))
         return store
 
-    try:
-        store = attempt()
-    except CacheError as error:
-        # Headers are all that is read of old shards beforehand. The damaged one is gone now; its items are due again.
-        say(f"{title}: {error.what}; its items are computed again")
-        store = attempt()
+    with exclusive(folder):
+        try:
+            store = attempt()
+        except CacheError as error:
+            # Of old shards only headers are read beforehand. The damaged one is gone now; its items are due again.
+            say(f"{title}: {error.what}; its items are computed again")
+            store = attempt()
     _record_failures(output, store, items)
     return output
 

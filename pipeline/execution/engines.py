@@ -157,7 +157,8 @@ def _client(engine: EngineSettings, items: int) -> Iterator[Any]:
                 # Models decide how much memory a worker needs; the nanny's guess would kill them.
                 memory_limit=0,
                 host="127.0.0.1",
-                dashboard_address=None,
+                # Any free port: the usual one may be another run's.
+                dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             distributed.Client(cluster) as client,

@@ -52,17 +52,30 @@ def map_items(
         ServiceError: The Dask scheduler cannot be reached or is lost.
     """
     folder = work.resolve()
-    unique = {item.key: item for item in items}
     with exclusive(folder):
-        store, dropped = ShardStore.scan(folder)
-        if dropped:
-            say(f"{title}: dropped {dropped:,} unreadable shard{'s'[: dropped > 1]}; their items are computed again")
-        pending = [item for key, item in unique.items() if key not in store]
-        if not pending:
-            say(f"{title}: nothing to do, all {len(unique):,} items are there")
-            return store
-        with track(title, len(unique), done=len(unique) - len(pending)) as bar:
-            failures = _compute(store, pending, make_worker, folder, engine, group, bar)
+        return resume(items, make_worker, folder=folder, engine=engine, title=title, group=group)
+
+
+def resume(
+    items: Sequence[Item],
+    make_worker: MakeWorker,
+    *,
+    folder: Path,
+    engine: EngineSettings,
+    title: str,
+    group: int,
+) -> ShardStore:
+    """Do what `map_items` does in a work folder (absolute path) that the caller holds with `exclusive`."""
+    unique = {item.key: item for item in items}
+    store, dropped = ShardStore.scan(folder)
+    if dropped:
+        say(f"{title}: dropped {dropped:,} unreadable shard{'s'[: dropped > 1]}; their items are computed again")
+    pending = [item for key, item in unique.items() if key not in store]
+    if not pending:
+        say(f"{title}: nothing to do, all {len(unique):,} items are there")
+        return store
+    with track(title, len(unique), done=len(unique) - len(pending)) as bar:
+        failures = _compute(store, pending, make_worker, folder, engine, group, bar)
     if failures and engine.on_bad_item == "fatal":
         raise _failed(failures, items, len(unique))
     store.failures = {key: failure.reason for key, failure in failures.items()}

@@ -18,7 +18,7 @@ from pipeline.errors import CacheError, DataError
 from pipeline.files import atomic_path, content_key, sha256_file
 from pipeline.language.vocabulary import Vocabulary
 from pipeline.training.places import PairSource
-from pipeline.vision.scenes import scene_schema
+from pipeline.vision.scenes import SCHEMA
 from pipeline.vision.settings import BackboneSettings
 
 SCENES_AGAIN = "run `sagecc scenes`"
@@ -46,7 +46,7 @@ class Inputs:
     @property
     def scene_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of one date's features."""
-        channels, height, width = self.scenes.schema.field("features").shape
+        channels, height, width = self.scenes.schema.field("features").row_shape
         return channels, height, width
 
     @property
@@ -95,7 +95,7 @@ def open_inputs(prepared: Path, scenes: Path) -> Inputs:
     data = read_prepared(prepared)
     vocabulary = Vocabulary.load(data.vocabulary_path)
     expect = Expectation(upstream={"pairs.jsonl": data.card.pairs_sha256}, repair="sagecc scenes")
-    cache = Cache.open(scenes, scene_schema(), expect=expect)
+    cache = Cache.open(scenes, SCHEMA, expect=expect)
     if cache.ids != tuple(pair.id for pair in data.pairs):
         odd = next((pair.id for pair in data.pairs if pair.id not in cache.index), None)
         what = "its pairs are in another order" if odd is None else f"pair {odd!r} is not in it"

@@ -178,7 +178,7 @@ class Loop:
             if scores:
                 self._finite(scores["val_loss"])
                 record |= scores
-                self._keep_if_best(scores[settings.select])
+                self._keep_if_best(scores)
         progress.history.append(record)
         progress.epoch, progress.step, progress.loss = number, 0, 0.0
         patient = settings.patience == 0 or progress.stale < settings.patience
@@ -188,10 +188,10 @@ class Loop:
         if self.ranks.rank == 0:
             self.observe(record, self.speed)
 
-    def _keep_if_best(self, value: float) -> None:
+    def _keep_if_best(self, scores: dict[str, float]) -> None:
         progress = self._progress
-        if improves(self.settings.select, value, progress.best):
-            progress.best, progress.best_epoch, progress.stale = value, progress.epoch + 1, 0
+        if improves(self.settings.select, scores, progress.best):
+            progress.best, progress.best_epoch, progress.stale = scores, progress.epoch + 1, 0
             self._best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         else:
             progress.stale += 1

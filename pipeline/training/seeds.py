@@ -142,16 +142,16 @@ def train_seeds(job: Job, ranks: Ranks) -> None:
         for remark in choice.remarks:
             say(remark)
 
-    def feed(pairs: list[Pair]) -> Feed:
+    def feed(role: str, pairs: list[Pair]) -> Feed:
         source = inputs.images(pairs, job.images) if settings.finetune else inputs.features(pairs)
         store = open_store(source, ranks.device, settings.data)
         if ranks.rank == 0:
             where = {"device": f"on the device ({ranks.device.type})", "host": "in host memory", "file": "in the file"}
-            say(f"{len(pairs)} pairs, {source.nbytes / 2**20:,.0f} MiB of inputs, {where[store.place]}")
+            say(f"{role} pairs: {len(pairs)}, {source.nbytes / 2**20:,.0f} MiB {where[store.place]}")
         return Feed(store, caption_table([pair.captions for pair in pairs], inputs.vocabulary))
 
-    learning = feed(choice.train)
-    judging = learning if choice.validation is choice.train else feed(choice.validation)
+    learning = feed("training", choice.train)
+    judging = learning if choice.validation is choice.train else feed("validation", choice.validation)
     validator = Validator(
         judging,
         plan_in_order(judging.captions, settings.batch),
@@ -235,11 +235,11 @@ def _finish(
         "epochs": progress.history,
     }
     name = f"seed-{seed}"
+    score = (progress.best or {})[settings.select]
     kept = write_model(job.work / name / "model", model, inputs.vocabulary, history, card)
     copy_model(kept, job.output / name)
     say(
-        f"seed {seed}: {settings.select} {progress.best:.4g} in epoch {progress.best_epoch} "
-        f"of {len(progress.history)}; "
+        f"seed {seed}: best {settings.select} {score:.4g}, in epoch {progress.best_epoch} of {len(progress.history)}; "
         f"{speed.pairs_per_second:,.0f} pairs/s, {speed.data_wait_share:.2%} of it waiting for data"
     )
 

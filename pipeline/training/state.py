@@ -23,7 +23,7 @@ class Progress:
         step: Steps of it that are done.
         loss: Sum of the losses of these steps.
         history: One record per finished epoch.
-        best: Validation score of the kept weights; None before the first validation.
+        best: Validation scores of the kept weights; None before the first validation.
         best_epoch: The epoch they come from, counted from 1 as in the history.
         stale: Validations since then.
         finished: No epoch is left, or patience is at an end.
@@ -33,7 +33,7 @@ class Progress:
     step: int = 0
     loss: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: float | None = None
+    best: dict[str, float] | None = None
     best_epoch: int | None = None
     stale: int = 0
     finished: bool = False

@@ -19,11 +19,16 @@ DIGITS = 6
 """Decimals of scores and losses in files."""
 
 
-def improves(metric: SelectionMetric, value: float, best: float | None) -> bool:
-    """Tell whether `value` is better than `best`; the first of equal scores stays."""
+def improves(metric: SelectionMetric, scores: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
+    """Tell whether `scores` are better than `best` by `metric`, and where that is equal by the validation loss.
+
+    On few pairs BLEU-4 is often 0, or stays at its best, while the loss still tells better weights from worse.
+    """
     if best is None:
         return True
-    return value < best if metric == "val_loss" else value > best
+    if metric != "val_loss" and scores[metric] != best[metric]:
+        return scores[metric] > best[metric]
+    return scores["val_loss"] < best["val_loss"]
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,11 @@ class ScenePretraining(nn.Module):
         Returns:
             Land cover (B, 2, classes, h, w), object centres (B, 2, h, w), change (B, h, w).
         """
-        features = self.backbone(normalise(images.flatten(0, 1), self._settings))
+        # bfloat16 with channels last halves the time of a step on CPUs that know it, and on GPUs.
+        pixels = normalise(images.flatten(0, 1), self._settings).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.training):
+            features = self.backbone(pixels)
+        features = features.float()
         land_cover = F.pixel_shuffle(self.land_cover(features), DETAIL).unflatten(0, (-1, 2))
         centres = F.pixel_shuffle(self.centres(features), DETAIL).squeeze(1).unflatten(0, (-1, 2))
         before, after = features.unflatten(0, (-1, 2)).unbind(1)

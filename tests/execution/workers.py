@@ -44,7 +44,7 @@ def items(count: int) -> list[Item]:
 
 
 class Squares:
-    """Squares numbers. A negative number cannot be loaded, 13 cannot be computed, 99 ends the process once or always."""
+    """Squares numbers. A negative one cannot be loaded, 13 cannot be computed, 99 ends the process once or always."""
 
     def __init__(self, log: Path | None = None, *, batch_size: int = 4, seconds: float = 0.0, dies: str = "") -> None:
         self.batch_size = batch_size

@@ -90,6 +90,12 @@ def test_altered_files_are_refused(tmp_path: Path, key: str, value: object) -> N
     assert caught.value.fix == "run `sagecc prepare`"
 
 
+def test_words_twice_are_refused_even_with_a_matching_hash(tmp_path: Path) -> None:
+    path = Vocabulary(("a", "a"), "levir-cc", VocabularySettings()).save(tmp_path / "vocabulary.json")
+    with pytest.raises(DataError, match="altered"):
+        Vocabulary.load(path)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         Vocabulary.load(tmp_path / "vocabulary.json")

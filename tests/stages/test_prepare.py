@@ -220,6 +220,22 @@ def test_leniency_leaves_the_pair_out_and_says_so(tmp_path: Path) -> None:
     assert totals(output)["image-unreadable"] == 1
 
 
+def test_names_are_judged_before_any_image_is_read(tmp_path: Path) -> None:
+    root = fakes.levir_cc(tmp_path / "data")
+    spoil_image("truncated")(root)
+    spoil_entries(split="train")(root)
+    with pytest.raises(DataError, match="split is given twice"):
+        run(settings("levir-cc", root), tmp_path / "out", engine=ENGINE)
+
+
+def test_no_pair_can_be_used(tmp_path: Path) -> None:
+    root = fakes.levir_cc(tmp_path / "data")
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"\x89PNG")
+    with pytest.raises(DataError, match="no pair of the data set can be used"):
+        run(settings("levir-cc", root, strict=[]), tmp_path / "out", engine=ENGINE)
+
+
 def test_strictness_can_be_extended(tmp_path: Path) -> None:
     root = fakes.levir_mci(tmp_path / "data")
     with pytest.raises(DataError, match="2 pairs whose change flag contradicts the change in their masks"):

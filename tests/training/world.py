@@ -16,7 +16,7 @@ from pipeline.files import sha256_file
 from pipeline.language.settings import VocabularySettings
 from pipeline.language.vocabulary import build_vocabulary
 from pipeline.training.settings import TrainSettings
-from pipeline.vision.scenes import scene_schema
+from pipeline.vision.scenes import SCHEMA
 from pipeline.vision.settings import BackboneSettings
 
 SHAPE = (8, 2, 2)
@@ -100,7 +100,7 @@ def write_scenes(
 ) -> Path:
     backbone = backbone or BackboneSettings()
     ids = ids or [pair.id for pair in read_prepared(prepared).pairs]
-    schema = scene_schema(shape)
+    schema = SCHEMA
     provenance = Provenance(
         stage=schema.stage,
         schema_version=schema.version,

@@ -110,7 +110,6 @@ class Client:
             ServiceError: What repeating does not mend: nothing listens there, the key is refused, the quota is used
                 up, the request is refused.
         """
-        import httpx
         import openai
 
         settings = self._settings
@@ -132,8 +131,8 @@ class Client:
             raise Again(f"no answer within {settings.traffic.timeout:g} s") from None
         except openai.APIConnectionError as error:
             # Once the endpoint has answered, a refused connection is a restart or a short break; before, a mistake.
-            if isinstance(error.__cause__, httpx.ConnectError) and not self._reached:
-                raise self._unreachable(error.__cause__) from None
+            if not self._reached and _never_connected(error):
+                raise self._unreachable(error.__cause__ or error) from None
             raise Again(f"the connection broke: {self._endpoint.clean(str(error.__cause__ or error))}") from None
         except openai.APIStatusError as error:
             self._reached = True
@@ -143,7 +142,7 @@ class Client:
             return Reply("", "the response repeats the API key")
         return _read_response(text, self._endpoint)
 
-    def _unreachable(self, cause: Exception) -> ServiceError:
+    def _unreachable(self, cause: BaseException) -> ServiceError:
         return ServiceError(
             f"the language model's endpoint cannot be reached: {self._endpoint.clean(str(cause))}",
             where=self._endpoint.address,
@@ -170,10 +169,15 @@ class Client:
             what = f"the endpoint refuses the request (HTTP {status}): {said}"
             fix = (
                 "check `model` and `base_url` (most end in /v1); an endpoint that knows no JSON schema needs "
-                "`structured: json_object` or `none`, some models `temperature: null` or `seed: null`, a model of short "
-                "context fewer `captions_per_request`"
+                "`structured: json_object` or `none`, some models `temperature: null` or `seed: null`, a model with "
+                "a short context fewer `captions_per_request`"
             )
         return ServiceError(what, where=f"{self._endpoint.address}, model {self._endpoint.model}", fix=fix)
+
+
+def _never_connected(error: openai.APIConnectionError) -> bool:
+    # By name: the client's releases differ in the HTTP library beneath them, and each has its own class.
+    return type(error.__cause__).__name__ == "ConnectError"
 
 
 def _message(error: openai.APIStatusError) -> str:

@@ -116,12 +116,10 @@ class Run(Generic[AnswerT]):
                 return
         if not verdict.rejected or self._end is not None:
             return
-        rejected = [keys[position] for position in verdict.rejected]
-        self._problems |= dict(zip(rejected, verdict.rejected.values(), strict=True))
         if round_ < self.settings.rounds:
-            await self._settle_all(rejected, round_ + 1)
+            await self._settle_all([keys[position] for position in verdict.rejected], round_ + 1)
         else:
-            self.failures |= {key: self._problems[key] for key in rejected}
+            self.failures |= {keys[position]: reason for position, reason in verdict.rejected.items()}
             self._show_progress()
 
     async def _verdict(self, keys: Sequence[str], items: Sequence[Item]) -> Verdict[AnswerT]:
@@ -130,9 +128,12 @@ class Run(Generic[AnswerT]):
         except Again as failure:
             return Verdict({}, dict.fromkeys(range(len(items)), str(failure)))
         if reply.problem is not None:
-            return Verdict({}, dict.fromkeys(range(len(items)), reply.problem))
-        verdict = judge(self.question, items, reply.text)
+            verdict: Verdict[AnswerT] = Verdict({}, dict.fromkeys(range(len(items)), reply.problem))
+        else:
+            verdict = judge(self.question, items, reply.text)
         reasons = {position: self.endpoint.clean(reason) for position, reason in verdict.rejected.items()}
+        # Told with the next request: a model without randomness would otherwise repeat its mistake.
+        self._problems |= {keys[position]: reason for position, reason in reasons.items()}
         return Verdict(verdict.accepted, reasons)
 
     def _keep(self, keys: Sequence[str], items: Sequence[Item], verdict: Verdict[AnswerT]) -> None:

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.datasets.records import Pair
+from pipeline.datasets.world import LAND_CLASSES, WorldSettings, emit, generate_world, make_pair, read_objects
+from pipeline.errors import DataError, OutputError
+from pipeline.execution.settings import EngineSettings
+from pipeline.files import sha256_file
+from tests.datasets.world.conftest import SMALL
+
+ONE, TWO = EngineSettings(workers=1), EngineSettings(workers=2)
+
+
+def _bytes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def test_same_seed_same_bytes_on_any_number_of_workers(tmp_path: Path) -> None:
+    # Enough pairs for two workers to share.
+    settings = WorldSettings(train=10, val=4, test=4, seed=3)
+    first = generate_world(settings, tmp_path / "one", engine=ONE)
+    second = generate_world(settings, tmp_path / "two", engine=TWO)
+    assert first == second
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "two")
+
+
+def test_another_seed_gives_other_bytes(world_folder: tuple[Path, list[Pair]], tmp_path: Path) -> None:
+    generate_world(SMALL.model_copy(update={"seed": 4}), tmp_path / "world", engine=ONE)
+    ours, theirs = _bytes(world_folder[0]), _bytes(tmp_path / "world")
+    assert set(ours) == set(theirs)
+    assert all(ours[name] != theirs[name] for name in ours if name.startswith("images/"))
+
+
+def test_records_are_complete(world_folder: tuple[Path, list[Pair]]) -> None:
+    folder, pairs = world_folder
+    assert [pair.id for pair in pairs[:2]] == ["train_000000", "train_000001"]
+    assert [pair.split for pair in pairs] == ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    for pair in pairs:
+        paths = {field: getattr(pair, field) for field in pair.sha256}
+        assert set(paths) == {"before", "after", "semantic_before", "semantic_after", "change_mask"}
+        assert {field: sha256_file(folder / path) for field, path in paths.items()} == pair.sha256
+        assert len(pair.captions) == 5
+
+
+def test_files_hold_the_pair(world_folder: tuple[Path, list[Pair]]) -> None:
+    folder, _ = world_folder
+    for index in range(SMALL.train):
+        pair = make_pair(SMALL, "train", index)
+        for letter, date in (("A", 0), ("B", 1)):
+            for kind, array in (("images", pair.images), ("semantic", pair.semantic), ("instances", pair.instances)):
+                with Image.open(folder / f"{kind}/train/{letter}/{pair.id}.png") as image:
+                    assert np.array_equal(np.asarray(image), array[date])
+        with Image.open(folder / f"change/train/{pair.id}.png") as image:
+            assert np.array_equal(np.asarray(image), np.where(pair.change, 255, 0))
+
+
+def test_objects_can_be_read_back(world_folder: tuple[Path, list[Pair]]) -> None:
+    folder, pairs = world_folder
+    objects = read_objects(folder, "val")
+    assert list(objects) == [pair.id for pair in pairs if pair.split == "val"]
+    for index, record in enumerate(objects.values()):
+        pair = make_pair(SMALL, "val", index)
+        assert record["captions"] == [caption.text for caption in pair.captions]
+        assert record["correspondences"] == list(pair.correspondences)
+        assert [item["id"] for item in record["after"]] == [item.id for item in pair.objects[1]]
+        assert [event["kind"] for event in record["events"]] == [event.kind for event in pair.events]
+        assert [len(triples) for triples in record["triples"]] == [len(c.triples) for c in pair.captions]
+
+
+def test_the_classes_are_named(world_folder: tuple[Path, list[Pair]]) -> None:
+    classes = json.loads((world_folder[0] / "classes.json").read_text())
+    assert [entry["name"] for entry in classes["land"]] == list(LAND_CLASSES)
+    assert classes["ground_sample_distance"] == 1.0
+
+
+def test_missing_and_damaged_objects_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read the world's objects"):
+        read_objects(tmp_path, "train")
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects/train.jsonl").write_text('{"id": 1')
+    with pytest.raises(DataError, match="not a list of a world's objects"):
+        read_objects(tmp_path, "train")
+
+
+def test_a_world_is_replaced_but_nothing_else(tmp_path: Path) -> None:
+    settings = WorldSettings(train=1, val=0, test=0)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("keep")
+    with pytest.raises(OutputError, match="something other"):
+        generate_world(settings, tmp_path / "mine", engine=ONE)
+    assert (tmp_path / "mine/letter.txt").read_text() == "keep"
+    generate_world(WorldSettings(train=2, val=0, test=0), tmp_path / "world", engine=ONE)
+    generate_world(settings, tmp_path / "world", engine=ONE)
+    assert len(read_objects(tmp_path / "world", "train")) == 1
+    assert not (tmp_path / "world/images/train/A/train_000001.png").exists()
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(settings: WorldSettings, split: str, index: int) -> object:
+        if index == 1:
+            raise RuntimeError("stopped")
+        return make_pair(settings, "train", index)
+
+    monkeypatch.setattr(emit, "make_pair", fail)
+    with pytest.raises(RuntimeError, match="stopped"):
+        generate_world(WorldSettings(train=2, val=0, test=0), tmp_path / "world", engine=ONE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        generate_world(WorldSettings(train=1, val=0, test=0), tmp_path / "world", engine=ONE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    generate_world(
+        WorldSettings(train=2, val=1, test=0),
+        tmp_path / "world",
+        engine=ONE,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert calls == [(1, 3), (2, 3), (3, 3)]

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config import parse_section, settings_hash
+from pipeline.datasets.world import WorldSettings
+from pipeline.errors import SettingsError
+
+
+def test_defaults_are_2100_pairs_of_128_metres() -> None:
+    settings = WorldSettings()
+    assert (settings.train, settings.val, settings.test) == (1600, 200, 300)
+    assert settings.extent == 128
+
+
+def test_every_field_is_described() -> None:
+    for kind in (WorldSettings, type(WorldSettings().nuisances)):
+        assert all(field.description for field in kind.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"size": 64}, "96 and 256 metres"),
+        ({"size": 512, "ground_sample_distance": 1.0}, "96 and 256 metres"),
+        ({"size": 16}, "world.size"),
+        ({"train": -1}, "world.train"),
+        ({"unchanged_share": 1.5}, "world.unchanged_share"),
+        ({"nuisances": {"seson": 1}}, "season"),
+    ],
+)
+def test_unusable_settings_are_refused(values: dict[str, object], named: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_section(values, "world", WorldSettings)
+    assert named in str(caught.value)
+
+
+def test_the_hash_follows_the_nuisances() -> None:
+    other = WorldSettings.model_validate({"nuisances": {"season": 0.5}})
+    assert settings_hash(other) != settings_hash(WorldSettings())

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import CheckpointError, DataError, ServiceError
+from pipeline.execution import engines, map_items
+from pipeline.execution.arithmetic import fixed_arithmetic
+from tests.execution.workers import Refuses, Squares, engine, item, items
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+    ) as running:
+        yield running
+
+
+def test_all_engines_give_the_same_bits(tmp_path: Path, cluster: Any) -> None:
+    todo = items(40)
+    stores = [
+        map_items(todo, Squares, work=tmp_path / str(index), engine=engine(name), title=name, group=6)
+        for index, name in enumerate(["inline", "local", cluster.scheduler_address])
+    ]
+    for one in todo:
+        first, *others = [store.read(one.key) for store in stores]
+        assert all(first[name].tobytes() == other[name].tobytes() for other in others for name in first)
+
+
+def test_model_is_built_once_per_process_and_run(tmp_path: Path, cluster: Any) -> None:
+    log = tmp_path / "log"
+    for run in range(2):
+        make = partial(Squares, log, seconds=0.02)
+        map_items(
+            items(40), make, work=tmp_path / str(run), engine=engine(cluster.scheduler_address), title="s", group=4
+        )
+    built = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("built")]
+    assert len(built) <= 2 * 2
+    assert str(os.getpid()) not in log.read_text(encoding="utf-8")
+
+
+def test_nothing_to_do_needs_no_scheduler(tmp_path: Path) -> None:
+    map_items(items(6), Squares, work=tmp_path, engine=engine(), title="squares")
+    map_items(items(6), Refuses, work=tmp_path, engine=engine("tcp://127.0.0.1:1"), title="squares")
+
+
+def test_a_lost_worker_costs_its_unfinished_shard_only(tmp_path: Path, cluster: Any) -> None:
+    log, marker = tmp_path / "log", tmp_path / "once"
+    todo = [*items(30), item([99.0], "deadly once")]
+    make = partial(Squares, log, batch_size=1, dies=str(marker))
+    store = map_items(
+        todo, make, work=tmp_path / "work", engine=engine(cluster.scheduler_address), title="squares", group=5
+    )
+    assert marker.exists()
+    assert all(one.key in store for one in todo)
+    computed = log.read_text(encoding="utf-8").count("computed")
+    # Beyond one computation per item: at most the shard under way and the one that waited on that worker.
+    assert computed <= len({one.key for one in todo}) + 2 * 5
+
+
+def test_an_item_that_kills_every_worker_is_a_bad_item(tmp_path: Path) -> None:
+    todo = [*items(6), item([99.0], "deadly always")]
+    make = partial(Squares, batch_size=1, dies=str(tmp_path / "always"))
+    with pytest.raises(DataError, match="deadly always: its worker process died"):
+        map_items(todo, make, work=tmp_path / "work", engine=engine("local"), title="squares", group=4)
+    map_items(items(6), Refuses, work=tmp_path / "work", engine=engine(), title="squares")
+
+
+@pytest.mark.parametrize("policy", ["fatal", "skip"])
+def test_bad_items_of_worker_processes_are_gathered(tmp_path: Path, cluster: Any, policy: str) -> None:
+    todo = [item([-1.0], "bad"), *items(10), item([13.0], "worse")]
+    run = partial(
+        map_items,
+        todo,
+        Squares,
+        work=tmp_path,
+        engine=engine(cluster.scheduler_address, on_bad_item=policy),
+        title="squares",
+        group=4,
+    )
+    if policy == "fatal":
+        with pytest.raises(DataError, match="2 of"):
+            run()
+    else:
+        assert sorted(run().failures.values()) == ["ZeroDivisionError: thirteen", "negative (a number)"]
+    map_items(items(10), Refuses, work=tmp_path, engine=engine(), title="squares")
+
+
+def fails() -> Squares:
+    raise CheckpointError("no weights", where="weights.pt", fix="fetch them")
+
+
+def test_errors_of_building_a_worker_cross_processes(tmp_path: Path, cluster: Any) -> None:
+    with pytest.raises(CheckpointError, match="no weights") as caught:
+        map_items(items(4), fails, work=tmp_path, engine=engine(cluster.scheduler_address), title="squares")
+    assert caught.value.fix == "fetch them"
+
+
+def test_no_scheduler_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_CONNECT_SECONDS", 1)
+    with pytest.raises(ServiceError, match="no Dask scheduler answers"):
+        map_items(items(4), Squares, work=tmp_path, engine=engine("tcp://127.0.0.1:1"), title="squares")
+
+
+def test_a_scheduler_without_workers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(engines, "_WORKER_SECONDS", 0.2)
+    with (
+        LocalCluster(
+            n_workers=0, processes=False, host="127.0.0.1", protocol="tcp", dashboard_address="127.0.0.1:0"
+        ) as empty,
+        pytest.raises(ServiceError, match="no workers"),
+    ):
+        map_items(items(4), Squares, work=tmp_path, engine=engine(empty.scheduler_address), title="squares")
+
+
+def test_a_key_press_ends_the_local_engine_and_keeps_its_shards(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.execution.squares_stage", str(tmp_path), "local", "0.2"],
+        cwd=ROOT,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".work/*/*/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in said
+    assert list(tmp_path.glob(".work/*/*/*.safetensors"))
+    assert not list(tmp_path.glob("*.h5"))
+    with pytest.raises(ProcessLookupError):
+        _wait_for_group(process.pid)
+
+
+def _wait_for_group(group: int) -> None:
+    for _ in range(100):
+        os.killpg(group, 0)
+        time.sleep(0.05)
+
+
+def test_arithmetic_is_fixed_within_and_restored_after() -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with fixed_arithmetic():
+            assert torch.get_num_threads() == 1
+            assert torch.backends.cudnn.deterministic
+            one = torch.arange(1 << 20, dtype=torch.float32).sqrt().sum()
+        assert torch.get_num_threads() == 2
+        assert not torch.backends.cudnn.deterministic
+    finally:
+        torch.set_num_threads(before)
+    assert np.isfinite(one.item())
