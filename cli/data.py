@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,9 +24,8 @@ def generate(
 
     Example: sagecc data generate --out world --set prepare.world.size=256
     """
-    from stages.prepare import PrepareSettings
-
     from pipeline.datasets.world import generate_world
+    from stages.prepare import PrepareSettings
 
     settings = Settings(params, changes)
     pairs = generate_world(settings.section("prepare", PrepareSettings).world, out, engine=settings.engine)
@@ -35,7 +34,7 @@ def generate(
 
 @app.command()
 def export(
-    layout: Annotated[str, typer.Option("--layout", help="levir-cc or second-cc.")],
+    layout: Annotated[Literal["levir-cc", "second-cc"], typer.Option("--layout", help="Whose layout.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     world: World = paths.PREPARED / "world",
 ) -> None:

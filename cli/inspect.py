@@ -13,7 +13,8 @@ def inspect(file: Annotated[Path, typer.Argument(help="A cache, such as artifact
 
     Example: sagecc inspect artifacts/caches/scenes.h5
     """
-    from pipeline.cache.inspect import describe, render
     from rich.console import Console
+
+    from pipeline.cache.inspect import describe, render
 
     Console().print(render(describe(file)))

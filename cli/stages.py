@@ -81,11 +81,10 @@ def caption(
 ) -> None:
     """Write a sentence for every pair of a split, with every trained seed.
 
-    Example: sagecc caption --set caption.split=val --set caption.generation.beams=3
+    Example: sagecc caption --set caption.split=val --set caption.beams=5
     """
-    from stages.train import TrainSettings
-
     from stages import caption as stage
+    from stages.train import TrainSettings
 
     settings = Settings(params, changes)
     name = settings.section("train", TrainSettings).name
@@ -109,9 +108,8 @@ def evaluate(
 
     Example: sagecc evaluate --set evaluate.meteor=off
     """
-    from stages.train import TrainSettings
-
     from stages import evaluate as stage
+    from stages.train import TrainSettings
 
     settings = Settings(params, changes)
     name = settings.section("train", TrainSettings).name

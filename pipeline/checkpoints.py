@@ -5,8 +5,10 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pipeline.errors import CheckpointError, ServiceError
 from pipeline.files import atomic_path, sha256_file
@@ -66,7 +68,7 @@ def fetch(
     name: str,
     *,
     folder: Path = FOLDER,
-    opener: Callable[[str], urllib.request.addinfourl] | None = None,
+    opener: Callable[[str], AbstractContextManager[IO[bytes]]] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Path:
     """Download a registered checkpoint, check it and put it in place; a file that is there and right is kept.

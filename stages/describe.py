@@ -24,9 +24,7 @@ class Description:
     remarks: list[str]
 
 
-def run(
-    settings: GenerationSettings, before: Path, after: Path, model: Path, *, engine: EngineSettings
-) -> Description:
+def run(settings: GenerationSettings, before: Path, after: Path, model: Path, *, engine: EngineSettings) -> Description:
     """Describe what changed between two images of one place.
 
     Args:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from pipeline.config import Section
+from pipeline.datasets.records import Split
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
 from pipeline.vision.settings import BackboneSettings
 from stages import paths
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pipeline.vision.pretraining import ScenePairs
 
 
@@ -22,11 +25,11 @@ class PretrainScenesSettings(Section):
 
     world: WorldSettings = Field(
         # Another seed than the data set's, so that no pair of the default profile has been seen.
-        default_factory=lambda: WorldSettings(train=4000, val=200, test=0, seed=1_000_003),
+        default_factory=lambda: WorldSettings(train=1600, val=200, test=0, seed=1_000_003),
         description="the world it is trained on; keep its seed different from prepare.world.seed",
     )
-    epochs: int = Field(14, ge=1, description="passes over the training pairs")
-    batch: int = Field(32, ge=1, description="pairs per step")
+    epochs: int = Field(8, ge=1, description="passes over the training pairs")
+    batch: int = Field(12, ge=1, description="pairs per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's weight decay")
     seed: int = Field(0, ge=0, description="initial weights and order of the pairs")
@@ -67,7 +70,8 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
     work = paths.WORK / "pretrain-scenes" / settings_hash(settings)
     world = paths.WORK / "worlds" / settings_hash(settings.world)
     if not (world / CLASSES_FILE).is_file():
-        generate_world(settings.world, world, engine=engine)
+        with track("pretrain scenes: the world", settings.world.train + settings.world.val) as bar:
+            generate_world(settings.world, world, engine=engine, progress=lambda _done, _all: bar.advance())
     device = resolve_device(engine.device)
     training, validation = read_pairs(world, "train"), read_pairs(world, "val")
     steps = settings.epochs * (len(training) // settings.batch)
@@ -76,9 +80,7 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
         backbone = build_backbone("mini", None, seed=settings.seed)
         model = ScenePretraining(backbone, len(LAND_CLASSES), BackboneSettings())
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         progress = Progress()
         if (work / "state.safetensors").is_file():
             progress, _ = load_state(work / "state.safetensors", model, optimizer)
@@ -124,7 +126,7 @@ def one_cycle(share: float) -> float:
     return share / 0.1 if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
 
 
-def read_pairs(world: Path, split: str) -> ScenePairs:
+def read_pairs(world: Path, split: Split) -> ScenePairs:
     """Read a split of a generated world with its oracles into memory."""
     import numpy as np
     import torch
@@ -133,12 +135,12 @@ def read_pairs(world: Path, split: str) -> ScenePairs:
     from pipeline.datasets.world import read_objects
     from pipeline.vision.pretraining import ScenePairs
 
-    def picture(*parts: str) -> np.ndarray:
+    def picture(*parts: str) -> npt.NDArray[Any]:
         with Image.open(world.joinpath(*parts)) as image:
             return np.asarray(image)
 
     images, land_cover, centres, change = [], [], [], []
-    for name, record in read_objects(world, split).items():  # type: ignore[arg-type]
+    for name, record in read_objects(world, split).items():
         file = f"{name}.png"
         images.append(np.stack([picture("images", split, date, file).transpose(2, 0, 1) for date in "AB"]))
         land_cover.append(np.stack([picture("semantic", split, date, file) for date in "AB"]))

@@ -34,8 +34,6 @@ def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: Engin
         CheckpointError: The weights are missing or belong to another model.
         DataError: An image changed since `prepare`, cannot be read, or has another size than the rest.
     """
-    from pipeline.datasets.images import image_size
-
     from pipeline.checkpoints import missing_advice
     from pipeline.config import settings_hash
     from pipeline.datasets.images import image_size

@@ -66,7 +66,7 @@ class ColumnWriter:
                 f"field {self.field.name}, {label}: {values.dtype}{list(values.shape)} "
                 f"instead of {self._dtype}{list(expected)}"
             )
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+        if not _finite(values):
             raise DataError(
                 f"field {self.field.name} holds a value that is not finite",
                 where=label,
@@ -103,6 +103,15 @@ class ColumnWriter:
             self._guard.check()
         self._written += self._filled
         self._filled = 0
+
+
+def _finite(values: npt.NDArray[Any]) -> bool:
+    if values.dtype.kind != "f":
+        return True
+    if values.dtype.itemsize == 2:
+        # NumPy's isfinite is eight times slower on half precision: NaN and infinity are those with exponent 31.
+        return not bool(((np.ascontiguousarray(values).view("<u2") & 0x7C00) == 0x7C00).any())
+    return bool(np.isfinite(values).all())
 
 
 def check_data(file: h5py.File, header: Header, path: Path, fix: str) -> None:

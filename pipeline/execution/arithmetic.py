@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _THREADS = 1
@@ -16,14 +16,25 @@ local engine uses the cores by its number of worker processes.
 
 
 @contextmanager
-def fixed_arithmetic() -> Iterator[None]:
-    """Compute reproducibly within the block; see `settle`, which must be called again once a worker was built."""
-    before = _state()
-    try:
+def fixed_arithmetic() -> Iterator[Callable[[], None]]:
+    """Compute reproducibly within the block, and as before after it.
+
+    Yields:
+        What to call once a worker was built, since that may be what loads PyTorch.
+    """
+    before: list[tuple[int, bool, bool]] = []
+
+    def settle_here() -> None:
+        if "torch" in sys.modules and not before:
+            before.append(_state())
         settle()
-        yield
+
+    try:
+        settle_here()
+        yield settle_here
     finally:
-        _restore(before)
+        if before:
+            _restore(before[0])
 
 
 def settle() -> None:
@@ -38,24 +49,14 @@ def settle() -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def _state() -> tuple[int, bool, bool] | None:
-    if "torch" not in sys.modules:
-        return None
+def _state() -> tuple[int, bool, bool]:
     import torch
 
     return torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
 
 
-def _restore(state: tuple[int, bool, bool] | None) -> None:
-    if "torch" not in sys.modules:
-        return
+def _restore(state: tuple[int, bool, bool]) -> None:
     import torch
 
-    if state is None:
-        # PyTorch was loaded by the worker; these are the values it starts with, but for an environment's choice.
-        import os
-
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        state = (int(os.environ.get("OMP_NUM_THREADS", cores)), False, False)
     threads, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = state
     torch.set_num_threads(threads)

@@ -52,9 +52,9 @@ def compute_all(
 def _inline(
     items: Sequence[Item], make_worker: MakeWorker, group: int, folder: Path
 ) -> Generator[Finished, None, None]:
-    with fixed_arithmetic():
+    with fixed_arithmetic() as settle_again:
         worker = make_worker()
-        settle()
+        settle_again()
         yield from compute_shards(worker, items, group, folder)
 
 
@@ -97,8 +97,12 @@ def _submit_all(
                 raise error
             elif future.status == "finished":
                 yield from _result(future)
-            else:
+            elif future.status == "cancelled":
                 raise _lost(future.status)
+            else:
+                # The worker died with the answer, its shard written or not; the scheduler gives the group to another.
+                running[future] = items
+                completed.add(future)
     finally:
         client.cancel(list(running))
 
@@ -160,6 +164,7 @@ def _client(engine: EngineSettings, items: int) -> Iterator[Any]:
                 # Any free port: the usual one may be another run's.
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
+                preload=["pipeline.execution.worker_process"],
             ) as cluster,
             distributed.Client(cluster) as client,
         ):

@@ -211,6 +211,8 @@ class Loop:
 
     def _pause(self) -> NoReturn:
         self._save()
+        # The first process to leave ends the others: none leaves before the state is on the disk.
+        self.ranks.any(True)
         raise Interrupted(
             f"training of seed {self.seed} was interrupted in epoch {self._progress.epoch + 1} of "
             f"{self.settings.epochs}; its state is saved",

@@ -219,7 +219,7 @@ class _Mover:
         self._device = device
         self._stream = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(device)
 
     def __call__(self, batch: Tensor) -> Tensor:
         if self._stream is None:

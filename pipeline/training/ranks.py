@@ -61,7 +61,7 @@ class Alone:
 
     def backward(self, loss: Tensor) -> None:
         """See `Ranks.backward`."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
 
     def any(self, flag: bool) -> bool:
         """See `Ranks.any`."""

@@ -12,22 +12,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError
-from pipeline.files import atomic_path, canonical_json
+from pipeline.errors import CheckpointError, OutputError
+from pipeline.files import atomic_path
 
 # One key: the writer gives no fixed order to several.
 _META = "sagecc"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> Path:
-    """Write tensors, and JSON-able values `about` them, to a safetensors file.
+    """Write tensors, and JSON-able values `about` them in the order given, to a safetensors file.
 
     Raises:
         OutputError: The file cannot be written.
     """
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    metadata = None if about is None else {_META: json.dumps(about, allow_nan=False)}
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata=None if about is None else {_META: canonical_json(about)})
+        try:
+            save_file(plain, temporary, metadata=metadata)
+        except SafetensorError as error:
+            # Its own errors hide the operating system's number.
+            raise OutputError(
+                f"cannot write: {error}", where=path, fix="make room on the disk and try again"
+            ) from error
     return path
 
 

@@ -18,7 +18,6 @@ from pipeline.files import sha256_file
 from pipeline.vision.backbones import build_backbone, normalise
 from pipeline.vision.settings import BackboneSettings
 
-
 SCHEMA = Schema(
     stage="scenes",
     version=1,

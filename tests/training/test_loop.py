@@ -218,8 +218,8 @@ def test_one_encoder_pass_serves_all_captions_of_a_pair():
     for caption, owner in zip(batch.tokens, batch.owners, strict=True):
         count = int((caption[1:] != 0).sum())
         alone = model(batch.inputs[owner : owner + 1], caption[None], torch.zeros(1, dtype=torch.long))
-        total, words = total + float(alone) * count, words + count
-    assert float(together) == pytest.approx(total / words, rel=1e-5)
+        total, words = total + alone.item() * count, words + count
+    assert together.item() == pytest.approx(total / words, rel=1e-5)
 
 
 def test_validation_loss_is_the_mean_over_words_whatever_the_batches():

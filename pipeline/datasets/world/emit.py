@@ -30,7 +30,7 @@ from pipeline.execution.settings import EngineSettings
 from pipeline.files import output_error, sha256_bytes, write_json, write_text
 
 CLASSES_FILE = "classes.json"
-_PNG_COMPRESSION = 4
+_PNG_COMPRESSION = 2
 _CHUNK = 8
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from shapely import Polygon
+from shapely import LineString, Polygon
 
 from pipeline.datasets.world.classes import GRASSLAND
-from pipeline.datasets.world.geometry import arc_lengths, band
+from pipeline.datasets.world.geometry import arc_lengths, band, rectangle
 from pipeline.datasets.world.roads import NetworkForm, network_lines, visible_span
 from pipeline.datasets.world.scene import COMES, GOES, STAYS, Building, EventKind, PlannedEvent, Plot, Road
 from pipeline.datasets.world.site import Site
@@ -190,14 +190,19 @@ def houses_replaced(site: Site) -> PlannedEvent | None:
         return None
     row = rows[site.generator.integers(len(rows))]
     start = int(site.generator.integers(0, len(row) - 2))
-    built = _houses_on(site, row[start : start + int(site.generator.integers(3, 5))], goes=True)
+    plots = row[start : start + int(site.generator.integers(3, 5))]
+    ends = np.stack([plots[0].centre, plots[-1].centre])
+    centre, angle = ends.mean(axis=0), plots[0].angle
+    length, width = float(np.hypot(*(ends[1] - ends[0]))) + 8, float(site.generator.uniform(17, 20))
+    ground = Polygon(rectangle(centre, length, width, angle))
+    # The plots of a row may lie on both sides of a crossing road.
+    if any(ground.intersects(LineString(road.line)) for road in site.roads):
+        return None
+    built = _houses_on(site, plots, goes=True)
     if len(built) < 3:
         return None
     event = _houses_event("houses replaced", built, goes=True)
-    ends = np.stack([built[0][0].centre, built[-1][0].centre])
-    length = float(np.hypot(*(ends[1] - ends[0]))) + 8
-    hall = add_hall_at(site, COMES, ends.mean(axis=0), length, float(site.generator.uniform(17, 20)), built[0][0].angle)
-    event.appearing = [hall.number]
+    event.appearing = [add_hall_at(site, COMES, centre, length, width, angle).number]
     return event
 
 

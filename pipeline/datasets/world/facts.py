@@ -24,6 +24,7 @@ _SMALLEST_EVENT = 0.0018
 _VISIBLE_ROAD = 0.012
 _TREES_LOST = 0.03
 _MANY_TREES = 0.08
+_FEW_TREES = 0.4
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Event:
         among_houses: At least four houses stand there at both dates.
         companion: A parking lot comes with the building.
         amount: some or many, of trees.
+        few_trees_left: Most of the trees in the picture go.
     """
 
     kind: EventKind
@@ -76,6 +78,7 @@ class Event:
     among_houses: bool
     companion: bool
     amount: str
+    few_trees_left: bool
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def _visible(scene: Scene, planned: PlannedEvent, maps: LabelMaps) -> Event | No
         among_houses=neighbours >= 4,
         companion=bool(planned.companion) and bool((after == planned.companion).mean() > 3 * _SMALLEST_EVENT),
         amount="many" if float(mask.mean()) > _MANY_TREES else "some",
+        few_trees_left=bool((maps.land[1] == TREE).sum() < _FEW_TREES * (maps.land[0] == TREE).sum()),
     )
 
 

@@ -86,7 +86,8 @@ def shadows(height: Plane, acquisition: Acquisition, metres_per_sample: float) -
     step_x, step_y = np.cos(acquisition.azimuth), np.sin(acquisition.azimuth)
     ceiling = np.zeros_like(height)
     side = len(height)
-    for step in range(1, steps + 1):
+    # Every other sample: nothing that casts a shadow is thinner.
+    for step in range(1, steps + 1, 2):
         dx, dy = round(step_x * step), round(step_y * step)
         target = (slice(max(dy, 0), side + min(dy, 0)), slice(max(dx, 0), side + min(dx, 0)))
         source = (slice(max(-dy, 0), side + min(-dy, 0)), slice(max(-dx, 0), side + min(-dx, 0)))

@@ -199,7 +199,7 @@ def counted(
         2: (["two"], [1]),
         3: (["three", "several", "some", "a few"], [4, 2, 3, 1]),
         4: (["four", "several", "some", "a few"], [3, 3, 3, 1]),
-    }.get(count, (["several", "some"], [1, 1]) if count <= 9 else (["many", "a lot of", "lots of"], [5, 1, 1]))
+    }.get(count, (["several", "some"], [1, 1]) if count <= 6 else (["many", "a lot of", "lots of"], [5, 1, 1]))
     return Noun(f"{pick(generator, *words)} {fresh}{plural}", singular, True)
 
 

@@ -52,8 +52,7 @@ def _beside(generator: np.random.Generator, event: Event) -> Complement:
 
 
 def _trees(generator: np.random.Generator, amount: str) -> Noun:
-    words = ["many trees", "trees", "the trees"] if amount == "many" else ["some trees", "trees", "some trees"]
-    return Noun(pick(generator, words), "tree", True)
+    return Noun(pick(generator, [f"{amount} trees", "trees"], [2, 1]), "tree", True)
 
 
 def _where(generator: np.random.Generator, event: Event, chance: float, *, road: bool = True) -> list[Complement]:
@@ -80,10 +79,7 @@ def speak_houses(generator: np.random.Generator, event: Event, chance: float) ->
         rest = rest or _place(generator, event, chance)
         return _joined(trees, clause(new, pick(generator, phrases.ERECTED), rest))
     if event.ground and draw < 0.5 and event.count > 1:
-        places = _place(generator, event, chance)
-        return replacement(
-            generator, pick(generator, GROUND_NOUNS[event.ground]), new, place=places[0] if places else None
-        )
+        return _replaced(generator, event, pick(generator, GROUND_NOUNS[event.ground]), new, chance)
     if event.among_houses and draw > 0.82:
         area = Complement("in the residential area", "in", "residential area")
         if generator.random() < 0.4:
@@ -211,10 +207,7 @@ def _thing(generator: np.random.Generator, event: Event, chance: float, thing: N
         trees = clause(_trees(generator, event.trees_lost), pick(generator, phrases.FELLED))
         return _joined(trees, clause(thing, pick(generator, verbs), _place(generator, event, chance)))
     if event.ground and draw < 0.5:
-        places = _place(generator, event, chance)
-        return replacement(
-            generator, pick(generator, GROUND_NOUNS[event.ground]), thing, place=places[0] if places else None
-        )
+        return _replaced(generator, event, pick(generator, GROUND_NOUNS[event.ground]), thing, chance)
     return clause(thing, pick(generator, verbs), _where(generator, event, chance))
 
 
@@ -238,10 +231,9 @@ def speak_swimming_pool(generator: np.random.Generator, event: Event, chance: fl
 def speak_building_demolished(generator: np.random.Generator, event: Event, chance: float) -> Clause:
     """A large building goes."""
     hall = pick(generator, [*_HALL, Noun("the large building", "building", False)])
-    places = _place(generator, event, chance)
     if generator.random() < 0.25:
         return _replaced(generator, event, hall, Noun("bareland", "bareland", False), chance)
-    return clause(hall, pick(generator, phrases.DEMOLISHED), places)
+    return clause(hall, pick(generator, phrases.DEMOLISHED), _place(generator, event, chance))
 
 
 def speak_pond_dried(generator: np.random.Generator, event: Event, chance: float) -> Clause:
@@ -249,58 +241,49 @@ def speak_pond_dried(generator: np.random.Generator, event: Event, chance: float
     water = pick(
         generator, [Noun("the pond", "pond", False), Noun("a pond", "pond", False), Noun("the lake", "lake", False)]
     )
-    places = _place(generator, event, chance)
     if generator.random() < 0.3:
         return _replaced(generator, event, water, Noun("bareland", "bareland", False), chance)
-    return clause(water, pick(generator, phrases.DRIED), places)
+    return clause(water, pick(generator, phrases.DRIED), _place(generator, event, chance))
 
 
 def speak_houses_replaced(generator: np.random.Generator, event: Event, chance: float) -> Clause:
     """Houses give way to a large building."""
     old, hall = phrases.houses(generator, event, new=False), pick(generator, _HALL[:4])
-    places = _place(generator, event, chance)
     if generator.random() < 0.6:
         return _replaced(generator, event, old, hall, chance)
     gone = clause(old, pick(generator, phrases.DEMOLISHED))
-    return _joined(gone, clause(hall, pick(generator, phrases.ERECTED), places))
+    return _joined(gone, clause(hall, pick(generator, phrases.ERECTED), _place(generator, event, chance)))
 
 
 def speak_trees_removed(generator: np.random.Generator, event: Event, chance: float) -> Clause:
     """A grove goes."""
-    places = _place(generator, event, chance)
-    trees = pick(generator, [_trees(generator, event.amount), *GROUND_NOUNS["tree"]], [5, 1, 1, 1])
+    trees = _trees(generator, event.amount)
+    if event.few_trees_left and generator.random() < 0.5:
+        trees = pick(generator, GROUND_NOUNS["tree"])
     if generator.random() < 0.3:
         return _replaced(generator, event, trees, Noun("bareland", "bareland", False), chance)
-    return clause(trees, pick(generator, phrases.FELLED), places)
+    return clause(trees, pick(generator, phrases.FELLED), _place(generator, event, chance))
 
 
 def speak_trees_planted(generator: np.random.Generator, event: Event, chance: float) -> Clause:
     """A grove comes."""
     trees = _trees(generator, event.amount)
-    trees = Noun(trees.text.removeprefix("the "), "tree", True)
     if event.ground and generator.random() < 0.25:
-        places = _place(generator, event, chance)
-        return replacement(
-            generator, pick(generator, GROUND_NOUNS[event.ground]), trees, place=places[0] if places else None
-        )
+        return _replaced(generator, event, pick(generator, GROUND_NOUNS[event.ground]), trees, chance)
     return clause(trees, pick(generator, phrases.PLANTED), _where(generator, event, chance, road=False))
 
 
 def speak_grassland_removed(generator: np.random.Generator, event: Event, chance: float) -> Clause:
     """Grassland becomes bare ground."""
     grass = pick(generator, [*GROUND_NOUNS["grassland"], Noun("the vegetation", "vegetation", False)])
-    places = _place(generator, event, chance)
-    draw = generator.random()
-    if draw < 0.4:
-        return _replaced(generator, event, grass, Noun("bareland", "bareland", False), chance)
-    if draw < 0.6:
-        return clause(
-            Noun("bareland", "bareland", False),
-            pick(generator, phrases.CAME),
-            [ground_complement(generator, "grassland")],
-        )
-    part = Noun(f"part of {grass.text}", grass.entity, False) if generator.random() < 0.4 else grass
-    return clause(part, pick(generator, phrases.GONE), places)
+    bare = Noun("bareland", "bareland", False)
+    if generator.random() < 0.2:
+        return clause(bare, pick(generator, phrases.CAME), [ground_complement(generator, "grassland")])
+    if generator.random() < 0.4:
+        grass = Noun(f"part of {grass.text}", grass.entity, False)
+    if generator.random() < 0.5:
+        return _replaced(generator, event, grass, bare, chance)
+    return clause(grass, pick(generator, phrases.GONE), _place(generator, event, chance))
 
 
 SPEAKERS: dict[str, Speaker] = {

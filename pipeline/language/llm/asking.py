@@ -81,7 +81,6 @@ def ask(question: Question[AnswerT], items: Sequence[Item], asking: Asking) -> A
     stored needs neither network nor key. The result does not depend on the order in which answers arrive.
 
     Raises:
-        DataError: An item's text is not valid Unicode.
         SettingsError: No model is named, or the address cannot be used.
         ServiceError: The key is missing or refused, the endpoint is unreachable, down, over its limits or gives no
             usable answers; or, unless they are skipped, items remain without a usable answer.
@@ -117,7 +116,6 @@ def look_up(question: Question[AnswerT], items: Sequence[Item], asking: Asking) 
 
     Raises:
         SettingsError: No model is named.
-        DataError: An item's text is not valid Unicode.
     """
     settings = asking.settings
     store = AnswerStore(asking.store, question, model_name(settings), parameters(settings), asking.say)
@@ -183,7 +181,6 @@ def estimate(question: Question[Any], items: Sequence[Item], asking: Asking) -> 
     are right within some tens of per cent, which is what a decision needs.
 
     Raises:
-        DataError: An item's text is not valid Unicode.
         SettingsError: No model is named.
     """
     state = look_up(question, items, asking)

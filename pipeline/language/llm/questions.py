@@ -85,19 +85,8 @@ class Question(Generic[AnswerT]):
 
 
 def item_key(item: Item) -> str:
-    """Content key of an item.
-
-    Raises:
-        DataError: Its text is not valid Unicode.
-    """
-    try:
-        return content_key(dict(item))
-    except UnicodeEncodeError as error:
-        raise DataError(
-            "text with half a surrogate pair, which is no valid Unicode",
-            where=ascii(dict(item))[:200],
-            fix="correct or remove this caption",
-        ) from error
+    """Content key of an item."""
+    return content_key(dict(item))
 
 
 def batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:

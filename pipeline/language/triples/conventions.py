@@ -51,7 +51,6 @@ from pipeline.language.triples.relations import (
     BECOME_VERBS,
     REPLACE,
     REPLACE_VERBS,
-    SPATIAL_VERBS,
     family_of,
     normalise_relation,
     split_relation,
@@ -59,6 +58,8 @@ from pipeline.language.triples.relations import (
 
 __all__ = ["PLAIN_PLACES", "SCENE", "canonical", "family_of", "normalise_entity", "normalise_relation"]
 
+_WHOLE: Final = "area"
+"""The scene where it is itself what an event is about: "this area was urbanised"."""
 _AGENT: Final = frozenset(("by", "with"))
 _PASSIVE_PLACES: Final = word_set("surround cover fill occupy enclose line flank border encircle dot frame")
 
@@ -71,8 +72,8 @@ def canonical(head: str, relation: str, tail: str | None) -> tuple[str, str, str
     to it falls away.
 
     Returns:
-        Head, relation, tail and family; None where no head or no relation remains, or where a thing without an event
-        would stand in the scene (⟨house; near; scene⟩).
+        Head, relation, tail and family; None where no head or no relation remains, or where a thing would merely be
+        in the scene (⟨house; near; scene⟩).
     """
     source = normalise_entity(head)
     target = normalise_entity(tail) if tail is not None else None
@@ -94,10 +95,12 @@ def settle(source: str | None, name: str, target: str | None) -> tuple[str, str,
     """Finish a triple of normalised parts: the scene as tail, the family; see `canonical`."""
     target = target or SCENE
     verb, _ = split_relation(name)
-    if source is None or source == target == SCENE:
+    if source is None:
         return None
     if target == SCENE:
-        if verb is None or verb in SPATIAL_VERBS - _PASSIVE_PLACES:
+        if verb in (None, "be", "have"):
             return None
         name = verb
+    if source == SCENE and name != REPLACE:
+        source = _WHOLE
     return source, name, target, family_of(name)

@@ -16,16 +16,16 @@ PLAIN_PLACES: Final = word_set("area region place zone location territory")
 
 PARTS: Final = word_set(
     "side part corner edge end middle center centre top bottom left right half quarter third front rest border "
-    "boundary upper lower lower-left lower-right upper-left upper-right bottom-left bottom-right top-left top-right north south "
-    "east west northeast northwest southeast southwest remainder portion section fringe foot periphery "
-    "direction position level angle surface width shape"
+    "boundary upper lower lower-left lower-right upper-left upper-right bottom-left bottom-right top-left top-right "
+    "north south east west northeast northwest southeast southwest remainder portion section fringe foot periphery "
+    "size length height direction position level angle surface width shape"
 )
 """Places in the picture and parts of a thing: no entities themselves; "corner of the road" is the road."""
 
 MEASURES: Final = word_set(
-    "row line group number lot piece cluster series set batch couple pair variety amount majority plenty patch bunch "
-    "quantity mass clump array tract strip stretch expanse bit deal handful dozen column layer kind type circle "
-    "most some many several few all both each any none one two three four five six seven eight nine ten "
+    "complex row line group number lot piece cluster series set batch couple pair variety amount majority plenty "
+    "patch bunch quantity mass clump array tract strip stretch expanse bit deal handful dozen column layer kind type "
+    "circle most some many several few all both each any none one two three four five six seven eight nine ten "
     "hundred thousand half part quarter majority rest remainder"
 )
 """Words that count or measure what follows "of": "rows of houses" is the houses."""
@@ -55,7 +55,7 @@ _CLASSES: Final = {
     "industrial": "area zone park complex",
     "commercial": "area",
     "villa": "area",
-    "housing": "estate area",
+    "housing": "estate area development",
     "urban": "area",
     "service": "area",
     "teaching": "area building",
@@ -105,6 +105,9 @@ FUSED: Final = {
     ("grass", "land"): "grassland",
     ("wood", "land"): "woodland",
     ("woods", "land"): "woodland",
+    ("desert", "area"): "desert",
+    ("forest", "area"): "forest",
+    ("forest", "land"): "forest",
     ("farm", "land"): "farmland",
     ("cross", "road"): "crossroad",
     ("road", "side"): "roadside",

@@ -83,12 +83,13 @@ _VERBS: Final = {
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[dict[str, str], dict[str, list[str]], dict[str, list[str]]]:
+def _tables() -> tuple[dict[str, list[str]], dict[str, list[str]], list[list[str]], frozenset[str]]:
     from spacy.lookups import load_lookups
 
-    tables = load_lookups("en", ["lemma_lookup", "lemma_exc"])
+    tables = load_lookups("en", ["lemma_exc", "lemma_rules", "lemma_index"])
     exceptions = tables.get_table("lemma_exc")
-    return tables.get_table("lemma_lookup"), exceptions["noun"], exceptions["verb"]
+    infinitives = frozenset(tables.get_table("lemma_index")["verb"])
+    return exceptions["noun"], exceptions["verb"], tables.get_table("lemma_rules")["verb"], infinitives
 
 
 @lru_cache(maxsize=65536)
@@ -99,7 +100,7 @@ def noun_lemma(word: str) -> str:
     if "-" in word:
         first, last = word.rsplit("-", 1)
         return f"{first}-{noun_lemma(last)}" if last else word
-    exceptions = _tables()[1].get(word)
+    exceptions = _tables()[0].get(word)
     if exceptions:
         return exceptions[0]
     if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
@@ -116,7 +117,13 @@ def verb_lemma(word: str) -> str:
     """Return the infinitive of a lower-case verb form: "built" is build, "disappears" is disappear."""
     if word in _VERBS:
         return _VERBS[word]
-    lookup, _, exceptions = _tables()
+    _, exceptions, endings, infinitives = _tables()
     if word in exceptions:
         return exceptions[word][0]
-    return lookup.get(word, word)
+    if word in infinitives:
+        return word
+    for ending, infinitive in endings:
+        stem = word[: -len(ending)] + infinitive
+        if word.endswith(ending) and stem in infinitives:
+            return stem
+    return word

@@ -18,8 +18,8 @@ APPEAR_VERBS: Final = word_set(
 )
 DISAPPEAR_VERBS: Final = word_set(
     "disappear vanish remove demolish destroy clear cut cut-down cut-off fell fade tear-down pull-down knock-down "
-    "dismantle eliminate wither die dry dry-up bulldoze lose raze erase go-away move-away take-away wipe-out "
-    "clear-away clear-up clear-out chop chop-down take-down fall deforest delete uproot remove-away pull-out"
+    "dismantle eliminate wither die dry dry-up bulldoze lose raze erase go-away move-away take-away wipe-out clear- "
+    "away clear-up clear-out chop chop-down take-down fall deforest delete uproot remove-away pull-out"
 )
 REPLACE_VERBS: Final = word_set("replace substitute")
 BECOME_VERBS: Final = word_set(
@@ -30,11 +30,11 @@ BECOME_VERBS: Final = word_set(
 SPATIAL_VERBS: Final = word_set(
     "surround connect link cross intersect lead run divide separate locate situate arrange distribute scatter line "
     "stand lie cover fill occupy join pass go stretch wind adjoin face border enclose circle bypass converge branch "
-    "attach gather concentrate sit intertwine crisscross overlap flank contain include have consist compose space park "
-    "live remain meet merge traverse align dot encircle abut touch spread interweave cluster lean part reach "
-    "belong bound frame parallel stagger parallel-to leave interlace intersperse flow tower overlook serve "
-    "be"
+    "attach gather concentrate sit intertwine crisscross overlap flank contain include have consist compose space "
+    "park live remain meet merge traverse align dot encircle abut touch spread interweave cluster lean part reach "
+    "belong bound frame parallel stagger parallel-to leave interlace intersperse flow tower overlook serve be"
 )
+KNOWN_VERBS: Final = APPEAR_VERBS | DISAPPEAR_VERBS | REPLACE_VERBS | BECOME_VERBS | SPATIAL_VERBS
 PREPOSITIONS: Final = word_set(
     "on in at along near beside next-to around between among behind in-front-of by from to into through across above "
     "below under over opposite parallel-to with outside against beyond towards down up off away-from of as without "
@@ -103,7 +103,7 @@ def split_relation(relation: str) -> tuple[str | None, str | None]:
     parts = relation.split("-")
     for length in range(len(parts), 0, -1):
         tail = "-".join(parts[-length:])
-        if tail in PREPOSITIONS and (length == len(parts) or "-".join(parts) not in _ALL_VERBS):
+        if tail in PREPOSITIONS and (length == len(parts) or "-".join(parts) not in KNOWN_VERBS):
             return "-".join(parts[:-length]) or None, tail
     return relation, None
 
@@ -124,7 +124,7 @@ def normalise_relation(relation: str) -> str:
     if whole in PREPOSITIONS:
         return whole
     verb, rest = verb_lemma(kept[0]), kept[1:]
-    if rest and f"{verb}-{rest[0]}" in _ALL_VERBS and f"{verb}-{rest[0]}" not in BECOME_VERBS:
+    if rest and f"{verb}-{rest[0]}" in KNOWN_VERBS and f"{verb}-{rest[0]}" not in BECOME_VERBS:
         verb, rest = f"{verb}-{rest[0]}", rest[1:]
     if not rest:
         return verb
@@ -147,6 +147,3 @@ def family_of(relation: str) -> Family:
     if verb in DISAPPEAR_VERBS:
         return "disappear"
     return "spatial" if verb in SPATIAL_VERBS else "other"
-
-
-_ALL_VERBS: Final = APPEAR_VERBS | DISAPPEAR_VERBS | REPLACE_VERBS | BECOME_VERBS | SPATIAL_VERBS

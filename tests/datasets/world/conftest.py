@@ -13,7 +13,8 @@ SMALL = WorldSettings(train=6, val=2, test=2, seed=3)
 
 @pytest.fixture(scope="session")
 def world_settings() -> WorldSettings:
-    return WorldSettings(train=200, val=0, test=0, seed=11)
+    # A seed under which every kind of event stands alone in some pair.
+    return WorldSettings(train=200, val=0, test=0, seed=14)
 
 
 @pytest.fixture(scope="session")

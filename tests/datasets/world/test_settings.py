@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from pipeline.config import parse_section, settings_hash
+from pipeline.datasets import world
 from pipeline.datasets.world import WorldSettings
 from pipeline.errors import SettingsError
 
@@ -38,3 +42,18 @@ def test_unusable_settings_are_refused(values: dict[str, object], named: str) ->
 def test_the_hash_follows_the_nuisances() -> None:
     other = WorldSettings.model_validate({"nuisances": {"season": 0.5}})
     assert settings_hash(other) != settings_hash(WorldSettings())
+
+
+def test_settings_come_without_the_drawing_libraries() -> None:
+    script = (
+        "import sys; from pipeline.datasets.world import WorldSettings; WorldSettings(); "
+        "print([name for name in ('numpy', 'scipy', 'shapely', 'PIL', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_exported_name_is_there() -> None:
+    assert all(hasattr(world, name) for name in world.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = world.nothing

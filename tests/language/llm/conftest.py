@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.language.llm.asking import Asking
 from pipeline.language.llm.settings import LLMSettings
+from pipeline.language.triples.lemmas import noun_lemma
 from tests.language.llm.captions import oracle
 from tests.language.llm.server import Endpoint
 
@@ -23,8 +24,14 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _lemma_tables() -> None:
+    """Loads the lemma tables, which takes seconds, before a clock is running."""
+    noun_lemma("trees")
+
+
 @pytest.fixture
-def endpoint():
+def endpoint() -> Iterator[Endpoint]:
     with Endpoint(oracle, key=KEY) as server:
         yield server
 

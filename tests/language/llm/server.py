@@ -28,6 +28,7 @@ class Fault:
         content: The message's content, or a function from the right one.
         finish: The choice's `finish_reason`.
         delay: Seconds before anything is sent.
+        drip: Seconds between one byte of the body and the next.
         drop: Close the connection without a response.
         kind: Name under which the log counts it.
     """
@@ -39,6 +40,7 @@ class Fault:
     content: str | Callable[[str], str | None] | None = field(default_factory=lambda: lambda right: right)
     finish: str = "stop"
     delay: float = 0.0
+    drip: float = 0.0
     drop: bool = False
     kind: str = "fault"
 
@@ -121,7 +123,11 @@ class Endpoint:
                 """Keep the test's output clean."""
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                sent = self.rfile.read(int(self.headers["content-length"]))
+                if len(sent) < int(self.headers["content-length"]):  # the client was killed as it sent
+                    self.close_connection = True
+                    return
+                body = json.loads(sent)
                 with endpoint._lock:
                     endpoint.under_way += 1
                     endpoint.most_under_way = max(endpoint.most_under_way, endpoint.under_way)
@@ -165,9 +171,11 @@ class Endpoint:
                 else:
                     content = wrong.content(text) if callable(wrong.content) else wrong.content
                     response = completion(content, wrong.finish)
-                self._send(wrong.status or 200, response, wrong.headers)
+                self._send(wrong.status or 200, response, wrong.headers, wrong.drip)
 
-            def _send(self, status: int, body: str, headers: Mapping[str, str] | None = None) -> None:
+            def _send(
+                self, status: int, body: str, headers: Mapping[str, str] | None = None, drip: float = 0.0
+            ) -> None:
                 data = body.encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
@@ -175,6 +183,10 @@ class Endpoint:
                 for name, value in (headers or {}).items():
                     self.send_header(name, value)
                 self.end_headers()
+                while drip and data:
+                    self.wfile.write(data[:1])
+                    data = data[1:]
+                    time.sleep(drip)
                 self.wfile.write(data)
 
         return Handler

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.datasets.records import Pair
 from pipeline.datasets.world import WorldSettings, contact_sheet
-from pipeline.datasets.world.contact_sheet import _choose
+from pipeline.datasets.world.sheet import _choose
 from pipeline.errors import DataError
 
 

@@ -17,7 +17,7 @@ from pipeline.errors import DataError
 from pipeline.files import atomic_path
 
 _REPAIR = "run `sagecc prepare`"
-_CELL = 300
+_CELL = 256
 _GAP = 10
 _TEXT = 34
 _HEADER = 30

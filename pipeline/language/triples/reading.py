@@ -1,0 +1,402 @@
+"""Reads the clauses of a sentence from left to right: who does what, where, with what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipeline.language.triples.elements import Element, Mark, Mention, Preposition, Verb
+from pipeline.language.triples.entities import SCENE
+from pipeline.language.triples.lexicon import CONNECTING, ENCLOSING
+from pipeline.language.triples.memory import Memory
+from pipeline.language.triples.relations import REPLACE, REPLACE_VERBS
+from pipeline.language.triples.statements import GIVING, MADE_INTO, ROOM, Complements, Item, Statement, Statements
+
+
+class Reader:
+    """Reads one caption.
+
+    Clauses are read in order; what they state accumulates, and so does what later pronouns can stand for.
+    """
+
+    def __init__(self) -> None:
+        self._memory = Memory()
+        self._statements = Statements(self._memory)
+        self._last: list[Item] = []
+
+    def statements(self) -> list[Statement]:
+        """Return what has been stated so far."""
+        return self._statements.all()
+
+    def read(self, clause: Sequence[Element]) -> None:
+        """Read one clause."""
+        for element in clause:
+            if isinstance(element, Mention) and not element.refers and element.part is None:
+                self._memory.note(element)
+        at = next((i for i, e in enumerate(clause) if isinstance(e, Verb) and e.form == "finite"), None)
+        if at is None:
+            self._read_fragment(clause)
+            return
+        verb = clause[at]
+        assert isinstance(verb, Verb)
+        existential = any(isinstance(e, Mark) and e.kind == "THERE" for e in clause[:at]) and verb.lemma in (
+            "be",
+            "appear",
+            "exist",
+            "have",
+            "emerge",
+            "come",
+        )
+        rest = list(clause[at + 1 :])
+        if existential:
+            items, rest = self._read_subjects(rest, verb, until_place=True)
+        else:
+            items, _ = self._read_subjects(clause[:at], verb)
+        if not items and not existential:
+            items, rest = self._read_inverted(clause[:at], rest, verb)
+        if not items and not existential:
+            items = [Item(item.mention) for item in self._last]
+        self._memory.current = [
+            thing for item in items for thing in self._memory.resolve(item.mention, subject=True) if thing.entity
+        ]
+        found = Complements()
+        if verb.lemma == "have" and not existential:
+            self._read_with(rest, 0, [item.mention for item in items], greedy=True)
+            about = [item.mention for item in items]
+        else:
+            self._read_complements(verb, rest, 0, found, items, (), greedy=True)
+            about = self._statements.event(verb, items, found, existential=existential)
+        self._last = [Item(mention) for mention in about] or items
+        self._memory.close_clause(about)
+
+    def _read_inverted(
+        self, before: Sequence[Element], rest: list[Element], verb: Verb
+    ) -> tuple[list[Item], list[Element]]:
+        """Read "on both sides of the road stand many houses": places first, the subject after the verb."""
+        if verb.passive or not before or not isinstance(before[0], Preposition):
+            return [], rest
+        if not rest or not isinstance(rest[0], Mention):
+            return [], rest
+        items, _ = self._read_subjects([*before, *rest], verb)
+        return items, []
+
+    def _read_fragment(self, clause: Sequence[Element]) -> None:
+        items, _ = self._read_subjects(clause, None)
+        for item in items:
+            self._statements.place([item], item.places)
+            stated = any(s.head == item.mention.entity or s.tail == item.mention.entity for s in self.statements())
+            if item.mention.new and item.mention.entity and not stated:
+                self._statements.add(item.mention, "appear", None)
+        self._memory.close_clause([item.mention for item in items])
+
+    def _read_subjects(
+        self, elements: Sequence[Element], verb: Verb | None, *, until_place: bool = False
+    ) -> tuple[list[Item], list[Element]]:
+        """Read coordinated things with their places, relative clauses and companions.
+
+        With `until_place`, the places after them are left to the verb ("there are houses on the bareland").
+        """
+        items: list[Item] = []
+        batch: list[Item] = []
+        leading: list[tuple[Preposition, Mention | None]] = []
+        i = 0
+        while i < len(elements):
+            element = elements[i]
+            if isinstance(element, Mention):
+                if batch and batch[-1].places:
+                    batch = []
+                item = Item(_named_before(element, [other.mention for other in items]))
+                items.append(item)
+                batch.append(item)
+                i += 1
+            elif isinstance(element, Preposition) and element.name == "with" and items:
+                limit = self._end_of_companions(elements, i, items, verb)
+                i = self._read_with(elements[:limit], i + 1, [items[-1].mention], greedy=limit == len(elements) or True)
+                batch = []
+            elif isinstance(element, Preposition):
+                if until_place and items and element.name != "with":
+                    return items, list(elements[i:])
+                mention = _mention_at(elements, i + 1)
+                if len(items) > 1 and (mention is None or mention.text in ("it", "them")):
+                    # "roads and houses around them": what was named before in the same list.
+                    items[-1].places.extend((element, item.mention) for item in items[:-1])
+                else:
+                    for item in batch:
+                        if item is batch[-1] or mention is None or mention.entity != item.mention.entity:
+                            item.places.append((element, mention))
+                if not items:
+                    leading.append((element, mention))
+                i += 1 if mention is None else 2
+            elif isinstance(element, Verb) and element.form == "participle":
+                hosts = batch[-1:] or items[-1:]
+                i = self._read_participle(element, elements, i + 1, hosts, (), greedy=False)
+                batch = []
+            else:
+                i += 1
+        for item in items:
+            item.places.extend(leading)
+        return items, []
+
+    def _end_of_companions(
+        self, elements: Sequence[Element], start: int, items: Sequence[Item], verb: Verb | None
+    ) -> int:
+        """Find where "with …" ends before the verb: "a road with bypasses and some villas are built"."""
+        joints = [
+            i
+            for i in range(start + 2, len(elements) - 1)
+            if isinstance(elements[i], Mark) and isinstance(elements[i + 1], Mention)
+        ]
+        for i in joints:
+            new = elements[i + 1]
+            assert isinstance(new, Mention)
+            closed = not isinstance(elements[i - 1], Mention)
+            plural = verb is not None and verb.plural is True and len(items) == 1 and not items[0].mention.plural
+            if (closed or plural) and new.indefinite and (verb is None or verb.plural is not False):
+                return i
+        return len(elements)
+
+    def _read_with(self, elements: Sequence[Element], i: int, hosts: Sequence[Mention], *, greedy: bool) -> int:
+        """Read what stands after "with": companions and how they relate to their hosts."""
+        anchor = [thing for host in hosts for thing in self._memory.resolve(host, subject=True)]
+        items: list[Item] = []
+        batch: list[Item] = []
+        complete = False
+        while i < len(elements):
+            element = elements[i]
+            if isinstance(element, Mention):
+                if complete:
+                    batch, complete = [], False
+                batch.append(Item(element))
+                items.append(batch[-1])
+                i += 1
+            elif isinstance(element, Mark) and element.kind in ("AND", "COMMA"):
+                following = elements[i + 1] if i + 1 < len(elements) else None
+                if not greedy or not isinstance(following, Mention | Preposition):
+                    break
+                i += 1
+            elif isinstance(element, Preposition) and element.name == "with" and items:
+                i = self._read_with(elements, i + 1, [items[-1].mention], greedy=False)
+                complete = True
+            elif isinstance(element, Preposition) and items:
+                mention = _mention_at(elements, i + 1)
+                self._statements.place(batch, [(element, mention)], anchor)
+                complete = True
+                i += 1 if mention is None else 2
+            elif isinstance(element, Verb) and element.form == "participle" and items and element.lemma != REPLACE:
+                i = self._read_participle(element, elements, i + 1, batch, anchor, greedy=False)
+                complete = True
+            else:
+                break
+        for item in items:
+            if not item.linked and not item.mention.refers:
+                for host in anchor:
+                    if host.entity == SCENE:
+                        self._statements.add(item.mention, "appear", None)
+                    else:
+                        for companion in self._memory.resolve(item.mention):
+                            if not companion.picture:
+                                self._statements.add(host, "with", companion)
+        return i
+
+    def _read_participle(
+        self,
+        verb: Verb,
+        elements: Sequence[Element],
+        i: int,
+        hosts: Sequence[Item],
+        anchor: Sequence[Mention],
+        *,
+        greedy: bool,
+    ) -> int:
+        found = Complements()
+        i = self._read_complements(verb, elements, i, found, hosts, anchor, greedy=greedy)
+        bare = [Item(host.mention, linked=host.linked) for host in hosts]
+        if anchor and not (found.objects or found.agents or found.places) and not verb.passive:
+            # "a road with many villas surrounding": the object is what they are with.
+            found.objects.extend(anchor)
+        if found.objects or found.agents or found.places or found.results or found.replaced or anchor:
+            self._statements.event(verb, bare, found, anchor=anchor)
+        elif not verb.passive and verb.lemma in ENCLOSING:
+            return i
+        elif verb.passive:
+            self._statements.event(verb, bare, found, anchor=anchor)
+        for host, copy in zip(hosts, bare, strict=True):
+            host.linked |= copy.linked
+        return i
+
+    def _read_complements(
+        self,
+        verb: Verb,
+        elements: Sequence[Element],
+        i: int,
+        found: Complements,
+        items: Sequence[Item],
+        anchor: Sequence[Mention],
+        *,
+        greedy: bool,
+    ) -> int:
+        """Read what follows a verb into `found`; return where it ends.
+
+        Args:
+            verb: The verb.
+            elements: The clause.
+            i: First position after the verb.
+            found: Takes the complements.
+            items: What the verb is said of.
+            anchor: What a preposition without an object refers to.
+            greedy: Things after "and" belong to the verb as well.
+        """
+        while i < len(elements):
+            element = elements[i]
+            if isinstance(element, Preposition):
+                i = self._read_prepositional(verb, elements, i, found, items, anchor, greedy=greedy)
+            elif isinstance(element, Mention):
+                after_verb = i == 0 or isinstance(elements[i - 1], Verb | Mark)
+                if not verb.passive or after_verb:
+                    things, i = _mentions_at(elements, i, greedy=greedy)
+                    found.objects.extend(things)
+                else:
+                    i += 1
+            elif isinstance(element, Verb):
+                if element.form == "finite":
+                    break
+                if element.form == "infinitive":
+                    i = self._read_infinitive(element, elements, i + 1, found, items, anchor, greedy=greedy)
+                    continue
+                if not greedy and i > 0 and isinstance(elements[i - 1], Verb):
+                    break
+                before = elements[i - 1] if i > 0 else None
+                hosts: Sequence[Item] = items
+                if element.lemma in REPLACE_VERBS and not element.passive:
+                    inner = Complements()
+                    i = self._read_complements(element, elements, i + 1, inner, items, anchor, greedy=greedy)
+                    found.replaced.extend(inner.objects)
+                    found.places.extend(inner.places)
+                    continue
+                if isinstance(before, Mention) and not before.picture:
+                    hosts = [Item(before)]
+                elif found.agents and verb.lemma in REPLACE_VERBS:
+                    hosts = [Item(agent) for agent in found.agents]
+                i = self._read_participle(element, elements, i + 1, hosts, anchor, greedy=greedy)
+            elif isinstance(element, Mark) and element.kind == "ADJ":
+                found.adjective = found.adjective or element.text
+                i += 1
+            elif isinstance(element, Mark) and element.kind in ("AND", "COMMA") and not greedy:
+                following = elements[i + 1] if i + 1 < len(elements) else None
+                if not isinstance(following, Preposition):
+                    break
+                i += 1
+            else:
+                i += 1
+        return i
+
+    def _read_prepositional(
+        self,
+        verb: Verb,
+        elements: Sequence[Element],
+        i: int,
+        found: Complements,
+        items: Sequence[Item],
+        anchor: Sequence[Mention],
+        *,
+        greedy: bool,
+    ) -> int:
+        preposition = elements[i]
+        assert isinstance(preposition, Preposition)
+        things, after = _mentions_at(elements, i + 1, greedy=greedy)
+        name = preposition.name
+        if name == "with":
+            if verb.lemma in CONNECTING:
+                found.places.extend((Preposition("to", preposition.start, preposition.end), t) for t in things)
+                if found.objects and not verb.passive:
+                    del found.places[len(found.places) - len(things) :]
+                    found.objects.extend(things)
+                return after
+            if verb.passive and verb.lemma in ENCLOSING | REPLACE_VERBS and not found.agents:
+                found.agents.extend(things)
+                return after
+            if not things:
+                return i + 1
+            newest = found.agents or found.results
+            hosts = newest[-1:] if newest else [item.mention for item in items[-1:]]
+            if not newest and not verb.passive and found.objects:
+                hosts = found.objects[-1:] if verb.lemma not in REPLACE_VERBS else hosts
+            return self._read_with(elements, i + 1, hosts, greedy=greedy)
+        if name == "by" and verb.passive and things:
+            found.agents.extend(things)
+        elif name == REPLACE:
+            found.replaced.extend(things)
+        elif (
+            name in ("into", "to") and verb.lemma in MADE_INTO and any(not t.picture and not t.part for t in things)
+        ) or (name in ("for", "to") and ((verb.lemma == "develop" and not found.results) or _gives_way(verb, found))):
+            found.results.extend(t for t in things if not t.picture)
+        elif (
+            name == "from"
+            and verb.lemma in MADE_INTO | {"change"}
+            and any(not t.picture and not t.part for t in things)
+        ):
+            found.sources.extend(t for t in things if not t.picture)
+        elif name == "of" and verb.lemma in ("compose", "consist", "make"):
+            found.objects.extend(things)
+        elif things:
+            found.places.extend((preposition, thing) for thing in things)
+        else:
+            found.places.append((preposition, None))
+        return after
+
+    def _read_infinitive(
+        self,
+        verb: Verb,
+        elements: Sequence[Element],
+        i: int,
+        found: Complements,
+        items: Sequence[Item],
+        anchor: Sequence[Mention],
+        *,
+        greedy: bool,
+    ) -> int:
+        inner = Complements()
+        before = elements[i - 2] if i > 1 else None
+        if verb.passive and isinstance(before, Mention):
+            items = [Item(before)]  # "for a new road to be built"
+        i = self._read_complements(verb, elements, i, inner, items, anchor, greedy=greedy)
+        if verb.lemma in REPLACE_VERBS and not verb.passive:
+            found.replaced.extend(inner.objects)
+            found.places.extend(inner.places)
+        else:
+            self._statements.event(verb, [Item(item.mention) for item in items], inner, anchor=anchor)
+        return i
+
+
+def _gives_way(verb: Verb, found: Complements) -> bool:
+    """Tell whether a verb and its object say "make room", "give way"."""
+    return verb.lemma in GIVING and any(thing.entity in ROOM for thing in found.objects)
+
+
+def _named_before(mention: Mention, list_so_far: Sequence[Mention]) -> Mention:
+    """Give "ones" the noun of the thing before it in a list: "two huge buildings and some small ones"."""
+    if mention.refers and mention.text not in ("it", "they", "them") and list_so_far and list_so_far[-1].entity:
+        return replace(mention, entity=list_so_far[-1].entity, refers=False)
+    return mention
+
+
+def _mention_at(elements: Sequence[Element], i: int) -> Mention | None:
+    element = elements[i] if i < len(elements) else None
+    return element if isinstance(element, Mention) else None
+
+
+def _mentions_at(elements: Sequence[Element], i: int, *, greedy: bool) -> tuple[list[Mention], int]:
+    """Read a list of things: "a playground, a parking lot and a lake"."""
+    things: list[Mention] = []
+    while i < len(elements):
+        element = elements[i]
+        if isinstance(element, Mention) and (not things or greedy):
+            things.append(_named_before(element, things))
+            i += 1
+        elif things and greedy and isinstance(element, Mark) and element.kind in ("AND", "COMMA"):
+            if _mention_at(elements, i + 1) is None:
+                break
+            i += 1
+        else:
+            break
+    return things, i

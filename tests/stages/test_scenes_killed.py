@@ -1,0 +1,70 @@
+"""`sagecc scenes`, killed at random moments and finished, packs the same bytes as an unbroken run."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import render_params
+from pipeline.execution import EngineSettings
+from pipeline.files import sha256_file
+from stages import scenes
+from tests.execution.killing import run_to_end, survive_kills
+from tests.stages.scene_data import make_data
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("engine", "moments"), [("inline", 12), ("local", 8)])
+def test_kills_leave_no_trace_in_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, moments: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepared, settings = make_data(tmp_path, 160, size=128, batch_size=8)
+    sections = {"scenes": settings, "engine": EngineSettings(engine=engine, workers=2, device="cpu")}
+    (tmp_path / "params.yaml").write_text(render_params(sections, heading="Test."), encoding="utf-8")
+    output = tmp_path / "caches" / "scenes.h5"
+    program = "from cli.main import main\nif __name__ == '__main__':\n    main()\n"
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "program.py", "scenes", "--prepared", str(prepared), "--out", str(output)]
+    environment = {"PYTHONPATH": str(ROOT)}
+
+    expected = sha256_file(scenes.run(settings, prepared, tmp_path / "whole.h5", engine=EngineSettings(device="cpu")))
+
+    def reset() -> None:
+        shutil.rmtree(tmp_path / ".work", ignore_errors=True)
+        shutil.rmtree(output.parent, ignore_errors=True)
+
+    reset()
+    seconds = run_to_end(command, cwd=tmp_path, env=environment)
+    assert sha256_file(output) == expected
+    partly_done = []
+
+    def finish() -> None:
+        partly_done.append(len(list((tmp_path / ".work").glob("scenes/*/*.safetensors"))))
+        # The other engine finishes what this one began.
+        other = EngineSettings(engine="inline", device="cpu")
+        scenes.run(settings, prepared, output, engine=other)
+
+    def check(moment: float) -> None:
+        assert sha256_file(output) == expected, f"killed after {moment:.2f} s"
+        assert [path.name for path in output.parent.iterdir()] == ["scenes.h5"]
+
+    killed = survive_kills(
+        command,
+        reset,
+        check,
+        window=(0.3 * seconds, seconds),
+        moments=moments,
+        finish=finish,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert killed >= moments // 2
+    # Some kills fell between two shards: otherwise nothing was resumed.
+    assert any(0 < shards < 10 for shards in partly_done), partly_done
