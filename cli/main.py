@@ -35,7 +35,7 @@ def main() -> None:
         app()
     except SageccError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.secho("interrupted; run the same command again to go on", err=True)
         sys.exit(130)

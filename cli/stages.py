@@ -55,6 +55,9 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of models to write [default: artifacts/models/NAME].")
     ] = None,
+    curves: Annotated[
+        Path | None, typer.Option("--curves", help="Folder of training curves [default: artifacts/curves/NAME].")
+    ] = None,
 ) -> None:
     """Train the captioner from the caches, once per seed.
 
@@ -64,7 +67,8 @@ def train(
 
     settings = Settings(params, changes)
     section = settings.section("train", stage.TrainSettings)
-    _done(stage.run(section, prepared, scenes, out or paths.models(section.name), engine=settings.engine))
+    models, plots = out or paths.models(section.name), curves or paths.curves(section.name)
+    _done(stage.run(section, prepared, scenes, models, engine=settings.engine, curves=plots))
 
 
 def caption(

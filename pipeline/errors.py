@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 
 class SageccError(Exception):
-    """A mistake that the user can mend; the command line prints it without a traceback and exits with 2.
+    """A mistake that the user can mend; the command line prints it without a traceback.
 
     Args:
         what: What is wrong, in one sentence without a full stop.
         where: The file, field or item in which it is wrong.
         fix: What to do: a command, a setting, or a file to look at.
     """
+
+    exit_code: ClassVar[int] = 2
+    """What the command line exits with."""
 
     def __init__(self, what: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
         self.what = what

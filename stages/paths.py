@@ -19,6 +19,11 @@ def models(name: str) -> Path:
     return ARTIFACTS / "models" / name
 
 
+def curves(name: str) -> Path:
+    """Folder of the training curves of the models `name`, one subfolder per seed."""
+    return ARTIFACTS / "curves" / name
+
+
 def captions(name: str) -> Path:
     """Folder of the captions that the models `name` wrote, one file per seed."""
     return ARTIFACTS / "captions" / name

@@ -120,7 +120,7 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
 
 
 def one_cycle(share: float) -> float:
-    """Return the learning rate's factor at `share` of the training: a linear rise over the first tenth, then a cosine."""
+    """Return the learning rate's factor at `share` of the training: a rise over the first tenth, then a cosine."""
     import math
 
     return share / 0.1 if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))

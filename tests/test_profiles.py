@@ -48,8 +48,9 @@ def test_dvc_stages_are_the_commands_and_sections_in_order() -> None:
         assert stage["cmd"] == f"sagecc {name}"
         assert name in stage["params"]
     outputs = [path for stage in stages.values() for key in ("outs", "metrics", "plots") for path in stage.get(key, [])]
-    expected = [paths.PREPARED, paths.SCENES, paths.models("${train.name}"), paths.captions("${train.name}")]
-    assert outputs == [str(path) for path in [*expected, paths.METRICS, paths.PLOTS]]
+    name = "${train.name}"
+    named = [paths.models(name), paths.curves(name), paths.captions(name)]
+    assert outputs == [str(path) for path in [paths.PREPARED, paths.SCENES, *named, paths.METRICS, paths.PLOTS]]
 
 
 def test_dvc_code_dependencies_exist() -> None:

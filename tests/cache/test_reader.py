@@ -227,6 +227,26 @@ class TestRefusal:
             file["x"] = 1
         self.refused(path, "not a cache of this project")
 
+    def test_another_projects_cache(self, path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            file.attrs["format"] = np.bytes_("other-cache")
+        self.refused(path, "not a cache of this project")
+
+    def test_contradictory_number_of_items(self, path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            file.attrs.modify("items", 4)
+        self.refused(path, "3 ids for 4 items")
+
+    @pytest.mark.parametrize("missing", [[3, 0], [0, 6], [-1, 0], [3, 3]])
+    def test_contradictory_missing_units(self, tmp_path: Path, missing: list[int]) -> None:
+        from pipeline.cache.layout import digest
+
+        path = write(tmp_path / "c.h5", missing=[0, 3])
+        with h5py.File(path, "r+") as file:
+            file["missing"][...] = missing
+            file["missing"].attrs["sha256"] = np.bytes_(digest(np.array(missing)))
+        self.refused(path, "missing is not a rising list")
+
     def test_format_version(self, path: Path) -> None:
         with h5py.File(path, "r+") as file:
             file.attrs.modify("format_version", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from pipeline.language.triples.elements import Element, Mark, Mention, Preposition, Verb
 
@@ -31,7 +32,7 @@ def _split(part: list[Element]) -> list[list[Element]]:
         return [part] if tail is None else [part[:tail], part[tail + 1 :]]
     clauses: list[list[Element]] = []
     start = 0
-    for earlier, later in zip(verbs, verbs[1:], strict=False):
+    for earlier, later in pairwise(verbs):
         cut = _split_between(part, earlier, later)
         clauses.append(part[start:cut])
         start = cut
@@ -102,7 +103,7 @@ def _open_list(part: Sequence[Element], joint: int, verb: int) -> bool:
     if not isinstance(before, Mention) or not isinstance(after, Mention):
         return False
     if before.picture or before.refers:
-        return (not after.picture and False) or (before.picture and after.picture)
+        return before.picture and after.picture
     if after.picture:
         return True
     governor = _governor(part, joint - 1, verb)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+from pipeline.language.triples.complements import Complements, Item, mention_at, mentions_at, named_before
 from pipeline.language.triples.elements import Element, Mark, Mention, Preposition, Verb
 from pipeline.language.triples.entities import SCENE
 from pipeline.language.triples.lexicon import CONNECTING, ENCLOSING
 from pipeline.language.triples.memory import Memory
 from pipeline.language.triples.relations import REPLACE, REPLACE_VERBS
-from pipeline.language.triples.statements import GIVING, MADE_INTO, ROOM, Complements, Item, Statement, Statements
+from pipeline.language.triples.statements import Statement, Statements
 
 
 class Reader:
@@ -105,18 +105,18 @@ class Reader:
             if isinstance(element, Mention):
                 if batch and batch[-1].places:
                     batch = []
-                item = Item(_named_before(element, [other.mention for other in items]))
+                item = Item(named_before(element, [other.mention for other in items]))
                 items.append(item)
                 batch.append(item)
                 i += 1
             elif isinstance(element, Preposition) and element.name == "with" and items:
                 limit = self._end_of_companions(elements, i, items, verb)
-                i = self._read_with(elements[:limit], i + 1, [items[-1].mention], greedy=limit == len(elements) or True)
+                i = self._read_with(elements[:limit], i + 1, [items[-1].mention], greedy=True)
                 batch = []
             elif isinstance(element, Preposition):
                 if until_place and items and element.name != "with":
                     return items, list(elements[i:])
-                mention = _mention_at(elements, i + 1)
+                mention = mention_at(elements, i + 1)
                 if len(items) > 1 and (mention is None or mention.text in ("it", "them")):
                     # "roads and houses around them": what was named before in the same list.
                     items[-1].places.extend((element, item.mention) for item in items[:-1])
@@ -178,7 +178,7 @@ class Reader:
                 i = self._read_with(elements, i + 1, [items[-1].mention], greedy=False)
                 complete = True
             elif isinstance(element, Preposition) and items:
-                mention = _mention_at(elements, i + 1)
+                mention = mention_at(elements, i + 1)
                 self._statements.place(batch, [(element, mention)], anchor)
                 complete = True
                 i += 1 if mention is None else 2
@@ -253,7 +253,7 @@ class Reader:
             elif isinstance(element, Mention):
                 after_verb = i == 0 or isinstance(elements[i - 1], Verb | Mark)
                 if not verb.passive or after_verb:
-                    things, i = _mentions_at(elements, i, greedy=greedy)
+                    things, i = mentions_at(elements, i, greedy=greedy)
                     found.objects.extend(things)
                 else:
                     i += 1
@@ -303,7 +303,7 @@ class Reader:
     ) -> int:
         preposition = elements[i]
         assert isinstance(preposition, Preposition)
-        things, after = _mentions_at(elements, i + 1, greedy=greedy)
+        things, after = mentions_at(elements, i + 1, greedy=greedy)
         name = preposition.name
         if name == "with":
             if verb.lemma in CONNECTING:
@@ -322,26 +322,7 @@ class Reader:
             if not newest and not verb.passive and found.objects:
                 hosts = found.objects[-1:] if verb.lemma not in REPLACE_VERBS else hosts
             return self._read_with(elements, i + 1, hosts, greedy=greedy)
-        if name == "by" and verb.passive and things:
-            found.agents.extend(things)
-        elif name == REPLACE:
-            found.replaced.extend(things)
-        elif (
-            name in ("into", "to") and verb.lemma in MADE_INTO and any(not t.picture and not t.part for t in things)
-        ) or (name in ("for", "to") and ((verb.lemma == "develop" and not found.results) or _gives_way(verb, found))):
-            found.results.extend(t for t in things if not t.picture)
-        elif (
-            name == "from"
-            and verb.lemma in MADE_INTO | {"change"}
-            and any(not t.picture and not t.part for t in things)
-        ):
-            found.sources.extend(t for t in things if not t.picture)
-        elif name == "of" and verb.lemma in ("compose", "consist", "make"):
-            found.objects.extend(things)
-        elif things:
-            found.places.extend((preposition, thing) for thing in things)
-        else:
-            found.places.append((preposition, None))
+        found.put(verb, preposition, things)
         return after
 
     def _read_infinitive(
@@ -366,37 +347,3 @@ class Reader:
         else:
             self._statements.event(verb, [Item(item.mention) for item in items], inner, anchor=anchor)
         return i
-
-
-def _gives_way(verb: Verb, found: Complements) -> bool:
-    """Tell whether a verb and its object say "make room", "give way"."""
-    return verb.lemma in GIVING and any(thing.entity in ROOM for thing in found.objects)
-
-
-def _named_before(mention: Mention, list_so_far: Sequence[Mention]) -> Mention:
-    """Give "ones" the noun of the thing before it in a list: "two huge buildings and some small ones"."""
-    if mention.refers and mention.text not in ("it", "they", "them") and list_so_far and list_so_far[-1].entity:
-        return replace(mention, entity=list_so_far[-1].entity, refers=False)
-    return mention
-
-
-def _mention_at(elements: Sequence[Element], i: int) -> Mention | None:
-    element = elements[i] if i < len(elements) else None
-    return element if isinstance(element, Mention) else None
-
-
-def _mentions_at(elements: Sequence[Element], i: int, *, greedy: bool) -> tuple[list[Mention], int]:
-    """Read a list of things: "a playground, a parking lot and a lake"."""
-    things: list[Mention] = []
-    while i < len(elements):
-        element = elements[i]
-        if isinstance(element, Mention) and (not things or greedy):
-            things.append(_named_before(element, things))
-            i += 1
-        elif things and greedy and isinstance(element, Mark) and element.kind in ("AND", "COMMA"):
-            if _mention_at(elements, i + 1) is None:
-                break
-            i += 1
-        else:
-            break
-    return things, i

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Final
 
 from pipeline.language.no_change import implies_change
+from pipeline.language.triples.chunking import find_elements
 from pipeline.language.triples.clauses import find_clauses
-from pipeline.language.triples.elements import find_elements
 from pipeline.language.triples.reading import Reader
 from pipeline.language.triples.records import Caption, Triple
 from pipeline.language.triples.settings import RulesSettings
 from pipeline.language.triples.statements import Statement
-from pipeline.language.triples.tagging import Tagger, make_tagger
+from pipeline.language.triples.tagging import Tagger, Word, make_tagger
+
+_MOST_WORDS: Final = 150
+"""Words of a caption that are read; captions have twenty, and nesting must end somewhere."""
 
 
 class RulesExtractor:
@@ -61,7 +65,16 @@ class RulesExtractor:
     def _read(self, text: str) -> list[Statement]:
         if not implies_change(text):
             return []
+        words = self._tagger(text)[:_MOST_WORDS]
+        if not _is_english(words):
+            return []
         reader = Reader()
-        for clause in find_clauses(find_elements(self._tagger(text))):
+        for clause in find_clauses(find_elements(words)):
             reader.read(clause)
         return reader.statements()
+
+
+def _is_english(words: Sequence[Word]) -> bool:
+    """Tell whether a quarter of the words are known; in other languages a chance likeness is no verb."""
+    spoken = [word for word in words if word.tag != "SUB" or word.text.isalpha()]
+    return 4 * sum(word.tag != "NOUN" for word in spoken) >= len(spoken)

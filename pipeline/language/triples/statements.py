@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from pipeline.language.triples.complements import Complements, Item, Place
 from pipeline.language.triples.conventions import SCENE, settle
 from pipeline.language.triples.elements import Mention, Preposition, Verb
 from pipeline.language.triples.lemmas import word_set
@@ -21,69 +22,9 @@ from pipeline.language.triples.relations import (
     join_relation,
 )
 
-Place = tuple[Preposition, Mention | None]
-"""A preposition and what it governs; None where it stands alone: "built along"."""
-
-MADE_INTO = BECOME_VERBS | frozenset(
-    [
-        "develop",
-        "build",
-        "rebuild",
-        "make",
-        "reconstruct",
-        "renovate",
-        "transform",
-        "form",
-        "reshape",
-        "grow",
-        "clear",
-        "level",
-        "flatten",
-    ]
-)
 _STEADY = word_set("remain stay keep seem look continue")
 _GONE = word_set("gone missing absent")
 _THERE = word_set("new visible present added available")
-GIVING = word_set("make give leave provide")
-ROOM = word_set("room way space place")
-
-
-@dataclass
-class Item:
-    """A thing that a clause is about, with the places that belong to it.
-
-    Attributes:
-        mention: The noun phrase.
-        places: Prepositional phrases that describe it.
-        linked: A statement connects it with the thing it is said with.
-    """
-
-    mention: Mention
-    places: list[Place] = field(default_factory=list)
-    linked: bool = False
-
-
-@dataclass
-class Complements:
-    """What follows a verb.
-
-    Attributes:
-        objects: Noun phrases without a preposition.
-        agents: Those after "by" and, with verbs of covering and replacing, after "with".
-        places: Other prepositional phrases.
-        results: What the subject becomes ("turned into a lake").
-        replaced: What gives way ("in place of trees", "to replace trees").
-        adjective: A predicate: "green", "gone".
-        purposeful: An infinitive or a participle of replacement has said what the event is for.
-    """
-
-    objects: list[Mention] = field(default_factory=list)
-    agents: list[Mention] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
-    results: list[Mention] = field(default_factory=list)
-    sources: list[Mention] = field(default_factory=list)
-    replaced: list[Mention] = field(default_factory=list)
-    adjective: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def _closed_class(number: int, tag: Tag, texts: list[str], fixed: list[Tag | Non
 def verb_form(text: str) -> Tag | None:
     """Return VB, VBZ, VBN or VBG where a word can be a form of a verb that captions use, else None."""
     lemma = verb_lemma(text)
-    if lemma not in VERBS and not any(known.startswith(lemma + "-") for known in _PHRASAL_HEADS.get(lemma, ())):
+    if lemma not in VERBS and lemma not in _PHRASAL_HEADS:
         return None
     if text.endswith("ing") and text != lemma:
         return "VBG"
@@ -150,7 +150,7 @@ def verb_form(text: str) -> Tag | None:
     return "VBZ" if text.endswith("s") and not text.endswith("ss") else "VBN"
 
 
-_PHRASAL_HEADS: Final = {verb.split("-")[0]: (verb,) for verb in VERBS if "-" in verb}
+_PHRASAL_HEADS: Final = frozenset(verb.split("-")[0] for verb in VERBS if "-" in verb)
 
 
 def _open_class(number: int, texts: list[str], fixed: list[Tag | None], before: list[Word]) -> Tag:
@@ -158,7 +158,7 @@ def _open_class(number: int, texts: list[str], fixed: list[Tag | None], before: 
     earlier = next((word for word in reversed(before) if word.tag not in ("ADV", "NEG")), None)
     previous = earlier.tag if earlier else "SUB"
     form = verb_form(text)
-    if text in ADJECTIVES and form not in ("VBN", "VBG"):
+    if text in ADJECTIVES and (form not in ("VBN", "VBG") or (text == "gone" and previous == "BE")):
         return "ADJ"
     if text.endswith("ly") and form is None and text not in ("family", "assembly"):
         return "ADV"
@@ -208,22 +208,19 @@ _OPENS_PHRASE: Final = frozenset(
 
 def _following(number: int, texts: list[str], fixed: list[Tag | None]) -> Tag:
     """Tell roughly what stands after a word: NOUN, ADJ, a closed class, or V for what can only be a verb."""
-    if number + 1 >= len(texts):
-        return "SUB"
-    tag = fixed[number + 1]
-    if tag is not None:
-        return tag
-    text = texts[number + 1]
-    if text in ADJECTIVES:
-        return "ADJ"
-    form = verb_form(text)
-    if form is None:
-        return "ADV" if text.endswith("ly") else "NOUN"
-    if text in NOUN_OR_VERB:
-        return "NOUN"
-    if form in ("VBN", "VBG") and _following(number + 1, texts, fixed) in ("NOUN", "ADJ"):
-        return "ADJ"
-    return "V"
+    for ahead in range(number + 1, min(number + 5, len(texts))):
+        tag, text = fixed[ahead], texts[ahead]
+        participle = ahead > number + 1
+        if tag is None and text in ADJECTIVES:
+            return "ADJ"
+        form = verb_form(text) if tag is None else None
+        if tag is None and (form is None or text in NOUN_OR_VERB):
+            adverb = form is None and text.endswith("ly")
+            return ("V" if adverb else "ADJ") if participle else "ADV" if adverb else "NOUN"
+        if form not in ("VBN", "VBG"):
+            # A participle before anything but a noun is a verb.
+            return "V" if participle or tag is None else tag
+    return "V" if number + 1 < len(texts) else "SUB"
 
 
 def _reads_as_verb(form: Tag, previous: Tag, following: Tag, number: int, texts: list[str], before: list[Word]) -> bool:

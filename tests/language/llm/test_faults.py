@@ -64,12 +64,12 @@ def test_passing_failures_are_repeated(make_asking: MakeAsking, endpoint: Endpoi
     assert len({exchange.body["messages"][1]["content"] for exchange in endpoint.log}) == 2
 
 
-@pytest.mark.parametrize("fault", [Fault(delay=0.6), Fault(drip=0.05)], ids=["silent", "dripping"])
+@pytest.mark.parametrize("fault", [Fault(delay=0.9), Fault(drip=0.02)], ids=["silent", "dripping"])
 def test_timeout_is_repeated(make_asking: MakeAsking, endpoint: Endpoint, fault: Fault) -> None:
     endpoint.fault = first(fault)
-    extractor = LLMExtractor(make_asking(traffic={"timeout": 0.3}))
+    extractor = LLMExtractor(make_asking(traffic={"timeout": 0.5}))
     assert len(extractor.extract(CAPTIONS)) == 10
-    assert extractor.usage.requests == 4
+    assert extractor.usage.requests >= 4  # more where the machine is busy
 
 
 def test_retry_after_is_kept_by_all_requests(make_asking: MakeAsking, endpoint: Endpoint) -> None:
@@ -79,7 +79,7 @@ def test_retry_after_is_kept_by_all_requests(make_asking: MakeAsking, endpoint: 
     LLMExtractor(make_asking(traffic={"concurrency": 1}, captions_per_request=2)).extract(CAPTIONS)
     starts = [exchange.start for exchange in endpoint.log]
     assert starts[1] - starts[0] >= 0.5
-    assert starts[-1] - starts[1] < 0.5
+    assert starts[-1] - starts[1] < 1.5
 
 
 def test_wait_that_is_too_long_stops(make_asking: MakeAsking, endpoint: Endpoint) -> None:
@@ -135,8 +135,10 @@ def test_nothing_listens(make_asking: MakeAsking) -> None:
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         start = time.monotonic()
         with pytest.raises(ServiceError, match="cannot be reached") as caught:
-            LLMExtractor(make_asking(base_url=address, traffic={"backoff": 5.0})).extract(CAPTIONS)
-    assert time.monotonic() - start < 4  # told at once, not after the back-off
+            LLMExtractor(make_asking(base_url=address, traffic={"backoff": 60.0, "backoff_limit": 60.0})).extract(
+                CAPTIONS
+            )
+    assert time.monotonic() - start < 25  # told at once, not after the back-off
     assert caught.value.where == address
     assert "start the server" in str(caught.value.fix)
 
@@ -282,7 +284,7 @@ def test_model_that_never_answers_well_is_given_up(make_asking: MakeAsking, endp
 
 
 def test_requests_are_shared_out_over_slots(make_asking: MakeAsking, endpoint: Endpoint) -> None:
-    endpoint.fault = lambda items, seen: time.sleep(0.05)
+    endpoint.fault = lambda items, seen: time.sleep(0.1)
     LLMExtractor(make_asking(traffic={"concurrency": 3})).extract(make_captions(60))
     assert endpoint.most_under_way == 3
 

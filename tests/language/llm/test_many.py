@@ -70,7 +70,7 @@ def test_thousand_captions_through_faults_and_a_kill(tmp_path: Path, monkeypatch
                 os.kill(client.pid, signal.SIGKILL)
 
         endpoint.after = kill_midway
-        assert client.wait(timeout=60) == -signal.SIGKILL
+        assert client.wait(timeout=120) == -signal.SIGKILL
         endpoint.after = lambda: None
         before = list(endpoint.log)
         stored = {
