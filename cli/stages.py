@@ -110,7 +110,7 @@ def evaluate(
 ) -> None:
     """Score the captions, beside two trivial captioners, over all, changed and unchanged pairs.
 
-    Example: sagecc evaluate --set evaluate.meteor=off
+    Example: sagecc evaluate --set evaluate.meteor=never
     """
     from stages import evaluate as stage
     from stages.train import TrainSettings
@@ -120,9 +120,7 @@ def evaluate(
     section = settings.section("evaluate", stage.EvaluateSettings)
     source = captions or paths.captions(name)
     _done(stage.run(section, prepared, source, out, plots, engine=settings.engine))
-    table = plots / "table.md"
-    if table.is_file():
-        typer.echo(table.read_text(encoding="utf-8"))
+    typer.echo(stage.summary(plots))
 
 
 def _done(path: Path) -> None:

@@ -89,12 +89,15 @@ def _devices() -> Finding:
 
 def _java() -> Finding:
     from pipeline.errors import ServiceError
-    from pipeline.evaluation.java import find_java
+    from pipeline.evaluation.java import JAVA_CURE, find_java
 
     try:
-        return Finding("ok", "java", str(find_java()))
+        java = find_java()
     except ServiceError as error:
         return Finding("note", "java", f"{error.what}: METEOR will be missing", error.fix)
+    if java is None:
+        return Finding("note", "java", "none found: METEOR will be missing", JAVA_CURE)
+    return Finding("ok", "java", f"{java.version} ({java.origin})")
 
 
 def _checkpoints(project: Path) -> Iterator[Finding]:

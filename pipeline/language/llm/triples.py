@@ -15,7 +15,7 @@ from pipeline.language.llm.run import Usage
 from pipeline.language.llm.settings import LLMSettings
 from pipeline.language.no_change import implies_change
 from pipeline.language.tokenizer import tokenize
-from pipeline.language.triples.conventions import SCENE, canonical
+from pipeline.language.triples.conventions import SCENE, canonical, normalise_entity
 from pipeline.language.triples.entities import entity_of
 from pipeline.language.triples.records import Caption, Triple
 
@@ -124,14 +124,13 @@ def check_triples(item: Item, answer: TripleAnswer) -> None:
     for statement in answer.triples:
         if find_evidence(statement.evidence, caption) is None:
             raise Rejected(f"the evidence {statement.evidence!r} is no piece of the caption")
-        normal = canonical(statement.head, statement.relation, statement.tail)
-        if normal is None:
-            continue
-        head, relation, tail, _ = normal
-        for entity in (head, tail):
-            if entity not in known and not (entity == SCENE and entity == tail):
+        # A phrase without an entity ("the top left") is no invention; the convention decides what becomes of it.
+        for phrase, always in ((statement.head, None), (statement.tail, SCENE)):
+            entity = normalise_entity(phrase)
+            if entity not in known and entity not in (None, always):
                 raise Rejected(f"the entity {entity!r} does not occur in the caption")
-        if not _RELATION.fullmatch(relation):
+        normal = canonical(statement.head, statement.relation, statement.tail)
+        if normal is not None and not _RELATION.fullmatch(normal[1]):
             raise Rejected(f"the relation {statement.relation!r} is not made of hyphenated lemmas")
 
 

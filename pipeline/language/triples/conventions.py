@@ -30,12 +30,15 @@ The road has been widened                              ⟨road; widen; scene⟩
 There are houses on the bareland                       ⟨house; appear-on; bareland⟩
 The trees are gone; there are no more trees            ⟨tree; disappear; scene⟩
 Trees are removed to build a house                     ⟨tree; remove; scene⟩, ⟨house; build; scene⟩
+Houses are built on the grass to replace the trees     ⟨house; build-on; grass⟩, ⟨house; replace; tree⟩
+Houses are built to replace the trees                  ⟨house; replace; tree⟩
+This area has been urbanised                           ⟨area; urbanise; scene⟩
 The two scenes seem identical                          none
 =====================================================  =================================================
 
 So every place that belongs to the subject of an event, before the verb or after it, is a tail of that event; only where
 something is replaced do places become spatial statements about the newcomer. A pronoun stands for the thing it refers
-to. Two prepositions that say the same have one name (`relations.SAME_PREPOSITION`).
+to; "with" is stated only where nothing else links the companion to its host. Two prepositions that say the same have one name (`relations.SAME_PREPOSITION`).
 
 The family follows from the relation (`relations.family_of`).
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -121,6 +122,10 @@ class Endpoint:
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Keep the test's output clean."""
+
+            def handle(self) -> None:
+                with contextlib.suppress(ConnectionResetError):  # the client was killed
+                    super().handle()
 
             def do_POST(self) -> None:
                 sent = self.rfile.read(int(self.headers["content-length"]))

@@ -110,8 +110,9 @@ def test_invented_entity_is_rejected() -> None:
             check_triples({"caption": CAPTION}, answer)
 
 
-def test_scene_is_a_tail_only() -> None:
+def test_scene_is_a_head_only_where_the_caption_speaks_of_it() -> None:
     check_triples({"caption": CAPTION}, _answer("villa", "build", "scene"))
+    check_triples({"caption": "this area was urbanised"}, _answer("area", "urbanise", "scene", "was urbanised"))
     with pytest.raises(Rejected, match="'scene' does not occur"):
         check_triples({"caption": CAPTION}, _answer("scene", "with", "villa"))
 

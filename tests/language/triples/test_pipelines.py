@@ -17,7 +17,7 @@ _SENTENCE = "a flurgle is zarbed near the florp ."
 
 def _pipeline(folder: Path, tags: dict[str, str]) -> str:
     language = spacy.blank("en")
-    ruler = language.add_pipe("attribute_ruler")
+    ruler = language.add_pipe("attribute_ruler") if tags else None
     for word, tag in tags.items():
         ruler.add(patterns=[[{"LOWER": word}]], attrs={"TAG": tag})  # type: ignore[attr-defined]
     language.to_disk(folder)
