@@ -38,7 +38,8 @@ The two scenes seem identical                          none
 
 So every place that belongs to the subject of an event, before the verb or after it, is a tail of that event; only where
 something is replaced do places become spatial statements about the newcomer. A pronoun stands for the thing it refers
-to; "with" is stated only where nothing else links the companion to its host. Two prepositions that say the same have one name (`relations.SAME_PREPOSITION`).
+to; "with" is stated only where nothing else links the companion to its host. Two prepositions that say the same have
+one name (`relations.SAME_PREPOSITION`).
 
 The family follows from the relation (`relations.family_of`).
 """

@@ -58,6 +58,7 @@ CONSTRUCTIONS = {
     "changed from": ("The yard changed from a lawn to a pool.", "pool replace lawn"),
     "built to replace": ("Three towers are built to replace the chapel.", "tower replace chapel"),
     "replacing": ("A harbour appears at the bottom replacing the beach.", "harbour replace beach"),
+    "removed to build": ("Oaks are removed to build a chapel.", "oak remove scene; chapel build scene"),
     "making room": (
         "Some poplars are felled to make room for a runway.",
         "poplar fell scene; runway replace poplar",
