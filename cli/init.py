@@ -18,6 +18,9 @@ def init(
     allow_missing_images: Annotated[
         bool, typer.Option("--allow-missing-images", help="Work with the pairs whose images are there.")
     ] = False,
+    mini: Annotated[
+        bool, typer.Option("--mini", help="Use the mini models that ship instead of published checkpoints.")
+    ] = False,
     changes: Set = None,
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = PARAMS,
     force: Annotated[bool, typer.Option("--force", help="Overwrite without keeping a copy.")] = False,
@@ -32,7 +35,7 @@ def init(
     from stages.scenes import ScenesSettings
 
     assignments = [*(changes or []), *(["prepare.allow_missing_images=true"] if allow_missing_images else [])]
-    sections = profile_sections(profile, root, assignments)
+    sections = profile_sections(profile, root, assignments, mini=mini)
     if out.exists() and not force:
         backup = out.with_suffix(out.suffix + ".bak")
         write_text(backup, out.read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import checkpoints, data, describe, doctor, init, inspect, pretrain, stages
+from cli import checkpoints, clean, data, describe, doctor, init, inspect, pretrain, stages
 from pipeline.errors import SageccError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for command in (stages.prepare, stages.scenes, stages.train, stages.caption, sta
 app.command()(describe.describe)
 app.command()(inspect.inspect)
 app.command()(doctor.doctor)
+app.command()(clean.clean)
 app.add_typer(data.app, name="data")
 app.add_typer(pretrain.app, name="pretrain")
 app.add_typer(checkpoints.app, name="checkpoints")

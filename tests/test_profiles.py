@@ -22,6 +22,12 @@ def test_every_profile_renders_and_reads_back(profile: str, tmp_path: Path) -> N
     assert {name: parse_section(document[name], name, kind) for name, kind in SECTIONS.items()} == sections
 
 
+def test_mini_needs_no_published_checkpoint() -> None:
+    for profile in PROFILES:
+        sections = profile_sections(profile, None if profile == "synthetic" else "some/folder", mini=True)
+        assert (PROJECT / sections["scenes"].weights).is_file()  # type: ignore[attr-defined]
+
+
 def test_every_setting_is_described() -> None:
     def undescribed(kind: type, prefix: str) -> list[str]:
         found = []

@@ -19,6 +19,7 @@ COMMANDS = [
     ["describe"],
     ["inspect"],
     ["doctor"],
+    ["clean"],
     ["data", "generate"],
     ["data", "export"],
     ["data", "sheet"],
@@ -113,3 +114,14 @@ def test_init_refuses(tmp_path: Path, arguments: list[str], said: str) -> None:
     assert result.returncode == 2
     assert said in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_clean_lists_and_removes(tmp_path: Path) -> None:
+    (tmp_path / ".work" / "scenes" / "x").mkdir(parents=True)
+    (tmp_path / ".work" / "scenes" / "x" / "shard").write_bytes(bytes(2**20))
+    assert "scenes" in sagecc("clean", cwd=tmp_path).stdout
+    wrong = sagecc("clean", "masks", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "one of: all, scenes" in wrong.stderr
+    assert "freed 1.0 MiB" in sagecc("clean", "scenes", cwd=tmp_path).stdout
+    assert not (tmp_path / ".work" / "scenes").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline.config import parse_section
 from pipeline.datasets.records import Pair, write_prepared
@@ -36,7 +37,11 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
         for number in range(4)
     ]
     prepared, captions = tmp_path / "prepared", tmp_path / "captions"
-    write_prepared(prepared, "folder", "images", pairs)
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, grey in (("a.png", 80), ("b.png", 160)):
+        Image.new("RGB", (32, 32), (grey, grey, grey)).save(images / name)
+    write_prepared(prepared, "folder", str(images), pairs)
     known = [text for pair in pairs for text in pair.captions]
     build_vocabulary(known, VocabularySettings(min_count=1), "folder").save(prepared / "vocabulary.json")
     captions.mkdir()
@@ -72,7 +77,7 @@ def test_everything_is_written_and_only_that(
     assert about["split"] == "test" and about["seeds"] == [0, 1] and about["tokenizer"].startswith("Stanford")
     assert any("unsplit score says little" in note for note in about["notes"])
     names = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
-    assert names == ["metrics.json", "plots/scores.csv", "plots/scores.png", "plots/table.md"]
+    assert names == ["metrics.json", "plots/examples.png", "plots/scores.csv", "plots/scores.png", "plots/table.md"]
     assert str(tmp_path) not in (tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
@@ -81,7 +86,7 @@ def test_everything_is_written_and_only_that(
 def test_same_captions_same_bytes(folders: tuple[Path, Path], tmp_path: Path) -> None:
     for name in ("one", "two"):
         evaluate(folders, tmp_path / name, meteor="never")
-    for name in ("metrics.json", "plots/scores.csv", "plots/scores.png", "plots/table.md"):
+    for name in ("metrics.json", "plots/examples.png", "plots/scores.csv", "plots/scores.png", "plots/table.md"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 

@@ -1,0 +1,164 @@
+"""Merging of names: text embeddings propose which to look at together, a rule or a language model decides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.language.graph.agreement import RuleMerger
+from pipeline.language.graph.merge_map import MergeMap
+from pipeline.language.graph.records import Key, NameCounts
+from pipeline.language.graph.settings import MergeSettings
+from pipeline.language.llm.merges import NameKind
+from pipeline.language.text_encoders import TextEncoder
+from pipeline.language.text_encoders.settings import HASHED
+from pipeline.language.triples.conventions import SCENE
+from pipeline.language.triples.relations import split_relation
+
+_LARGEST: Final = 24
+"""Names of a group; larger groups are cut at a higher cosine."""
+_STEP: Final = 0.05
+
+
+class Merger(Protocol):
+    """Decides which names of a group mean the same."""
+
+    def propose_merges(self, groups: Sequence[Sequence[str]], kind: NameKind = "entity") -> list[list[list[str]]]:
+        """Cut every group into clusters of names that mean the same."""
+
+
+def merge_names(
+    counts: NameCounts, settings: MergeSettings, overrides: MergeMap, encoder: TextEncoder | None, llm: Merger | None
+) -> MergeMap:
+    """Find which entities and which relations mean the same (the map μ of section 3.4).
+
+    What `overrides` names is settled by it. The rest is clustered in rounds until nothing merges any more: names whose
+    vectors are close form groups, the decider cuts each group into clusters, and a cluster's most frequent name stands
+    for it in the next round. "scene" is a mark of the convention and never merged.
+
+    Args:
+        counts: How often every name occurs.
+        settings: Who decides, thresholds, rounds.
+        overrides: Decisions of a person.
+        encoder: Gives the vectors; None where `settings.by` is "none".
+        llm: Decides where `settings.by` is "llm".
+
+    Returns:
+        The names that became one; names that stand alone are not listed.
+    """
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    kinds: tuple[tuple[str, NameKind, Mapping[str, int]], ...] = (
+        ("entities", "entity", counts.entities),
+        ("relations", "relation", counts.relations),
+    )
+    for field, kind, occurrences in kinds:
+        settled = overrides.targets(field)
+        free = [name for name in by_count(occurrences) if name not in settled and name != SCENE]
+        targets = {name: target for name, target in settled.items() if name in occurrences}
+        if settings.by != "none" and encoder is not None and len(free) > 1:
+            vectors = _vectors(free, kind, encoder)
+            threshold = settings.entity_threshold if kind == "entity" else settings.relation_threshold
+            decider = llm if llm is not None else RuleMerger({kind: vectors}, {kind: threshold})
+            targets |= _cluster(free, occurrences, vectors, decider, kind, settings)
+        found[field] = _clusters(targets, occurrences)
+    return MergeMap(**found)
+
+
+def by_count(occurrences: Mapping[str, int]) -> list[str]:
+    """Return the names, the most frequent first, equals by name."""
+    return sorted(occurrences, key=lambda name: (-occurrences[name], name))
+
+
+def apply_merges(statements: Iterable[Key], merges: MergeMap) -> list[Key]:
+    """Give every statement the names that stay."""
+    entities, relations = merges.targets("entities"), merges.targets("relations")
+    return [
+        (entities.get(head, head), relations.get(relation, relation), entities.get(tail, tail))
+        for head, relation, tail in statements
+    ]
+
+
+def group_names(
+    names: Sequence[str], vectors: Mapping[str, npt.NDArray[np.float32]], likeness: float
+) -> list[list[str]]:
+    """Group names by average linkage: the mean cosine between two parts of a group is at least `likeness`.
+
+    Groups and the names in them keep the order of `names`; names alone form no group.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    if len(names) < 2:
+        return []
+    matrix = np.stack([vectors[name] for name in names]).astype(np.float64)
+    upper = np.triu_indices(len(names), 1)
+    distances = np.maximum(1 - (matrix @ matrix.T)[upper], 0)
+    labels = fcluster(linkage(distances, "average"), 1 - likeness, "distance")
+    groups: dict[int, list[str]] = {}
+    for name, label in zip(names, labels, strict=True):
+        groups.setdefault(int(label), []).append(name)
+    found: list[list[str]] = []
+    for group in groups.values():
+        if len(group) <= _LARGEST or likeness + _STEP >= 1:
+            found.extend([group] if len(group) > 1 else [])
+        else:
+            found.extend(group_names(group, vectors, likeness + _STEP))
+    return found
+
+
+def _cluster(
+    names: Sequence[str],
+    occurrences: Mapping[str, int],
+    vectors: Mapping[str, npt.NDArray[np.float32]],
+    decider: Merger,
+    kind: NameKind,
+    settings: MergeSettings,
+) -> dict[str, str]:
+    """Return the name that stays, by name, for all that merged."""
+    targets: dict[str, str] = {}
+    standing = list(names)
+    for _ in range(settings.rounds):
+        groups = group_names(standing, vectors, settings.propose)
+        gone: dict[str, str] = {}
+        for clusters in decider.propose_merges(groups, kind):
+            for cluster in clusters:
+                stays = min(cluster, key=lambda name: (-occurrences[name], name))
+                gone |= {name: stays for name in cluster if name != stays}
+        if not gone:
+            break
+        targets = {name: gone.get(stays, stays) for name, stays in targets.items()} | gone
+        standing = [name for name in standing if name not in gone]
+    return targets
+
+
+def _clusters(targets: Mapping[str, str], occurrences: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    members: dict[str, list[str]] = {}
+    for name in by_count({name: occurrences[name] for name in targets}):
+        if targets[name] != name:
+            members.setdefault(targets[name], []).append(name)
+    return {stays: tuple(members[stays]) for stays in _ordered(members, occurrences)}
+
+
+def _ordered(names: Collection[str], occurrences: Mapping[str, int]) -> list[str]:
+    return sorted(names, key=lambda name: (-occurrences.get(name, 0), name))
+
+
+def _vectors(names: Sequence[str], kind: NameKind, encoder: TextEncoder) -> dict[str, npt.NDArray[np.float32]]:
+    """Return unit vectors: of entities as they are, of relations by their verb, in a frame that shows it is one."""
+    frame = "{}" if kind == "entity" or encoder.identity["encoder"] == HASHED else "it was {}"
+    words = {name: frame.format(_words(name, kind)) for name in names}
+    distinct = sorted(set(words.values()))
+    matrix = encoder.encode(distinct)
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    matrix = matrix / np.where(lengths > 0, lengths, 1)
+    at = {text: row for row, text in enumerate(distinct)}
+    return {name: matrix[at[text]] for name, text in words.items()}
+
+
+def _words(name: str, kind: NameKind) -> str:
+    if kind == "entity":
+        return name
+    verb, preposition = split_relation(name)
+    return (verb or preposition or name).replace("-", " ")

