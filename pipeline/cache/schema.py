@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Compression = Literal["gzip"]
-CacheUnit = Literal["image", "pair"]
+CacheUnit = Literal["image", "pair", "node"]
 
 DTYPES = frozenset(
     ["float16", "float32", "float64"] + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -72,7 +72,8 @@ class Schema:
         stage: Name of the stage that writes it.
         version: Rises whenever fields, their meaning, or the code that computes them changes, so that older caches and
             shards are no longer accepted.
-        unit: "image": unit 2i + t is item i at date t (0 before, 1 after). "pair": unit i is item i.
+        unit: "image": unit 2i + t is item i at date t (0 before, 1 after). "pair", "node": unit i is item i, a
+            pair of images or a node of the caption graph.
         fields: In the order in which they are stored.
     """
 
@@ -83,7 +84,7 @@ class Schema:
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(CacheUnit):
-            raise ValueError(f"schema {self.stage}: unit must be image or pair, not {self.unit}")
+            raise ValueError(f"schema {self.stage}: unit must be image, pair or node, not {self.unit}")
         names = [field.name for field in self.fields]
         if len(set(names)) < len(names):
             raise ValueError(f"schema {self.stage}: two fields share a name")
@@ -95,7 +96,7 @@ class Schema:
 
     @property
     def units_per_item(self) -> int:
-        """Two dates, or one pair."""
+        """Two dates, or the item itself."""
         return 2 if self.unit == "image" else 1
 
     @property

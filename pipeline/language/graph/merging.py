@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -16,7 +17,7 @@ from pipeline.language.llm.merges import NameKind
 from pipeline.language.text_encoders import TextEncoder
 from pipeline.language.text_encoders.settings import HASHED
 from pipeline.language.triples.conventions import SCENE
-from pipeline.language.triples.relations import split_relation
+from pipeline.language.triples.relations import join_relation, split_relation
 
 _LARGEST: Final = 24
 """Names of a group; larger groups are cut at a higher cosine."""
@@ -37,7 +38,8 @@ def merge_names(
 
     What `overrides` names is settled by it. The rest is clustered in rounds until nothing merges any more: names whose
     vectors are close form groups, the decider cuts each group into clusters, and a cluster's most frequent name stands
-    for it in the next round. "scene" is a mark of the convention and never merged.
+    for it in the next round. Of relations the verbs and the prepositions are clustered, each for itself. "scene" is a
+    mark of the convention and never merged.
 
     Args:
         counts: How often every name occurs.
@@ -50,19 +52,15 @@ def merge_names(
         The names that became one; names that stand alone are not listed.
     """
     found: dict[str, dict[str, tuple[str, ...]]] = {}
-    kinds: tuple[tuple[str, NameKind, Mapping[str, int]], ...] = (
-        ("entities", "entity", counts.entities),
-        ("relations", "relation", counts.relations),
-    )
-    for field, kind, occurrences in kinds:
+    for field, occurrences in (("entities", counts.entities), ("relations", counts.relations)):
         settled = overrides.targets(field)
         free = [name for name in by_count(occurrences) if name not in settled and name != SCENE]
         targets = {name: target for name, target in settled.items() if name in occurrences}
-        if settings.by != "none" and encoder is not None and len(free) > 1:
-            vectors = _vectors(free, kind, encoder)
-            threshold = settings.entity_threshold if kind == "entity" else settings.relation_threshold
-            decider = llm if llm is not None else RuleMerger({kind: vectors}, {kind: threshold})
-            targets |= _cluster(free, occurrences, vectors, decider, kind, settings)
+        if settings.by != "none" and encoder is not None:
+            cluster = _merge_entities if field == "entities" else _merge_relations
+            proposed = cluster({name: occurrences[name] for name in free}, settings, encoder, llm)
+            # Nothing joins a name that a person has settled.
+            targets |= {name: target for name, target in proposed.items() if target not in settled}
         found[field] = _clusters(targets, occurrences)
     return MergeMap(**found)
 
@@ -108,24 +106,59 @@ def group_names(
     return found
 
 
+def _merge_entities(
+    occurrences: Mapping[str, int], settings: MergeSettings, encoder: TextEncoder, llm: Merger | None
+) -> dict[str, str]:
+    return _cluster(occurrences, "{}", "entity", settings, encoder, llm)
+
+
+def _merge_relations(
+    occurrences: Mapping[str, int], settings: MergeSettings, encoder: TextEncoder, llm: Merger | None
+) -> dict[str, str]:
+    """Merge verbs and prepositions apart, so that "construct" is "build" beside every preposition or beside none."""
+    verbs: Counter[str] = Counter()
+    prepositions: Counter[str] = Counter()
+    for name, count in occurrences.items():
+        verb, preposition = split_relation(name)
+        verbs[verb or ""] += count
+        prepositions[preposition or ""] += count
+    del verbs[""], prepositions[""]
+    # In this frame the vectors of verbs lie closer to their meaning than bare words, which may be nouns ("cut").
+    frame = "{}" if encoder.identity["encoder"] == HASHED else "it was {}"
+    verb_of = _cluster(verbs, frame, "relation", settings, encoder, llm)
+    preposition_of = _cluster(prepositions, "{}", "relation", settings, encoder, llm)
+    targets = {}
+    for name in occurrences:
+        verb, preposition = split_relation(name)
+        parts = verb_of.get(verb or "", verb), preposition_of.get(preposition or "", preposition)
+        if parts != (verb, preposition):
+            targets[name] = join_relation(*parts)
+    return targets
+
+
 def _cluster(
-    names: Sequence[str],
     occurrences: Mapping[str, int],
-    vectors: Mapping[str, npt.NDArray[np.float32]],
-    decider: Merger,
+    frame: str,
     kind: NameKind,
     settings: MergeSettings,
+    encoder: TextEncoder,
+    llm: Merger | None,
 ) -> dict[str, str]:
-    """Return the name that stays, by name, for all that merged."""
+    """Return the name that stays, by name, for all that merge."""
+    standing = by_count(occurrences)
+    vectors = _vectors(standing, frame, encoder)
+    threshold = settings.entity_threshold if kind == "entity" else settings.relation_threshold
     targets: dict[str, str] = {}
-    standing = list(names)
     for _ in range(settings.rounds):
-        groups = group_names(standing, vectors, settings.propose)
+        if llm is None:
+            # The rule looks at every two names itself.
+            decided = RuleMerger(vectors, threshold).propose_merges([standing], kind)
+        else:
+            decided = llm.propose_merges(group_names(standing, vectors, settings.propose), kind)
         gone: dict[str, str] = {}
-        for clusters in decider.propose_merges(groups, kind):
-            for cluster in clusters:
-                stays = min(cluster, key=lambda name: (-occurrences[name], name))
-                gone |= {name: stays for name in cluster if name != stays}
+        for cluster in (cluster for clusters in decided for cluster in clusters):
+            stays = by_count({name: occurrences[name] for name in cluster})[0]
+            gone |= {name: stays for name in cluster if name != stays}
         if not gone:
             break
         targets = {name: gone.get(stays, stays) for name, stays in targets.items()} | gone
@@ -145,20 +178,7 @@ def _ordered(names: Collection[str], occurrences: Mapping[str, int]) -> list[str
     return sorted(names, key=lambda name: (-occurrences.get(name, 0), name))
 
 
-def _vectors(names: Sequence[str], kind: NameKind, encoder: TextEncoder) -> dict[str, npt.NDArray[np.float32]]:
-    """Return unit vectors: of entities as they are, of relations by their verb, in a frame that shows it is one."""
-    frame = "{}" if kind == "entity" or encoder.identity["encoder"] == HASHED else "it was {}"
-    words = {name: frame.format(_words(name, kind)) for name in names}
-    distinct = sorted(set(words.values()))
-    matrix = encoder.encode(distinct)
+def _vectors(names: Sequence[str], frame: str, encoder: TextEncoder) -> dict[str, npt.NDArray[np.float32]]:
+    matrix = encoder.encode([frame.format(name.replace("-", " ")) for name in names])
     lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-    matrix = matrix / np.where(lengths > 0, lengths, 1)
-    at = {text: row for row, text in enumerate(distinct)}
-    return {name: matrix[at[text]] for name, text in words.items()}
-
-
-def _words(name: str, kind: NameKind) -> str:
-    if kind == "entity":
-        return name
-    verb, preposition = split_relation(name)
-    return (verb or preposition or name).replace("-", " ")
+    return dict(zip(names, matrix / np.where(lengths > 0, lengths, 1), strict=True))

@@ -32,16 +32,18 @@ class MergeSettings(Section):
 
     by: Literal["rules", "llm", "none"] = Field(
         "rules",
-        description="who decides about names whose vectors are close: rules (similarity and agreement of head nouns, "
-        "or of preposition and family), llm, or none: only the override file",
+        description="who decides: rules (a few synonyms, else similarity and agreement of head nouns or of the verbs' "
+        "families), llm, or none: only the override file",
     )
     text: TextEncoderSettings = Field(
         default_factory=TextEncoderSettings, description="text encoder that proposes; the thresholds are for minilm"
     )
-    propose: float = Field(0.5, ge=-1, le=1, description="names are looked at together above this mean cosine")
+    propose: float = Field(
+        0.5, ge=-1, le=1, description="llm: names are shown to it together above this mean cosine"
+    )
     entity_threshold: float = Field(0.8, ge=-1, le=1, description="rules: least cosine of two entities of one head")
     relation_threshold: float = Field(
-        0.64, ge=-1, le=1, description="rules: least cosine of the verbs of two relations of one preposition and family"
+        0.75, ge=-1, le=1, description="rules: least cosine of two verbs of appearing, or of disappearing"
     )
     rounds: int = Field(3, ge=1, le=20, description="most rounds; merging ends when a round merges nothing")
     overrides: Path | None = Field(

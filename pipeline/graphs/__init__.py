@@ -1,0 +1,1 @@
+"""Encoders of the caption graph and their pretraining; they know tensors and nothing of captions or files."""

@@ -1,0 +1,119 @@
+"""Graph encoders of Table 7 with PyTorch Geometric, and their readout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch_geometric.backend
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric import nn as pyg
+from torch_geometric.utils import degree
+
+from pipeline.graphs.settings import GraphEncoderSettings
+from pipeline.graphs.tensors import GraphTensors
+
+# Where pyg-lib is installed, RGCNConv would else take the mean over all relations together instead of per relation.
+torch_geometric.backend.use_segment_matmul = False
+
+
+class GraphEncoder(nn.Module):
+    """Layers of message passing over a graph (equation 15).
+
+    For "rgcn", with c_{i,r} the number of neighbours of node i under relation r and N_i^r those neighbours,
+    h_i' = σ(W_0 h_i + Σ_r Σ_{j ∈ N_i^r} W_r h_j / c_{i,r} + b); messages flow from head to tail, and back where
+    `inverse` asks for it. σ is ReLU, left out after the last layer.
+
+    Args:
+        settings: Kind, widths, regularisation.
+        features: Length D of a node's feature vector.
+        relations: Number R of relations of the graph, inverses not counted.
+    """
+
+    def __init__(self, settings: GraphEncoderSettings, features: int, relations: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.width = settings.widths[-1]
+        sizes = (features, *settings.widths)
+        types = max(relations, 1) * (2 if settings.inverse else 1)
+        self.layers = nn.ModuleList(
+            _layer(settings, before, after, types) for before, after in zip(sizes, settings.widths, strict=False)
+        )
+
+    def forward(self, graph: GraphTensors) -> Tensor:
+        """Return the nodes' states H, (N, width)."""
+        if self.settings.inverse:
+            graph = graph.with_inverses()
+        states = graph.features
+        for number, layer in enumerate(self.layers):
+            if number:
+                states = F.dropout(F.relu(states), self.settings.dropout, self.training)
+            states = _pass(self.settings.kind, layer, states, graph)
+        return states
+
+
+class Readout(nn.Module):
+    """READOUT of equation (16): one vector for the graph.
+
+    "mean": F_kg = (1/N) Σ_i h_i. "attention": F_kg = Σ_i a_i h_i with a = softmax_i(w · tanh(W h_i)).
+
+    Args:
+        settings: Which readout.
+        width: Length of a node's state.
+    """
+
+    def __init__(self, settings: GraphEncoderSettings, width: int) -> None:
+        super().__init__()
+        self.score = (
+            nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False))
+            if settings.readout == "attention"
+            else None
+        )
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map states (N, width) to F_kg (width,)."""
+        if self.score is None:
+            return states.mean(0)
+        return (self.score(states).softmax(0) * states).sum(0)
+
+
+def _layer(settings: GraphEncoderSettings, before: int, after: int, types: int) -> nn.Module:
+    layer: Any
+    match settings.kind:
+        case "rgcn":
+            layer = pyg.RGCNConv(before, after, types, num_bases=settings.bases, aggr="mean", root_weight=True)
+        case "gcn":
+            layer = pyg.GCNConv(before, after)
+        case "gat":
+            layer = pyg.GATConv(before, after, heads=settings.heads, concat=False)
+        case "sage":
+            layer = pyg.SAGEConv(before, after)
+        case "monet":
+            layer = pyg.GMMConv(before, after, dim=2, kernel_size=settings.kernels)
+        case "none":
+            layer = nn.Linear(before, after)
+    return layer  # type: ignore[no-any-return]
+
+
+def _pass(kind: str, layer: nn.Module, states: Tensor, graph: GraphTensors) -> Tensor:
+    out: Tensor
+    match kind:
+        case "none":
+            out = layer(states)
+        case "rgcn":
+            out = layer(states, graph.edge_index, graph.edge_type)
+        case "monet":
+            out = layer(states, graph.edge_index, _pseudo_coordinates(graph, states))
+        case _:
+            out = layer(states, graph.edge_index)
+    return out
+
+
+def _pseudo_coordinates(graph: GraphTensors, states: Tensor) -> Tensor:
+    """Return MoNet's coordinates of every edge, (E, 2): one over the root of the degrees of its two ends.
+
+    Monti et al., "Geometric deep learning on graphs and manifolds using mixture model CNNs" (2017), section 5.2.
+    """
+    ends = degree(graph.edge_index.flatten(), graph.nodes, dtype=states.dtype).clamp(min=1).rsqrt()
+    return torch.stack([ends[graph.edge_index[0]], ends[graph.edge_index[1]]], dim=1)

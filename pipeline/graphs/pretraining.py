@@ -1,0 +1,160 @@
+"""Pretraining by link prediction: the encoder's states must tell which triples are true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.graphs.encoders import GraphEncoder
+from pipeline.graphs.ranking import Ranking, Scorer, rank, true_places
+from pipeline.graphs.settings import GraphEncoderSettings, PretrainingSettings
+from pipeline.graphs.splits import Split, split_triples
+from pipeline.graphs.tensors import GraphTensors
+from pipeline.threads import one_thread
+
+
+class LinkPredictor(nn.Module):
+    """An encoder under DistMult: the score of ⟨h; r; t⟩ is Σ_k e_hk R_rk e_tk.
+
+    Yang et al., "Embedding entities and relations for learning and inference in knowledge bases" (2015); heads and
+    tails have relation vectors of their own, so that asking for a head is another question than asking for a tail.
+
+    Args:
+        encoder: Gives the nodes' states.
+        relations: Number of relations.
+    """
+
+    def __init__(self, encoder: GraphEncoder, relations: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.relation = nn.Parameter(torch.empty(2, max(relations, 1), encoder.width))
+        nn.init.normal_(self.relation, std=encoder.width**-0.5)
+
+    def scores(self, states: Tensor, triples: Tensor, tails: bool) -> Tensor:
+        """Return the scores (E, N) of all nodes as tails, or as heads, of triples (E, 3), given states (N, width)."""
+        given = triples[:, 0 if tails else 2]
+        query = states[given] * self.relation[0 if tails else 1, triples[:, 1]]
+        return query @ states.T
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained encoder.
+
+    Attributes:
+        encoder: In evaluation mode, with the weights of the best validation.
+        predictor: The encoder with its DistMult vectors.
+        split: Which triples were held out.
+        val: Best validation, None where no triple could be held out.
+        test: The same weights on the test triples, None where there are none.
+        epoch: Passes after which the weights were kept.
+        history: Loss and validation of every validated epoch.
+    """
+
+    encoder: GraphEncoder
+    predictor: LinkPredictor
+    split: Split
+    val: Ranking | None
+    test: Ranking | None
+    epoch: int
+    history: list[dict[str, Any]]
+
+
+def pretrain(
+    graph: GraphTensors,
+    encoder: GraphEncoderSettings,
+    settings: PretrainingSettings,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Pretrained:
+    """Pretrain a graph encoder on the CPU, on one thread: the same inputs give the same bytes anywhere.
+
+    Each pass hides a random share of the training triples as edges and asks for their tails and heads among all nodes
+    (softmax over nodes, other true ones left out). What is predicted is thus never read off an edge.
+
+    Args:
+        graph: Nodes, features, triples.
+        encoder: The encoder.
+        settings: Duration, rates, shares.
+        progress: Told after each pass.
+    """
+    split = split_triples(graph.triples, settings.val_share, settings.test_share, settings.seed)
+    seen = graph.with_triples(split.train)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        model = LinkPredictor(GraphEncoder(encoder, graph.features.shape[1], graph.relations), graph.relations)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        best, epoch_kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}, 0
+        best_val: Ranking | None = None
+        history: list[dict[str, Any]] = []
+        for epoch in range(1, settings.epochs + 1 if len(split.train) else 1):
+            loss = _step(model, seen, settings, optimizer)
+            last = epoch == settings.epochs
+            if epoch % settings.validate_every == 0 or last:
+                val = evaluate(model, seen, split.val, graph.triples)
+                history.append({"epoch": epoch, "loss": loss, "mrr": None if val is None else val.mrr})
+                if val is None or best_val is None or val.mrr > best_val.mrr:
+                    best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+                    best_val, epoch_kept = val, epoch
+            if progress is not None:
+                progress(1)
+        model.load_state_dict(best)
+        model.eval()
+        test = evaluate(model, seen, split.test, graph.triples)
+    return Pretrained(model.encoder, model, split, best_val, test, epoch_kept, history)
+
+
+def evaluate(model: LinkPredictor, seen: GraphTensors, triples: Tensor, known: Tensor) -> Ranking | None:
+    """Rank `triples` with messages over the edges of `seen` alone; None where there are none to rank."""
+    if not len(triples):
+        return None
+    model.eval()
+    with torch.inference_mode():
+        return rank(scorer(model, seen), triples, known, seen.nodes)
+
+
+def scorer(model: LinkPredictor, seen: GraphTensors) -> Scorer:
+    """Return what `rank` needs: scores by a model whose messages flow over the edges of `seen`."""
+    states = model.encoder(seen)
+
+    def score(triples: Tensor, tails: bool) -> Tensor:
+        return model.scores(states, triples, tails)
+
+    return score
+
+
+def _step(
+    model: LinkPredictor, graph: GraphTensors, settings: PretrainingSettings, optimizer: torch.optim.Optimizer
+) -> float:
+    model.train()
+    triples = graph.triples
+    hidden = torch.rand(len(triples)) < settings.hidden_edges
+    asked = triples[hidden] if bool(hidden.any()) else triples
+    states = model.encoder(graph.with_triples(triples[~hidden]) if bool(hidden.any()) else graph)
+    losses = []
+    for tails in (True, False):
+        scores = model.scores(states, asked, tails)
+        truth = asked[:, 2 if tails else 0]
+        others = true_places(asked, triples, graph.nodes, tails)
+        others[torch.arange(len(asked)), truth] = False
+        losses.append(_cross_entropy(scores, truth, others, settings.label_smoothing))
+    loss = torch.stack(losses).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss)
+
+
+def _cross_entropy(scores: Tensor, truth: Tensor, others: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy among the truth and the nodes that are false, with label smoothing over those."""
+    logs = F.log_softmax(scores.masked_fill(others, float("-inf")), dim=1)
+    own = logs.gather(1, truth[:, None])[:, 0]
+    rest = logs.masked_fill(others, 0.0).sum(1) / (~others).sum(1)
+    return -((1 - smoothing) * own + smoothing * rest).mean()

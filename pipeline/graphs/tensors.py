@@ -1,0 +1,59 @@
+"""A graph as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GraphTensors:
+    """A graph of N nodes, E edges and R relations (equations 13 and 14).
+
+    Attributes:
+        features: (N, D) float32, node features.
+        edge_index: (2, E) int64, head and tail of every edge: A_conn.
+        edge_type: (E,) int64, its relation: A_type.
+        relations: R; relations without an edge count.
+    """
+
+    features: Tensor
+    edge_index: Tensor
+    edge_type: Tensor
+    relations: int
+
+    def __post_init__(self) -> None:
+        nodes, edges = self.features.shape[0], self.edge_type.shape[0]
+        if self.features.ndim != 2 or nodes < 1:
+            raise ValueError(f"features must be (N, D) with a node at least, not {tuple(self.features.shape)}")
+        if self.edge_index.shape != (2, edges) or self.edge_type.ndim != 1:
+            raise ValueError(f"edge_index {tuple(self.edge_index.shape)} does not fit {edges} edge types")
+        if edges and not (0 <= int(self.edge_index.min()) and int(self.edge_index.max()) < nodes):
+            raise ValueError(f"an edge names a node outside 0 to {nodes - 1}")
+        if edges and not (0 <= int(self.edge_type.min()) and int(self.edge_type.max()) < self.relations):
+            raise ValueError(f"an edge names a relation outside 0 to {self.relations - 1}")
+
+    @property
+    def nodes(self) -> int:
+        """N."""
+        return self.features.shape[0]
+
+    @property
+    def triples(self) -> Tensor:
+        """(E, 3) int64: head, relation, tail."""
+        return torch.stack([self.edge_index[0], self.edge_type, self.edge_index[1]], dim=1)
+
+    def with_triples(self, triples: Tensor) -> GraphTensors:
+        """Return the same nodes and relations under other edges, (E, 3): head, relation, tail."""
+        return replace(self, edge_index=triples[:, [0, 2]].T, edge_type=triples[:, 1])
+
+    def with_inverses(self) -> GraphTensors:
+        """Return the graph with every edge r turned round once more as relation R + r."""
+        return GraphTensors(
+            self.features,
+            torch.cat([self.edge_index, self.edge_index.flip(0)], dim=1),
+            torch.cat([self.edge_type, self.edge_type + self.relations]),
+            2 * self.relations,
+        )

@@ -1,0 +1,47 @@
+"""The whole road on the genuine LEVIR-CC pairs at hand: their captions are learnt word for word."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.datasets.records import read_prepared
+from pipeline.execution import EngineSettings
+from pipeline.language.tokenizer import tokenize
+from stages import caption, paths, prepare, scenes, train
+from stages.profiles import profile_sections
+from tests.datasets.reference import reference
+
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+@pytest.mark.reference_data
+def test_three_real_pairs_are_learnt_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = reference("levir_cc")
+    shutil.copytree(PROJECT / paths.PRETRAINED, tmp_path / paths.PRETRAINED)
+    monkeypatch.chdir(tmp_path)
+    changes = [
+        "prepare.allow_missing_images=true",
+        "prepare.vocabulary.min_count=1",
+        "train.epochs=100",
+        "train.learning_rate=1.0e-3",
+        "train.decay_every=60",
+        "train.validate_every=20",
+    ]
+    sections = profile_sections("levir-cc", str(root), changes, mini=True)
+    engine = EngineSettings(device="cpu")
+    prepare.run(sections["prepare"], paths.PREPARED, engine=engine)  # type: ignore[arg-type]
+    scenes.run(sections["scenes"], paths.PREPARED, paths.SCENES, engine=engine)  # type: ignore[arg-type]
+    models, captions = paths.models("baseline"), paths.captions("baseline")
+    train.run(sections["train"], paths.PREPARED, paths.SCENES, models, engine=engine)  # type: ignore[arg-type]
+    caption.run(sections["caption"], paths.PREPARED, paths.SCENES, models, captions, engine=engine)  # type: ignore[arg-type]
+
+    data = read_prepared(paths.PREPARED)
+    said = {row["image_id"]: row["caption"] for row in json.loads((captions / "seed-1.json").read_text())}
+    assert sorted(said) == ["train_000016", "train_000051", "train_000054"]
+    for pair in data.pairs:
+        assert said[pair.id] in {" ".join(tokenize(reference)) for reference in pair.captions}

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.datasets.world import WorldSettings
+from pipeline.execution import EngineSettings
+from pipeline.files import sha256_file
+from pipeline.vision.backbones import build_backbone
+from pipeline.vision.pretraining import ScenePairs, ScenePretraining, batches, validate
+from pipeline.vision.settings import BackboneSettings
+from stages import pretrain_scenes
+
+
+def random_pairs(count: int, size: int = 64) -> ScenePairs:
+    generator = torch.Generator().manual_seed(0)
+    return ScenePairs(
+        images=torch.randint(0, 256, (count, 2, 3, size, size), generator=generator, dtype=torch.uint8),
+        land_cover=torch.randint(0, 8, (count, 2, size, size), generator=generator, dtype=torch.uint8),
+        centres=torch.rand((count, 2, size, size), generator=generator) > 0.99,
+        change=torch.rand((count, size, size), generator=generator) > 0.9,
+    )
+
+
+@pytest.fixture
+def model() -> ScenePretraining:
+    torch.manual_seed(0)
+    return ScenePretraining(build_backbone("mini", None), 8, BackboneSettings())
+
+
+def test_shapes(model: ScenePretraining) -> None:
+    land_cover, centres, change = model(random_pairs(2).images)
+    assert land_cover.shape == (2, 2, 8, 16, 16)
+    assert centres.shape == (2, 2, 16, 16)
+    assert change.shape == (2, 16, 16)
+
+
+def test_land_cover_loss_against_a_plain_loop(model: ScenePretraining) -> None:
+    model.eval()
+    pairs = random_pairs(1)
+    with torch.inference_mode():
+        loss = model.losses(pairs)["land_cover"].item()
+        log_shares = model(pairs.images)[0].log_softmax(2)
+    total = 0.0
+    for date in range(2):
+        for row in range(16):
+            for column in range(16):
+                cell = pairs.land_cover[0, date, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].flatten()
+                total += sum(-log_shares[0, date, int(name), row, column].item() for name in cell) / 16
+    assert loss == pytest.approx(total / 512, rel=1e-5)
+
+
+def test_turning_moves_images_and_targets_together() -> None:
+    pairs = random_pairs(1)
+    turned = pairs.turned(1, True)
+    assert torch.equal(turned.images[0, 0, 0], torch.rot90(pairs.images[0, 0, 0]).flip(-1))
+    assert torch.equal(turned.change[0], torch.rot90(pairs.change[0]).flip(-1))
+
+
+def test_batches_hold_every_pair_once() -> None:
+    pairs = ScenePairs(*(tensor[:, ...] for tensor in vars(random_pairs(7)).values()))
+    pairs.images[:, 0, 0] = torch.arange(7, dtype=torch.uint8)[:, None, None]
+    seen = [int(value) for part in batches(pairs, 3, np.random.default_rng(0)) for value in part.images[:, 0, 0, 0, 0]]
+    assert len(seen) == 6
+    assert len(set(seen)) == 6
+
+
+def test_a_perfect_answer_scores_one(model: ScenePretraining, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = random_pairs(2)
+    pairs.land_cover.copy_(pairs.land_cover[..., ::4, ::4].repeat_interleave(4, -1).repeat_interleave(4, -2))
+    pairs.change.copy_(pairs.change[..., ::4, ::4].repeat_interleave(4, -1).repeat_interleave(4, -2))
+
+    def answer(_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        one_hot = torch.nn.functional.one_hot(pairs.land_cover[..., ::4, ::4].long(), 8).movedim(-1, 2).float()
+        centres = torch.nn.functional.max_pool2d(pairs.centres.float(), 4) - 0.5
+        return one_hot, centres, pairs.change[..., ::4, ::4].float() - 0.5
+
+    monkeypatch.setattr(model, "forward", answer)
+    assert validate(model, pairs, 2) == {"land_cover_miou": 1.0, "centres_f1": 1.0, "change_f1": 1.0}
+
+
+def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = pretrain_scenes.PretrainScenesSettings(
+        world=WorldSettings(train=4, val=2, test=0, size=96, seed=3), epochs=2, batch=2
+    )
+    engine = EngineSettings(device="cpu", workers=1)
+    whole = pretrain_scenes.run(settings, tmp_path / "whole.safetensors", engine=engine)
+    history = json.loads((tmp_path / "whole.json").read_text())["validation"]
+    assert [record["epoch"] for record in history] == [1, 2]
+    assert build_backbone("mini", whole).channels == 256
+
+    state = next((tmp_path / ".work" / "pretrain-scenes").glob("*/state.safetensors"))
+    state.unlink()
+    from pipeline.vision import pretraining
+
+    validate_once = pretraining.validate
+
+    def stop_in_the_second_epoch(*arguments: object) -> dict[str, float]:
+        if state.exists():
+            raise KeyboardInterrupt
+        return validate_once(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pretraining, "validate", stop_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain_scenes.run(settings, tmp_path / "resumed.safetensors", engine=engine)
+    assert not (tmp_path / "resumed.safetensors").exists()
+    monkeypatch.setattr(pretraining, "validate", validate_once)
+    resumed = pretrain_scenes.run(settings, tmp_path / "resumed.safetensors", engine=engine)
+    assert sha256_file(resumed) == sha256_file(whole)
+
+
+def test_the_backbone_that_ships_is_small_and_loads() -> None:
+    path = Path(__file__).parents[2] / "artifacts" / "pretrained" / "scenes-mini.safetensors"
+    assert path.stat().st_size <= 3_000_000
+    assert build_backbone("mini", path).stride == 16
