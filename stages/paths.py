@@ -7,11 +7,14 @@ from pathlib import Path
 ARTIFACTS = Path("artifacts")
 PREPARED = ARTIFACTS / "prepared"
 SCENES = ARTIFACTS / "caches" / "scenes.h5"
+GRAPH = ARTIFACTS / "graph"
 METRICS = ARTIFACTS / "metrics.json"
 PLOTS = ARTIFACTS / "plots"
 PRETRAINED = ARTIFACTS / "pretrained"
 WORK = Path(".work")
 """Untracked shards and training states, from which interrupted stages go on."""
+ANSWERS = WORK / "llm"
+"""Stored answers of language models; deleting them means asking, and paying, again."""
 
 
 def models(name: str) -> Path:

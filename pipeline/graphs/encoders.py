@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch_geometric.backend
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric import nn as pyg
-from torch_geometric.utils import degree
+from torch_geometric import nn as pyg  # type: ignore[import-untyped]
+from torch_geometric.utils import degree  # type: ignore[import-untyped]
 
+from pipeline.graphs.rgcn import RelationalLayer
 from pipeline.graphs.settings import GraphEncoderSettings
 from pipeline.graphs.tensors import GraphTensors
-
-# Where pyg-lib is installed, RGCNConv would else take the mean over all relations together instead of per relation.
-torch_geometric.backend.use_segment_matmul = False
 
 
 class GraphEncoder(nn.Module):
@@ -75,14 +72,15 @@ class Readout(nn.Module):
         """Map states (N, width) to F_kg (width,)."""
         if self.score is None:
             return states.mean(0)
-        return (self.score(states).softmax(0) * states).sum(0)
+        weights: Tensor = self.score(states).softmax(0)
+        return (weights * states).sum(0)
 
 
 def _layer(settings: GraphEncoderSettings, before: int, after: int, types: int) -> nn.Module:
     layer: Any
     match settings.kind:
         case "rgcn":
-            layer = pyg.RGCNConv(before, after, types, num_bases=settings.bases, aggr="mean", root_weight=True)
+            layer = RelationalLayer(before, after, types, num_bases=settings.bases)
         case "gcn":
             layer = pyg.GCNConv(before, after)
         case "gat":

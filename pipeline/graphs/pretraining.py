@@ -19,27 +19,32 @@ from pipeline.threads import one_thread
 
 
 class LinkPredictor(nn.Module):
-    """An encoder under DistMult: the score of ⟨h; r; t⟩ is Σ_k e_hk R_rk e_tk.
+    """An encoder under DistMult: the score of t as the tail of h and r is Σ_k (e_hk R_rk + b_rk) e_tk.
 
-    Yang et al., "Embedding entities and relations for learning and inference in knowledge bases" (2015); heads and
-    tails have relation vectors of their own, so that asking for a head is another question than asking for a tail.
+    Yang et al., "Embedding entities and relations for learning and inference in knowledge bases" (2015), with the
+    vectors b_r added, which say what a relation's tails look like whatever the head. For heads R and b are others, so
+    that asking for a head is another question than asking for a tail.
 
     Args:
         encoder: Gives the nodes' states.
         relations: Number of relations.
+        dropout: Of what is compared with the candidates' states.
     """
 
-    def __init__(self, encoder: GraphEncoder, relations: int) -> None:
+    def __init__(self, encoder: GraphEncoder, relations: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.encoder = encoder
+        self.dropout = dropout
         self.relation = nn.Parameter(torch.empty(2, max(relations, 1), encoder.width))
+        self.offset = nn.Parameter(torch.zeros(2, max(relations, 1), encoder.width))
         nn.init.normal_(self.relation, std=encoder.width**-0.5)
 
     def scores(self, states: Tensor, triples: Tensor, tails: bool) -> Tensor:
         """Return the scores (E, N) of all nodes as tails, or as heads, of triples (E, 3), given states (N, width)."""
-        given = triples[:, 0 if tails else 2]
-        query = states[given] * self.relation[0 if tails else 1, triples[:, 1]]
-        return query @ states.T
+        side, given = (0, triples[:, 0]) if tails else (1, triples[:, 2])
+        relation = triples[:, 1]
+        query = states[given] * self.relation[side, relation] + self.offset[side, relation]
+        return F.dropout(query, self.dropout, self.training) @ states.T
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,9 @@ def pretrain(
     seen = graph.with_triples(split.train)
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = LinkPredictor(GraphEncoder(encoder, graph.features.shape[1], graph.relations), graph.relations)
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        states = GraphEncoder(encoder, graph.features.shape[1], graph.relations)
+        model = LinkPredictor(states, graph.relations, settings.dropout)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         best, epoch_kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}, 0
         best_val: Ranking | None = None
         history: list[dict[str, Any]] = []
@@ -149,7 +153,7 @@ def _step(
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def _cross_entropy(scores: Tensor, truth: Tensor, others: Tensor, smoothing: float) -> Tensor:

@@ -53,11 +53,8 @@ def rank(scorer: Scorer, triples: Tensor, known: Tensor, nodes: int) -> Ranking:
     if not len(triples):
         raise ValueError("there are no triples to rank")
     ranks = torch.cat([_ranks(scorer, triples, known, nodes, tails) for tails in (True, False)])
-    return Ranking(
-        float((1 / ranks).mean()),
-        *(float((ranks <= most).double().mean()) for most in (1, 3, 10)),
-        ranks=len(ranks),
-    )
+    first, third, tenth = (float((ranks <= most).double().mean()) for most in (1, 3, 10))
+    return Ranking(float((1 / ranks).mean()), first, third, tenth, len(ranks))
 
 
 def true_places(triples: Tensor, known: Tensor, nodes: int, tails: bool) -> Tensor:

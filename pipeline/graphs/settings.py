@@ -17,8 +17,8 @@ class GraphEncoderSettings(Section):
 
     kind: EncoderKind = Field(
         "rgcn",
-        description="rgcn (paper), gcn, gat, sage, monet (Table 7; these four do not see the relations), or none: every "
-        "node by itself",
+        description="rgcn (paper), gcn, gat, sage, monet (Table 7; these four do not see the relations), or none: "
+        "every node by itself",
     )
     widths: tuple[int, ...] = Field(
         (128, 128), min_length=1, description="numbers per node after each layer (release: two layers, 384 and 768)"
@@ -28,11 +28,11 @@ class GraphEncoderSettings(Section):
         description="messages flow from tail to head as well, for rgcn under relations of their own (paper silent)",
     )
     bases: int | None = Field(
-        None, ge=1, description="rgcn: weights are sums of so many bases; null: a matrix per relation"
+        2, ge=1, description="rgcn: weights are sums of so many bases; null: a matrix per relation (paper silent)"
     )
     heads: int = Field(4, ge=1, description="gat: attention heads, their mean is taken")
     kernels: int = Field(4, ge=1, description="monet: Gaussian kernels")
-    dropout: float = Field(0.1, ge=0, lt=1, description="of the numbers between layers (paper silent)")
+    dropout: float = Field(0.3, ge=0, lt=1, description="of the numbers between layers (paper silent)")
     readout: Readout = Field("mean", description="equation (16): mean over the nodes, or attention (paper: either)")
 
     @field_validator("widths")
@@ -46,12 +46,15 @@ class GraphEncoderSettings(Section):
 class PretrainingSettings(Section):
     """Pretraining of the graph encoder by link prediction with DistMult (the paper names no method)."""
 
-    epochs: int = Field(150, ge=0, description="passes over the graph's triples; 0: the encoder keeps its random weights")
-    learning_rate: float = Field(5e-3, gt=0, description="of Adam")
-    weight_decay: float = Field(1e-4, ge=0, description="of Adam, decoupled")
-    hidden_edges: float = Field(
-        0.3, ge=0, lt=1, description="share of the triples that a pass predicts without seeing them as edges"
+    epochs: int = Field(
+        150, ge=0, description="passes over the graph's triples; 0: the encoder keeps its random weights"
     )
+    learning_rate: float = Field(3e-3, gt=0, description="of Adam")
+    weight_decay: float = Field(1.0, ge=0, description="of Adam, decoupled")
+    hidden_edges: float = Field(
+        0.6, ge=0, lt=1, description="share of the triples that a pass predicts without seeing them as edges"
+    )
+    dropout: float = Field(0.5, ge=0, lt=1, description="of the vector that candidates are compared with")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the choice among all nodes")
     val_share: float = Field(0.1, ge=0, lt=0.5, description="share of the triples held out to choose the epoch")
     test_share: float = Field(0.1, ge=0, lt=0.5, description="share of the triples held out to measure")

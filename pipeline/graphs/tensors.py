@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pipeline.language.graph.store import GraphArrays
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class GraphTensors:
             raise ValueError(f"features must be (N, D) with a node at least, not {tuple(self.features.shape)}")
         if self.edge_index.shape != (2, edges) or self.edge_type.ndim != 1:
             raise ValueError(f"edge_index {tuple(self.edge_index.shape)} does not fit {edges} edge types")
-        if edges and not (0 <= int(self.edge_index.min()) and int(self.edge_index.max()) < nodes):
+        if edges and not (int(self.edge_index.min()) >= 0 and int(self.edge_index.max()) < nodes):
             raise ValueError(f"an edge names a node outside 0 to {nodes - 1}")
-        if edges and not (0 <= int(self.edge_type.min()) and int(self.edge_type.max()) < self.relations):
+        if edges and not (int(self.edge_type.min()) >= 0 and int(self.edge_type.max()) < self.relations):
             raise ValueError(f"an edge names a relation outside 0 to {self.relations - 1}")
 
     @property
@@ -57,3 +61,13 @@ class GraphTensors:
             torch.cat([self.edge_type, self.edge_type + self.relations]),
             2 * self.relations,
         )
+
+
+def tensors_of(arrays: GraphArrays) -> GraphTensors:
+    """Bring the arrays of graph.h5 into tensors."""
+    return GraphTensors(
+        torch.from_numpy(arrays.features),
+        torch.from_numpy(arrays.edge_index),
+        torch.from_numpy(arrays.edge_type),
+        arrays.relations,
+    )

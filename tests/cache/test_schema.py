@@ -41,7 +41,8 @@ def test_schemas_that_cannot_be_stored(fields: tuple[Field, ...], match: str) ->
 def test_unit_of_a_schema() -> None:
     assert Schema("s", 1, "image", ()).units_per_item == 2
     assert Schema("s", 1, "pair", ()).units_per_item == 1
-    with pytest.raises(ValueError, match="image or pair"):
+    assert Schema("s", 1, "node", ()).units_per_item == 1
+    with pytest.raises(ValueError, match="image, pair or node"):
         Schema("s", 1, "region", ())
 
 

@@ -46,8 +46,6 @@ def test_says_the_same_as_the_caption_stage(model: Path, tmp_path: Path) -> None
         tmp_path / "captions",
         engine=ENGINE,
     )
-    import json
-
     expected = json.loads((captions / "seed-1.json").read_text())[0]
     images = tmp_path / "images"
     found = describe.run(SEARCH, images / "A" / "pair_000.png", images / "B" / "pair_000.png", model, engine=ENGINE)

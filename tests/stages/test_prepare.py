@@ -300,7 +300,7 @@ def test_settings_out_of_range(changes: dict[str, Any]) -> None:
 
 @pytest.fixture
 def stand_in_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    def generate_world(world: Any, folder: Path, *, engine: EngineSettings) -> list[Pair]:
+    def generate_world(world: Any, folder: Path, *, engine: EngineSettings, **_: Any) -> list[Pair]:
         rng = np.random.default_rng(world.seed)
         pairs = []
         for number, split in enumerate(("train", "val", "test")):

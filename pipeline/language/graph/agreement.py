@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.language.llm.merges import NameKind
+from pipeline.language.triples.lemmas import word_set
 from pipeline.language.triples.relations import PREPOSITIONS, family_of
 
-_GROUNDS: Final = frozenset("area lot space field court ground quarter block zone district site".split())
+_GROUNDS: Final = word_set("area lot space field court ground quarter block zone district site")
 """Nouns for a piece of ground: after the same word they name the same class ("parking lot", "parking area")."""
 _EVENTS: Final = frozenset(("appear", "disappear"))
 """Families whose verbs may be synonyms; in the others near verbs often mean opposites ("widen", "narrow")."""

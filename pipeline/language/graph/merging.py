@@ -21,7 +21,8 @@ from pipeline.language.triples.relations import join_relation, split_relation
 
 _LARGEST: Final = 24
 """Names of a group; larger groups are cut at a higher cosine."""
-_STEP: Final = 0.05
+_ALIKE: Final = 1e-3
+"""Names whose cosines differ from 1 by less are no longer told apart, but cut in their order."""
 
 
 class Merger(Protocol):
@@ -99,10 +100,12 @@ def group_names(
         groups.setdefault(int(label), []).append(name)
     found: list[list[str]] = []
     for group in groups.values():
-        if len(group) <= _LARGEST or likeness + _STEP >= 1:
+        if len(group) <= _LARGEST:
             found.extend([group] if len(group) > 1 else [])
+        elif 1 - likeness > _ALIKE:
+            found.extend(group_names(group, vectors, 1 - (1 - likeness) / 2))
         else:
-            found.extend(group_names(group, vectors, likeness + _STEP))
+            found.extend(group[start : start + _LARGEST] for start in range(0, len(group), _LARGEST))
     return found
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from pipeline.language.triples.records import Family
 from pipeline.language.triples.relations import family_of
@@ -47,7 +46,8 @@ class Relation:
     names: tuple[str, ...]
 
 
-class Edge(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Edge:
     """A triple: positions of its entities and relation, and how often it is stated in the captions."""
 
     head: int
@@ -113,7 +113,9 @@ def count_names(statements: Iterable[Key]) -> NameCounts:
     return NameCounts(entities, relations)
 
 
-def build_graph(statements: Mapping[Key, int], counts: NameCounts, names: Mapping[str, Mapping[str, list[str]]]) -> CaptionGraph:
+def build_graph(
+    statements: Mapping[Key, int], counts: NameCounts, names: Mapping[str, Mapping[str, list[str]]]
+) -> CaptionGraph:
     """Number what remains after merging and filtering.
 
     Entities and relations without a statement are left out: they would be isolated.
@@ -133,9 +135,7 @@ def build_graph(statements: Mapping[Key, int], counts: NameCounts, names: Mappin
         for (head, relation, tail), count in statements.items()
     )
     return CaptionGraph(
-        tuple(
-            Entity(name, counts.entities[name], tuple(names["entities"].get(name, [name]))) for name in entity_names
-        ),
+        tuple(Entity(name, counts.entities[name], tuple(names["entities"].get(name, [name]))) for name in entity_names),
         tuple(
             Relation(name, counts.relations[name], family_of(name), tuple(names["relations"].get(name, [name])))
             for name in relation_names

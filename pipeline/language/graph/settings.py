@@ -38,16 +38,15 @@ class MergeSettings(Section):
     text: TextEncoderSettings = Field(
         default_factory=TextEncoderSettings, description="text encoder that proposes; the thresholds are for minilm"
     )
-    propose: float = Field(
-        0.5, ge=-1, le=1, description="llm: names are shown to it together above this mean cosine"
-    )
+    propose: float = Field(0.5, ge=-1, le=1, description="llm: names are shown to it together above this mean cosine")
     entity_threshold: float = Field(0.8, ge=-1, le=1, description="rules: least cosine of two entities of one head")
     relation_threshold: float = Field(
         0.75, ge=-1, le=1, description="rules: least cosine of two verbs of appearing, or of disappearing"
     )
     rounds: int = Field(3, ge=1, le=20, description="most rounds; merging ends when a round merges nothing")
     overrides: Path | None = Field(
-        None, description="file of your own decisions, in the form of merges.yaml that the stage writes; they come first"
+        None,
+        description="file of your own decisions, in the form of merges.yaml that the stage writes; they come first",
     )
 
 

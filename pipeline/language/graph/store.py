@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +30,9 @@ SCHEMA = Schema(
         CacheField("features", "float32", (-1,), description="vector of the node's name by the text encoder, eq. (14)"),
         CacheField("count", "int64", description="how often the entity is head or tail of a statement"),
         CacheField("tail", "int64", offsets="edges", description="tails of the edges whose head the node is, A_conn"),
-        CacheField("relation", "int64", offsets="edges", description="number of the edge's relation in graph.json, A_type"),
+        CacheField(
+            "relation", "int64", offsets="edges", description="number of the edge's relation in graph.json, A_type"
+        ),
         CacheField("stated", "int64", offsets="edges", description="how often the edge's triple is stated"),
     ),
 )
@@ -92,9 +94,7 @@ def write_graph(path: Path, graph: CaptionGraph, about: Mapping[str, Any]) -> Pa
     """Write graph.json: an entity, a relation, a triple a line."""
     triples = [[*graph.key(edge), edge.count] for edge in graph.edges]
     entities = [{"name": e.name, "count": e.count, "names": e.names} for e in graph.entities]
-    relations = [
-        {"name": r.name, "count": r.count, "family": r.family, "names": r.names} for r in graph.relations
-    ]
+    relations = [{"name": r.name, "count": r.count, "family": r.family, "names": r.names} for r in graph.relations]
     parts = [f'"version": 1,\n"about": {json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)}']
     for name, rows in (("entities", entities), ("relations", relations), ("triples", triples)):
         lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows)
@@ -137,8 +137,10 @@ def read_graph(folder: Path) -> StoredGraph:
 
 def edge_arrays(graph: CaptionGraph, features: npt.NDArray[np.float32]) -> GraphArrays:
     """Bring a graph and the vectors of its nodes into arrays."""
-    table = np.array(graph.edges, np.int64).reshape(-1, 4)
-    return GraphArrays(features, table[:, [0, 2]].T.copy(), table[:, 1].copy(), table[:, 3].copy(), len(graph.relations))
+    table = _table(graph.edges)
+    return GraphArrays(
+        features, table[:, [0, 2]].T.copy(), table[:, 1].copy(), table[:, 3].copy(), len(graph.relations)
+    )
 
 
 def write_tensors(path: Path, graph: CaptionGraph, features: npt.NDArray[np.float32], provenance: Provenance) -> Path:
@@ -173,6 +175,12 @@ def read_tensors(folder: Path) -> GraphArrays:
     )
 
 
+def _table(edges: Sequence[Edge]) -> npt.NDArray[np.int64]:
+    """Return (E, 4): head, relation, tail, count."""
+    rows = [(edge.head, edge.relation, edge.tail, edge.count) for edge in edges]
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
 class _Units:
     """The nodes as `pack` reads them."""
 
@@ -189,7 +197,7 @@ class _Units:
         return {"edges": len(self._edges[unit])}
 
     def read(self, unit: int) -> Mapping[str, npt.NDArray[Any]]:
-        table = np.array(self._edges[unit], np.int64).reshape(-1, 4)
+        table = _table(self._edges[unit])
         return {
             "features": self._features[unit],
             "count": np.int64(self._graph.entities[unit].count),

@@ -25,7 +25,7 @@ _LONGEST: Final = 128
 
 
 class PretrainedEncoder:
-    """A transformers encoder with pooling; computes on the CPU with one thread, so that the bytes are the same anywhere.
+    """A transformers encoder with pooling; computes on one thread of the CPU, so that the bytes are the same anywhere.
 
     Args:
         name: What the settings call it.
@@ -40,16 +40,17 @@ class PretrainedEncoder:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self._name, self._folder, self._settings = name, folder, settings
         if not (folder / "model.safetensors").is_file():
             raise CheckpointError(
                 "the text encoder's folder holds no model.safetensors", where=folder, fix="correct the encoder's name"
             )
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, use_fast=True)
-            self._model: torch.nn.Module = AutoModel.from_pretrained(
+            load: Any = AutoTokenizer.from_pretrained
+            self._tokenizer = load(str(folder), local_files_only=True, use_fast=True)
+            self._model: Any = AutoModel.from_pretrained(
                 str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False
             ).eval()
         except Exception as error:  # transformers lets errors of many kinds through

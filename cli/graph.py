@@ -1,0 +1,210 @@
+"""`sagecc graph`: the caption knowledge graph: build it, look at it, export it, extract triples from any text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cli.options import PARAMS, Params, Set, Settings
+from stages import paths
+
+if TYPE_CHECKING:
+    from pipeline.language.llm.asking import Estimate
+
+app = typer.Typer(invoke_without_command=True)
+Graph = Annotated[Path, typer.Option("--graph", help="Folder that `sagecc graph` wrote.")]
+Prepared = Annotated[Path, typer.Option("--prepared", help="Folder that `sagecc prepare` wrote.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only tell what a language model would be asked, and at what cost.")
+]
+
+
+@app.callback()
+def build(
+    context: typer.Context,
+    params: Params = PARAMS,
+    changes: Set = None,
+    prepared: Prepared = paths.PREPARED,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = paths.GRAPH,
+    dry_run: DryRun = False,
+) -> None:
+    """Build the graph of the training captions and pretrain its encoder; with a command, look at it instead.
+
+    Example: sagecc graph --set graph.build.min_count=30
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from stages import graph as stage
+
+    settings = Settings(params, changes)
+    section = settings.section("graph", stage.GraphSettings)
+    if dry_run:
+        _tell(stage.estimate(section, prepared))
+        return
+    typer.echo(f"wrote {stage.run(section, prepared, out, engine=settings.engine)}")
+    for line in stage.summary(out):
+        typer.echo(line)
+
+
+@app.command()
+def show(
+    graph: Graph = paths.GRAPH,
+    top: Annotated[int, typer.Option("--top", min=1, help="Entities and relations to list.")] = 20,
+    out: Annotated[Path | None, typer.Option("--out", help="Picture to draw as well: .svg, .png or .pdf.")] = None,
+    entities: Annotated[int, typer.Option("--entities", min=1, max=200, help="Entities in the picture.")] = 30,
+) -> None:
+    """List the most frequent entities and relations, and draw the graph.
+
+    Example: sagecc graph show --out graph.svg
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.language.graph.store import read_graph
+    from stages import graph as stage
+
+    found = read_graph(graph).graph
+    for line in stage.summary(graph):
+        typer.echo(line)
+    table = Table("entity", "stated", "also", title="entities")
+    for entity in found.entities[:top]:
+        table.add_row(entity.name, f"{entity.count:,}", ", ".join(n for n in entity.names if n != entity.name))
+    Console().print(table)
+    table = Table("relation", "family", "stated", "also", title="relations")
+    for relation in found.relations[:top]:
+        also = ", ".join(name for name in relation.names if name != relation.name)
+        table.add_row(relation.name, relation.family, f"{relation.count:,}", also)
+    Console().print(table)
+    if out is not None:
+        from pipeline.language.graph.drawing import draw_graph
+
+        typer.echo(f"wrote {draw_graph(found, out, entities=entities)}")
+
+
+@app.command()
+def neighbours(
+    entity: Annotated[str, typer.Argument(help="An entity, such as road; merged and plural names are found too.")],
+    graph: Graph = paths.GRAPH,
+    top: Annotated[int, typer.Option("--top", min=1, help="Triples to list in each direction.")] = 20,
+) -> None:
+    """List what is stated most often about an entity, as head and as tail.
+
+    Example: sagecc graph neighbours road
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.language.graph.find import find_entity
+    from pipeline.language.graph.store import read_graph
+
+    found = read_graph(graph).graph
+    node = find_entity(found, entity)
+    for role, edges in (
+        ("head", [edge for edge in found.edges if edge.head == node]),
+        ("tail", [edge for edge in found.edges if edge.tail == node]),
+    ):
+        table = Table(
+            "head", "relation", "tail", "stated", title=f"{found.entities[node].name} as {role}: {len(edges)}"
+        )
+        for edge in sorted(edges, key=lambda edge: (-edge.count, edge))[:top]:
+            table.add_row(*found.key(edge), f"{edge.count:,}")
+        Console().print(table)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", help="File to write.")],
+    graph: Graph = paths.GRAPH,
+    form: Annotated[
+        Literal["graphml", "jsonld"] | None, typer.Option("--format", help="Its form [default: as the name ends].")
+    ] = None,
+) -> None:
+    """Write the graph as GraphML (Gephi, Cytoscape, networkx) or JSON-LD (RDF tools).
+
+    Example: sagecc graph export --out graph.graphml
+    """
+    from pipeline.language.graph.export import export_graph
+    from pipeline.language.graph.store import read_graph
+
+    typer.echo(f"wrote {export_graph(read_graph(graph).graph, out, form)}")
+
+
+@app.command()
+def extract(
+    file: Annotated[Path, typer.Argument(help="One caption a line, or a caption file of a data set (.json).")],
+    out: Annotated[Path, typer.Option("--out", help="triples.jsonl to write.")],
+    engine: Annotated[
+        Literal["rules", "llm"] | None, typer.Option("--engine", help="How [default: as the settings say].")
+    ] = None,
+    params: Params = PARAMS,
+    changes: Set = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Extract the triples of any captions, without a data set.
+
+    Example: sagecc graph extract captions.txt --engine rules --out triples.jsonl
+    """
+    from pipeline.language.graph.extraction import make_extractor
+    from pipeline.language.graph.text_files import read_text_captions
+    from pipeline.language.triples.records import write_triples
+    from stages.graph import GraphSettings
+
+    # Without settings the rules need none: any folder will do.
+    section = Settings(params, changes).section("graph", GraphSettings) if params.is_file() else GraphSettings()
+    extraction = section.build.extraction
+    if engine is not None:
+        extraction = extraction.model_copy(update={"engine": engine})
+    captions = read_text_captions(file)
+    extractor = make_extractor(extraction, section.build.llm, paths.ANSWERS)
+    if dry_run:
+        from pipeline.language.llm.triples import LLMExtractor
+
+        _tell(extractor.estimate(captions) if isinstance(extractor, LLMExtractor) else None)
+        return
+    triples = extractor.extract(captions)
+    with_triples = len({(triple.pair, triple.sentence) for triple in triples})
+    typer.echo(f"wrote {write_triples(out, triples)}")
+    typer.echo(f"{len(triples):,} triples from {with_triples:,} of {len(captions):,} captions ({extractor.name})")
+
+
+@app.command()
+def coverage(
+    graph: Graph = paths.GRAPH,
+    prepared: Prepared = paths.PREPARED,
+    split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Whose captions.")] = "val",
+    out: Annotated[Path | None, typer.Option("--out", help="JSON to write as well.")] = None,
+    params: Params = PARAMS,
+    changes: Set = None,
+) -> None:
+    """Tell how much of what captions say the graph knows: captions, entities and relations, by frequency.
+
+    Example: sagecc graph coverage --split val
+    """
+    from rich.console import Console
+
+    from pipeline.files import write_json
+    from pipeline.language.graph.coverage_table import coverage_tables
+    from stages import graph as stage
+
+    section = Settings(params, changes).section("graph", stage.GraphSettings)
+    found = stage.measure_coverage(section, graph, prepared, split)
+    for table in coverage_tables(found, split):
+        Console().print(table)
+    if out is not None:
+        typer.echo(f"wrote {write_json(out, found.values())}")
+
+
+def _tell(estimate: Estimate | None) -> None:
+    if estimate is None:
+        typer.echo("the rules ask nothing and cost nothing")
+        return
+    cost = (
+        "unknown (set graph.build.llm.prices)" if estimate.cost is None else f"{estimate.cost:.2f} {estimate.currency}"
+    )
+    typer.echo(
+        f"{estimate.items:,} distinct captions to ask, {estimate.stored:,} answered already; {estimate.requests:,} "
+        f"requests, about {estimate.prompt_tokens:,} tokens to send and {estimate.answer_tokens:,} to receive; "
+        f"cost: {cost}"
+    )

@@ -1,0 +1,243 @@
+"""Stage `graph`: the caption knowledge graph of the training captions, and its pretrained encoder (equations 13–16)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pipeline.config import Section
+from pipeline.execution.settings import EngineSettings
+from pipeline.graphs.settings import GraphEncoderSettings, PretrainingSettings
+from pipeline.language.graph.settings import GraphBuildSettings
+from stages import paths
+
+if TYPE_CHECKING:
+    from pipeline.datasets.records import Split
+    from pipeline.language.graph.coverage import Coverage
+    from pipeline.language.llm.asking import Estimate
+
+TRIPLES, MERGES, ENCODER, METRICS = "triples.jsonl", "merges.yaml", "encoder.safetensors", "links.json"
+OUTPUTS = (TRIPLES, MERGES, "graph.json", "graph.h5", ENCODER, METRICS)
+"""What the stage writes into its folder."""
+
+
+class GraphSettings(Section):
+    """The caption knowledge graph and its encoder (section 3.4)."""
+
+    build: GraphBuildSettings = Field(default_factory=GraphBuildSettings)
+    encoder: GraphEncoderSettings = Field(default_factory=GraphEncoderSettings)
+    pretraining: PretrainingSettings = Field(default_factory=PretrainingSettings)
+
+    def result_values(self) -> dict[str, Any]:
+        """Return the settings that decide the result, as JSON values: not the language model's pace and prices."""
+        values = self.model_dump(mode="json")
+        build = values["build"]
+        for name in ("traffic", "prices"):
+            del build["llm"][name]
+        if "llm" not in (build["extraction"]["engine"], build["merge"]["by"]):
+            del build["llm"]
+        # The file's content counts, not its place.
+        build["merge"]["overrides"] = None
+        return values
+
+
+def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: EngineSettings) -> Path:
+    """Build the graph of the training captions and pretrain its encoder.
+
+    Everything is computed on the CPU: the graph is small, and its bytes are then the same everywhere.
+
+    Args:
+        settings: Extraction, merging, k, node features, encoder, pretraining.
+        prepared: Folder that `sagecc prepare` wrote.
+        output: Folder to write, as a whole: triples.jsonl (every statement, before merging), merges.yaml (names that
+            became one), graph.json, graph.h5 (node features, edges), encoder.safetensors, links.json (link prediction).
+        engine: Not used.
+
+    Returns:
+        `output`.
+
+    Raises:
+        DataError: The prepared data set is missing or damaged, has no training captions, its captions hold no triple,
+            or none is frequent enough.
+        SettingsError: The spaCy pipeline or the language model cannot be used.
+        ServiceError: The language model's endpoint fails, or a text encoder cannot be fetched.
+        CheckpointError: A text encoder is damaged.
+        OutputError: `output` cannot be written, or holds other files.
+    """
+    from pipeline.cache import Provenance
+    from pipeline.execution.progress import say, track
+    from pipeline.files import content_key, sha256_file, write_json
+    from pipeline.folders import atomic_folder
+    from pipeline.language.graph.build import build
+    from pipeline.language.graph.extraction import describe_engine, make_asking, make_extractor
+    from pipeline.language.graph.merge_map import MergeMap, read_merges, write_merges
+    from pipeline.language.graph.store import GRAPH, SCHEMA, TENSORS, edge_arrays, write_graph, write_tensors
+    from pipeline.language.triples.records import write_triples
+
+    del engine
+    parts = settings.build
+    overrides = read_merges(parts.merge.overrides) if parts.merge.overrides else MergeMap()
+    data, captions = _training_captions(prepared)
+    values = settings.result_values()
+    if parts.merge.overrides:
+        values["build"]["merge"]["overrides"] = sha256_file(parts.merge.overrides)
+    with atomic_folder(output, replaces=(*OUTPUTS, ".gitignore")) as folder:
+        say(f"graph: reading {len(captions):,} training captions")
+        triples = make_extractor(parts.extraction, parts.llm, paths.ANSWERS).extract(captions)
+        write_triples(folder / TRIPLES, triples)
+        encoders = _Encoders()
+        proposer = None if parts.merge.by == "none" else encoders.get(parts.merge.text)
+        decider = None
+        if parts.merge.by == "llm":
+            from pipeline.language.llm.merges import LLMMerger
+
+            decider = LLMMerger(make_asking(parts.extraction, parts.llm, paths.ANSWERS))
+        built = build([t.key for t in triples], parts.min_count, parts.merge, overrides, proposer, decider)
+        write_merges(folder / MERGES, built.merges)
+        describer = encoders.get(parts.features)
+        about = {
+            "dataset": data.card.name,
+            "pairs_sha256": data.card.pairs_sha256,
+            **describe_engine(parts.extraction, parts.llm),
+            "merged_by": parts.merge.by,
+            "merge_model": parts.llm.model if parts.merge.by == "llm" else None,
+            "features": describer.identity,
+            "settings": values,
+            "captions": len(captions),
+            "captions_with_triples": len({(t.pair, t.sentence) for t in triples}),
+            "statements": built.statements,
+            "statements_kept": built.kept,
+            "distinct_triples": built.distinct[0],
+            "distinct_triples_merged": built.distinct[1],
+        }
+        write_graph(folder / GRAPH, built.graph, about)
+        features = describer.encode([entity.name for entity in built.graph.entities])
+        provenance = Provenance(
+            stage="graph",
+            schema_version=SCHEMA.version,
+            settings=values,
+            settings_hash=content_key(values),
+            weights=describer.identity.get("files", {}),
+            upstream={"pairs.jsonl": data.card.pairs_sha256, GRAPH: sha256_file(folder / GRAPH)},
+        )
+        write_tensors(folder / TENSORS, built.graph, features, provenance)
+
+        from pipeline.graphs.pretraining import pretrain
+        from pipeline.graphs.tensors import tensors_of
+        from pipeline.training.tensors import save_tensors
+
+        graph = tensors_of(edge_arrays(built.graph, features))
+        with track("graph: pretraining the encoder", settings.pretraining.epochs) as bar:
+            found = pretrain(graph, settings.encoder, settings.pretraining, progress=bar.advance)
+        card = {
+            "encoder": settings.encoder.model_dump(mode="json"),
+            "pretraining": settings.pretraining.model_dump(mode="json"),
+            "graph_sha256": sha256_file(folder / GRAPH),
+            "epoch": found.epoch,
+        }
+        save_tensors(folder / ENCODER, found.encoder.state_dict(), card)
+        write_json(folder / METRICS, _metrics(found))
+    return output
+
+
+def summary(output: Path) -> list[str]:
+    """Say in a few lines what a graph folder holds."""
+    from pipeline.files import read_json
+    from pipeline.language.graph.store import read_graph
+
+    stored = read_graph(output)
+    graph, about = stored.graph, stored.about
+    engine = about["engine"] + (f" ({about['model']})" if about["model"] else "")
+    links = read_json(output / METRICS)["test"]
+    lines = [
+        f"{len(graph.entities)} entities, {len(graph.relations)} relations, {len(graph.edges):,} triples "
+        f"({about['statements_kept']:,} of {about['statements']:,} statements; {about['captions']:,} captions; "
+        f"{engine})"
+    ]
+    if links:
+        lines.append(f"link prediction: MRR {links['mrr']:.3f}, hits@10 {links['hits_10']:.3f}")
+    return lines
+
+
+def estimate(settings: GraphSettings, prepared: Path) -> Estimate | None:
+    """Tell what extraction would ask of the language model; None where the rules extract. Asks nothing."""
+    from pipeline.language.graph.extraction import make_asking
+
+    parts = settings.build
+    _, captions = _training_captions(prepared)
+    if parts.extraction.engine != "llm":
+        return None
+    from pipeline.language.llm.triples import LLMExtractor
+
+    return LLMExtractor(make_asking(parts.extraction, parts.llm, paths.ANSWERS)).estimate(captions)
+
+
+def measure_coverage(settings: GraphSettings, graph: Path, prepared: Path, split: Split) -> Coverage:
+    """Measure how far a built graph covers the captions of a split, read by the engine that the settings name.
+
+    Raises:
+        DataError: The graph or the prepared data set is missing or damaged, or the split has no captions.
+    """
+    from pipeline.datasets.records import read_prepared
+    from pipeline.errors import DataError
+    from pipeline.language.graph.coverage import coverage
+    from pipeline.language.graph.extraction import make_extractor
+    from pipeline.language.graph.merge_map import read_merges
+    from pipeline.language.graph.merging import apply_merges
+    from pipeline.language.graph.records import count_names
+    from pipeline.language.graph.store import read_graph
+    from pipeline.language.triples.records import captions_of, read_triples
+
+    stored, merges = read_graph(graph).graph, read_merges(graph / MERGES)
+    statements = read_triples(graph / TRIPLES)
+    training = count_names(apply_merges((triple.key for triple in statements), merges))
+    captions = captions_of(read_prepared(prepared).split(split))
+    if not captions:
+        raise DataError(f"the split {split} has no captions", where=prepared, fix="choose another with --split")
+    parts = settings.build
+    if split == "train":
+        return coverage(stored, merges, training, captions, statements)
+    triples = make_extractor(parts.extraction, parts.llm, paths.ANSWERS).extract(captions)
+    return coverage(stored, merges, training, captions, triples)
+
+
+def _training_captions(prepared: Path) -> Any:
+    from pipeline.datasets.records import read_prepared
+    from pipeline.errors import DataError
+    from pipeline.language.triples.records import captions_of
+
+    data = read_prepared(prepared)
+    captions = captions_of(data.split("train"))
+    if not captions:
+        raise DataError(
+            "no training pair has a caption, so there is no graph",
+            where=prepared,
+            fix="look at audit.json and run `sagecc prepare`",
+        )
+    return data, captions
+
+
+def _metrics(found: Any) -> dict[str, Any]:
+    return {
+        "triples": dict(zip(("train", "val", "test"), map(len, found.split), strict=True)),
+        "epoch": found.epoch,
+        "val": None if found.val is None else found.val.values(),
+        "test": None if found.test is None else found.test.values(),
+        "history": found.history,
+    }
+
+
+class _Encoders:
+    """Text encoders, each loaded once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[Any, Any] = {}
+
+    def get(self, settings: Any) -> Any:
+        from pipeline.language.text_encoders import build_text_encoder
+
+        if settings not in self._loaded:
+            self._loaded[settings] = build_text_encoder(settings)
+        return self._loaded[settings]
