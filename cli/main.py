@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import checkpoints, clean, data, describe, doctor, init, inspect, pretrain, stages
+from cli import checkpoints, clean, data, describe, doctor, graph, init, inspect, pretrain, stages
 from pipeline.errors import SageccError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(describe.describe)
 app.command()(inspect.inspect)
 app.command()(doctor.doctor)
 app.command()(clean.clean)
+app.add_typer(graph.app, name="graph")
 app.add_typer(data.app, name="data")
 app.add_typer(pretrain.app, name="pretrain")
 app.add_typer(checkpoints.app, name="checkpoints")

@@ -6,6 +6,7 @@ from pipeline.config import Section
 from pipeline.execution.settings import EngineSettings
 from stages.caption import CaptionSettings
 from stages.evaluate import EvaluateSettings
+from stages.graph import GraphSettings
 from stages.prepare import PrepareSettings
 from stages.pretrain_scenes import PretrainSettings
 from stages.scenes import ScenesSettings
@@ -14,6 +15,7 @@ from stages.train import TrainSettings
 SECTIONS: dict[str, type[Section]] = {
     "prepare": PrepareSettings,
     "scenes": ScenesSettings,
+    "graph": GraphSettings,
     "train": TrainSettings,
     "caption": CaptionSettings,
     "evaluate": EvaluateSettings,

@@ -13,6 +13,8 @@ from pipeline.errors import OutputError
 from pipeline.files import content_key, output_error
 
 _LOCK = ".lock"
+_PAID = "llm"
+"""Answers of language models, which cost money to ask again."""
 
 
 def work_folder(root: Path, provenance: Provenance) -> Path:
@@ -62,6 +64,8 @@ def work_sizes(root: Path) -> dict[str, int]:
 def clean(root: Path, stage: str | None = None) -> int:
     """Remove the shards of one stage, or of all; finished caches stay, and stay usable.
 
+    Paid answers of language models (`llm`) are removed only when they are named.
+
     Returns:
         The bytes freed.
 
@@ -69,7 +73,7 @@ def clean(root: Path, stage: str | None = None) -> int:
         OutputError: Something cannot be removed.
     """
     sizes = work_sizes(root)
-    names = [name for name in sizes if stage in (None, name)]
+    names = [name for name in sizes if name == stage or (stage is None and name != _PAID)]
     for name in names:
         try:
             shutil.rmtree(root / name)
