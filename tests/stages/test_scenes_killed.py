@@ -20,12 +20,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("engine", "moments"), [("inline", 12), ("local", 8)])
+# Worker processes take seconds to start: larger images let the work last longer than that, so that kills meet it.
+@pytest.mark.parametrize(("engine", "moments", "size"), [("inline", 12, 128), ("local", 8, 256)])
 def test_kills_leave_no_trace_in_the_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, moments: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, moments: int, size: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    prepared, settings = make_data(tmp_path, 160, size=128, batch_size=8)
+    prepared, settings = make_data(tmp_path, 160, size=size, batch_size=8)
     sections = {"scenes": settings, "engine": EngineSettings(engine=engine, workers=2, device="cpu")}
     (tmp_path / "params.yaml").write_text(render_params(sections, heading="Test."), encoding="utf-8")
     output = tmp_path / "caches" / "scenes.h5"
@@ -59,7 +60,7 @@ def test_kills_leave_no_trace_in_the_bytes(
         command,
         reset,
         check,
-        window=(0.3 * seconds, seconds),
+        window=(0.4 * seconds, seconds),
         moments=moments,
         finish=finish,
         cwd=tmp_path,
