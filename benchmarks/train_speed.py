@@ -37,8 +37,8 @@ from pipeline.training.feed import Batch, Feed
 from pipeline.training.model import build_model
 from pipeline.training.places import PairSource, open_store
 from pipeline.training.schedule import Step, plan_epoch
-from pipeline.vision.backbones import SceneBackbone, build_backbone, normalise
-from pipeline.vision.settings import BackboneSettings
+from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
+from pipeline.vision.scenes.settings import BackboneSettings
 
 BARS = {"vs_images": 20.0, "data_wait_share": 0.02}
 

@@ -29,8 +29,9 @@ def scenes(
 
     Example: sagecc pretrain scenes --set pretrain.scenes.world.train=500 --out trial.safetensors
     """
-    from stages import pretrain_scenes as stage
+    from stages.pretrain import PretrainSettings
+    from stages.pretrain import scenes as stage
 
     settings = Settings(params, changes)
-    section = settings.section("pretrain", stage.PretrainSettings).scenes
+    section = settings.section("pretrain", PretrainSettings).scenes
     typer.echo(f"wrote {stage.run(section, out, engine=settings.engine)}")

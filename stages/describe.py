@@ -48,7 +48,7 @@ def run(settings: GenerationSettings, before: Path, after: Path, model: Path, *,
     from pipeline.training.checkpoints import read_card
     from pipeline.training.describing import caption_features
     from pipeline.training.inputs import backbone_of
-    from pipeline.vision.backbones import SceneBackbone, build_backbone, normalise
+    from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
 
     card = read_card(model)
     backbone_settings = backbone_of(card.scenes.settings)

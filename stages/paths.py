@@ -7,6 +7,10 @@ from pathlib import Path
 ARTIFACTS = Path("artifacts")
 PREPARED = ARTIFACTS / "prepared"
 SCENES = ARTIFACTS / "caches" / "scenes.h5"
+MASKS = ARTIFACTS / "caches" / "masks.h5"
+REGIONS = ARTIFACTS / "caches" / "regions.h5"
+MATCHES = ARTIFACTS / "caches" / "matches.h5"
+SEMANTICS = ARTIFACTS / "caches" / "semantics.h5"
 GRAPH = ARTIFACTS / "graph"
 METRICS = ARTIFACTS / "metrics.json"
 PLOTS = ARTIFACTS / "plots"

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from pipeline.execution.settings import EngineSettings
-from pipeline.vision.settings import BackboneSettings
+from pipeline.vision.scenes.settings import BackboneSettings
 from stages import paths
 
 
@@ -53,7 +53,7 @@ def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: Engin
 
     from pipeline.cache import Provenance
     from pipeline.execution import Item, build_cache
-    from pipeline.vision.scenes import SCHEMA, SceneImage, SceneWorker
+    from pipeline.vision.scenes.worker import SCHEMA, SceneImage, SceneWorker
 
     items = []
     for pair in data.pairs:

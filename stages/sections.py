@@ -8,7 +8,7 @@ from stages.caption import CaptionSettings
 from stages.evaluate import EvaluateSettings
 from stages.graph import GraphSettings
 from stages.prepare import PrepareSettings
-from stages.pretrain_scenes import PretrainSettings
+from stages.pretrain import PretrainSettings
 from stages.scenes import ScenesSettings
 from stages.train import TrainSettings
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.execution.settings import EngineSettings
+from pipeline.lazy import lazy_names
 
 if TYPE_CHECKING:
     from pipeline.execution.build import build_cache
@@ -30,21 +30,18 @@ __all__ = [
 ]
 
 # Settings are read when the command line starts; the rest waits until something is run.
-_HOMES = {
-    "Item": "items",
-    "ShardStore": "shards",
-    "Worker": "items",
-    "build_cache": "build",
-    "clean": "workfolder",
-    "map_items": "mapping",
-    "say": "progress",
-    "track": "progress",
-    "work_folder": "workfolder",
-    "work_sizes": "workfolder",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Item": "items",
+        "ShardStore": "shards",
+        "Worker": "items",
+        "build_cache": "build",
+        "clean": "workfolder",
+        "map_items": "mapping",
+        "say": "progress",
+        "track": "progress",
+        "work_folder": "workfolder",
+        "work_sizes": "workfolder",
+    },
+)

@@ -18,8 +18,8 @@ from pipeline.errors import CacheError, DataError
 from pipeline.files import atomic_path, content_key, sha256_file
 from pipeline.language.vocabulary import Vocabulary
 from pipeline.training.places import PairSource
-from pipeline.vision.scenes import SCHEMA
-from pipeline.vision.settings import BackboneSettings
+from pipeline.vision.scenes.settings import BackboneSettings
+from pipeline.vision.scenes.worker import SCHEMA
 
 SCENES_AGAIN = "run `sagecc scenes`"
 

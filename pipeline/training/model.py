@@ -13,8 +13,8 @@ from pipeline.captioners.loss import caption_loss
 from pipeline.captioners.memory import Memory
 from pipeline.captioners.sage_cc import SageCC
 from pipeline.captioners.settings import CaptionerSettings, GenerationSettings
-from pipeline.vision.backbones import build_backbone, normalise
-from pipeline.vision.settings import BackboneSettings
+from pipeline.vision.scenes.backbones import build_backbone, normalise
+from pipeline.vision.scenes.settings import BackboneSettings
 
 
 class ImageFront(nn.Module):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from pipeline.datasets.records import Pair, write_prepared
 from pipeline.files import sha256_file
-from pipeline.vision.backbones import build_backbone
+from pipeline.vision.scenes.backbones import build_backbone
 from stages.scenes import ScenesSettings
 
 

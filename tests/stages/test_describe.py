@@ -14,7 +14,7 @@ from pipeline.execution import EngineSettings
 from pipeline.language.settings import VocabularySettings
 from pipeline.language.vocabulary import build_vocabulary
 from pipeline.training.settings import TrainSettings
-from pipeline.vision.backbones import build_backbone
+from pipeline.vision.scenes.backbones import build_backbone
 from stages import caption, describe, scenes, train
 from tests.stages.scene_data import make_data
 

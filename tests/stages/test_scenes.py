@@ -15,8 +15,8 @@ from pipeline.datasets.records import read_prepared, write_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError
 from pipeline.execution import EngineSettings
 from pipeline.files import sha256_file
-from pipeline.vision.backbones import build_backbone, normalise
-from pipeline.vision.scenes import SCHEMA, SceneWorker
+from pipeline.vision.scenes.backbones import build_backbone, normalise
+from pipeline.vision.scenes.worker import SCHEMA, SceneWorker
 from stages import scenes
 from tests.stages.scene_data import make_data, write_pair
 

@@ -24,8 +24,8 @@ from pipeline.training.checkpoints import load_model
 from pipeline.training.loop import Loop
 from pipeline.training.settings import TrainSettings
 from pipeline.training.stops import Interrupted
-from pipeline.vision.backbones import build_backbone
-from pipeline.vision.settings import BackboneSettings
+from pipeline.vision.scenes.backbones import build_backbone
+from pipeline.vision.scenes.settings import BackboneSettings
 from stages import train
 from tests.training import world
 from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401

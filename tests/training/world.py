@@ -16,8 +16,8 @@ from pipeline.files import sha256_file
 from pipeline.language.settings import VocabularySettings
 from pipeline.language.vocabulary import build_vocabulary
 from pipeline.training.settings import TrainSettings
-from pipeline.vision.scenes import SCHEMA
-from pipeline.vision.settings import BackboneSettings
+from pipeline.vision.scenes.settings import BackboneSettings
+from pipeline.vision.scenes.worker import SCHEMA
 
 SHAPE = (8, 2, 2)
 CAPTIONS = (

@@ -5,8 +5,9 @@ Names are imported when they are used: the settings belong to the command line, 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pipeline.lazy import lazy_names
 
 if TYPE_CHECKING:
     from pipeline.datasets.world.captions import NO_CHANGE, Caption
@@ -33,25 +34,20 @@ __all__ = [
     "read_objects",
 ]
 
-_HOMES = {
-    "LAND_CLASSES": "classes",
-    "NO_CHANGE": "captions",
-    "OBJECT_CLASSES": "classes",
-    "Caption": "captions",
-    "NuisanceSettings": "settings",
-    "WorldPair": "pair",
-    "WorldSettings": "settings",
-    "contact_sheet": "sheet",
-    "export_world": "export",
-    "generate_world": "emit",
-    "make_pair": "pair",
-    "read_objects": "objects",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "LAND_CLASSES": "classes",
+        "NO_CHANGE": "captions",
+        "OBJECT_CLASSES": "classes",
+        "Caption": "captions",
+        "NuisanceSettings": "settings",
+        "WorldPair": "pair",
+        "WorldSettings": "settings",
+        "contact_sheet": "sheet",
+        "export_world": "export",
+        "generate_world": "emit",
+        "make_pair": "pair",
+        "read_objects": "objects",
+    },
+)

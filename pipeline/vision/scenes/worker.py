@@ -15,8 +15,8 @@ from pipeline.cache import Field, Schema
 from pipeline.datasets.images import read_rgb
 from pipeline.errors import DataError
 from pipeline.files import sha256_file
-from pipeline.vision.backbones import build_backbone, normalise
-from pipeline.vision.settings import BackboneSettings
+from pipeline.vision.scenes.backbones import build_backbone, normalise
+from pipeline.vision.scenes.settings import BackboneSettings
 
 SCHEMA = Schema(
     stage="scenes",

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from pipeline.checkpoints import CHECKPOINTS
 from pipeline.errors import CheckpointError
-from pipeline.vision.backbones import SceneBackbone, build_backbone, normalise
-from pipeline.vision.settings import BackboneSettings
+from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
+from pipeline.vision.scenes.settings import BackboneSettings
 from pipeline.vision.weights import load_state_dict
 
 

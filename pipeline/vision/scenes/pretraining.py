@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.vision.backbones import SceneBackbone, normalise
-from pipeline.vision.settings import BackboneSettings
+from pipeline.vision.scenes.backbones import SceneBackbone, normalise
+from pipeline.vision.scenes.settings import BackboneSettings
 
 DETAIL = 4
 """Targets are predicted at this many sub-cells a side of every feature cell."""

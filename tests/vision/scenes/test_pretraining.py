@@ -10,10 +10,10 @@ import torch
 from pipeline.datasets.world import WorldSettings
 from pipeline.execution import EngineSettings
 from pipeline.files import sha256_file
-from pipeline.vision.backbones import build_backbone
-from pipeline.vision.pretraining import ScenePairs, ScenePretraining, batches, validate
-from pipeline.vision.settings import BackboneSettings
-from stages import pretrain_scenes
+from pipeline.vision.scenes.backbones import build_backbone
+from pipeline.vision.scenes.pretraining import ScenePairs, ScenePretraining, batches, validate
+from pipeline.vision.scenes.settings import BackboneSettings
+from stages.pretrain import scenes as pretrain_scenes
 
 
 def random_pairs(count: int, size: int = 64) -> ScenePairs:
@@ -96,7 +96,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypa
 
     state = next((tmp_path / ".work" / "pretrain-scenes").glob("*/state.safetensors"))
     state.unlink()
-    from pipeline.vision import pretraining
+    from pipeline.vision.scenes import pretraining
 
     validate_once = pretraining.validate
 
@@ -115,6 +115,6 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypa
 
 
 def test_the_backbone_that_ships_is_small_and_loads() -> None:
-    path = Path(__file__).parents[2] / "artifacts" / "pretrained" / "scenes-mini.safetensors"
+    path = Path(__file__).parents[3] / "artifacts" / "pretrained" / "scenes-mini.safetensors"
     assert path.stat().st_size <= 3_000_000
     assert build_backbone("mini", path).stride == 16

@@ -1,0 +1,98 @@
+"""The training loop of the mini models: seeded, resumed after every epoch, with a validation curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.execution.progress import track
+from pipeline.files import write_json
+from pipeline.pretraining.settings import PretrainSchedule
+from pipeline.training.state import Progress, load_state, save_state
+from pipeline.training.tensors import save_tensors
+
+Batch = TypeVar("Batch")
+
+
+def pretrain(
+    title: str,
+    model: nn.Module,
+    schedule: PretrainSchedule,
+    *,
+    steps: int,
+    batches: Callable[[int], Iterable[Batch]],
+    losses: Callable[[Batch], dict[str, Tensor]],
+    validate: Callable[[], dict[str, float]],
+    work: Path,
+) -> list[dict[str, Any]]:
+    """Train `model` in place; an interrupted training goes on where its last epoch ended.
+
+    Call it within `pipeline.training.determinism.deterministic`, and seed torch before the model is built.
+
+    Args:
+        title: What the progress bar is called.
+        model: On its device.
+        schedule: Epochs, learning rate, weight decay. Batch and seed are the caller's affair, in `batches`.
+        steps: Batches that every epoch has.
+        batches: Epoch from 0 → its batches, the same ones whenever it is asked.
+        losses: Batch → scalars by name; their sum is minimised, their means are recorded as `loss_<name>`.
+        validate: Scores of the model as it is, by name. May leave it in evaluation mode.
+        work: Folder of the training state.
+
+    Returns:
+        One record per epoch: its number from 1, mean losses, scores.
+
+    Raises:
+        CheckpointError: The state in `work` is damaged or belongs to another model.
+    """
+    state = work / "state.safetensors"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    progress = Progress()
+    if state.is_file():
+        progress, _ = load_state(state, model, optimizer)
+    with track(title, schedule.epochs * steps, done=progress.epoch * steps) as bar:
+        for epoch in range(progress.epoch, schedule.epochs):
+            model.train()
+            total: dict[str, float] = {}
+            for index, batch in enumerate(batches(epoch)):
+                share = (epoch * steps + index) / (schedule.epochs * steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = schedule.learning_rate * one_cycle(share)
+                parts = losses(batch)
+                optimizer.zero_grad()
+                torch.stack(list(parts.values())).sum().backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                for name, value in parts.items():
+                    total[name] = total.get(name, 0.0) + value.item()
+                bar.advance()
+            means = {f"loss_{name}": value / steps for name, value in total.items()}
+            record = {"epoch": epoch + 1, **means, **validate()}
+            progress = Progress(epoch=epoch + 1, history=[*progress.history, record])
+            save_state(state, progress, model, optimizer, {})
+            bar.say("  ".join(f"{key} {value:.3f}" for key, value in record.items()))
+    return progress.history
+
+
+def one_cycle(share: float) -> float:
+    """Return the learning rate's factor at `share` of the training: a rise over the first tenth, then a cosine."""
+    return share / 0.1 if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
+
+
+def write_mini(output: Path, module: nn.Module, settings: Mapping[str, Any], history: list[dict[str, Any]]) -> Path:
+    """Write what ships: the weights in float16, and beside them (.json) the settings and the validation curve.
+
+    Returns:
+        `output`.
+    """
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in module.state_dict().items()
+    }
+    save_tensors(output, weights)
+    write_json(output.with_suffix(".json"), {"settings": settings, "validation": history})
+    return output

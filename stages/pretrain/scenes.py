@@ -1,0 +1,103 @@
+"""`sagecc pretrain scenes`: the mini scene backbone, from scratch, on a synthetic world of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pipeline.datasets.records import Split
+from pipeline.datasets.world.settings import WorldSettings
+from pipeline.execution.settings import EngineSettings
+from pipeline.pretraining.settings import PretrainSchedule
+from pipeline.vision.scenes.settings import BackboneSettings
+from stages import paths
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from pipeline.vision.scenes.pretraining import ScenePairs
+
+
+class PretrainScenesSettings(PretrainSchedule):
+    """Training of the mini scene backbone that ships under artifacts/pretrained."""
+
+    world: WorldSettings = Field(
+        # Another seed than the data set's, so that no pair of the default profile has been seen.
+        default_factory=lambda: WorldSettings(train=1600, val=200, test=0, seed=1_000_003),
+        description="the world it is trained on; keep its seed different from prepare.world.seed",
+    )
+
+
+def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSettings) -> Path:
+    """Train the mini scene backbone; an interrupted training goes on where its last epoch ended.
+
+    Args:
+        settings: The world and the training.
+        output: Weights to write (.safetensors, float16); the validation curve goes beside it as .json.
+        engine: Device, and workers that generate the world.
+
+    Returns:
+        `output`.
+    """
+    import numpy as np
+    import torch
+
+    from pipeline.config import settings_hash
+    from pipeline.datasets.world import LAND_CLASSES
+    from pipeline.devices import resolve_device
+    from pipeline.pretraining.loop import pretrain, write_mini
+    from pipeline.pretraining.worlds import training_world
+    from pipeline.training.determinism import deterministic
+    from pipeline.vision.scenes.backbones import build_backbone
+    from pipeline.vision.scenes.pretraining import ScenePretraining, batches, validate
+
+    title = "pretrain scenes"
+    world = training_world(settings.world, paths.WORK, engine=engine, title=title)
+    device = resolve_device(engine.device)
+    training, validation = read_pairs(world, "train"), read_pairs(world, "val").to(device)
+    with deterministic(device):
+        torch.manual_seed(settings.seed)
+        backbone = build_backbone("mini", None, seed=settings.seed)
+        model = ScenePretraining(backbone, len(LAND_CLASSES), BackboneSettings())
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        history = pretrain(
+            title,
+            model,
+            settings,
+            steps=len(training) // settings.batch,
+            batches=lambda epoch: batches(training, settings.batch, np.random.default_rng([settings.seed, epoch])),
+            losses=lambda part: model.losses(part.to(device)),
+            validate=lambda: validate(model, validation, settings.batch),
+            work=paths.WORK / "pretrain-scenes" / settings_hash(settings),
+        )
+    return write_mini(output, model.backbone, settings.model_dump(mode="json"), history)
+
+
+def read_pairs(world: Path, split: Split) -> ScenePairs:
+    """Read a split of a generated world with its oracles into memory."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from pipeline.datasets.world import read_objects
+    from pipeline.vision.scenes.pretraining import ScenePairs
+
+    def picture(*parts: str) -> npt.NDArray[Any]:
+        with Image.open(world.joinpath(*parts)) as image:
+            return np.asarray(image)
+
+    images, land_cover, centres, change = [], [], [], []
+    for name, record in read_objects(world, split).items():
+        file = f"{name}.png"
+        images.append(np.stack([picture("images", split, date, file).transpose(2, 0, 1) for date in "AB"]))
+        land_cover.append(np.stack([picture("semantic", split, date, file) for date in "AB"]))
+        change.append(picture("change", split, file) > 0)
+        points = np.zeros(land_cover[-1].shape, dtype=bool)
+        for date, objects in enumerate((record["before"], record["after"])):
+            for item in objects:
+                x, y = (int(value) for value in item["centroid"])
+                points[date, y, x] = True
+        centres.append(points)
+    return ScenePairs(*(torch.from_numpy(np.stack(part)) for part in (images, land_cover, centres, change)))
