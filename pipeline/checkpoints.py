@@ -54,12 +54,40 @@ def _torchvision(name: str, file: str, megabytes: float) -> Checkpoint:
     return Checkpoint(name, file, address, digits, megabytes, _IMAGENET, "scenes.weights")
 
 
+def _sam(variant: str, digits: str, megabytes: float, sha256: str) -> Checkpoint:
+    file = f"sam_{variant}_{digits}.pth"
+    address = f"https://dl.fbaipublicfiles.com/segment_anything/{file}"
+    return Checkpoint(f"sam-{variant}", file, address, sha256, megabytes, "Apache-2.0", "masks.sam.weights")
+
+
+def _grounding_dino(name: str, release: str, file: str, megabytes: float, sha256: str) -> Checkpoint:
+    address = f"https://github.com/IDEA-Research/GroundingDINO/releases/download/{release}/{file}"
+    return Checkpoint(name, file, address, sha256, megabytes, "Apache-2.0", "semantics.detector.weights")
+
+
 CHECKPOINTS: dict[str, Checkpoint] = {
     checkpoint.name: checkpoint
     for checkpoint in (
         _torchvision("resnet18", "resnet18-f37072fd.pth", 44.661),
         _torchvision("resnet50", "resnet50-0676ba61.pth", 97.781),
         _torchvision("resnet101", "resnet101-63fe2227.pth", 170.511),
+        _sam("vit_b", "01ec64", 357.668, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+        _sam("vit_l", "0b3195", 1191.640, "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+        _sam("vit_h", "4b8939", 2445.746, "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+        _grounding_dino(
+            "grounding-dino-swin_t",
+            "v0.1.0-alpha",
+            "groundingdino_swint_ogc.pth",
+            661.848,
+            "3b3ca2563c77c69f651d7bd133e97139c186df06231157a64c507099c52bc799",
+        ),
+        _grounding_dino(
+            "grounding-dino-swin_b",
+            "v0.1.0-alpha2",
+            "groundingdino_swinb_cogcoor.pth",
+            894.602,
+            "46270f7a822e6906b655b729c90613e48929d0f2bb8b9b76fd10a856f3ac6ab7",
+        ),
     )
 }
 
