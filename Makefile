@@ -6,7 +6,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lock clean
+.PHONY: setup repro test test-long check lock clean
 
 setup: $(INSTALLED)
 
@@ -21,7 +21,11 @@ repro: setup
 	dvc repro
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
+
+# What does not fit into ten minutes: every stage killed and finished, models of published size.
+test-long: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 check: setup
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="the benchmark to run; without one they are listed")
     parser.add_argument("--quick", action="store_true", help="the same ratios on less work: within 45 s on two cores")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
     if options.name is None:
         parser.print_help()
         return 0
@@ -65,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}"
         print(f"no benchmark is called `{options.name}`\n  fix:   {hint}", file=sys.stderr)
         return 2
+    # A benchmark that has `main` prints tables of its own and knows more options; its figures are those of --json.
+    own = getattr(importlib.import_module(f"benchmarks.{options.name}"), "main", None)
+    if own is not None and options.json is None:
+        return int(own([*(["--quick"] if options.quick else []), *rest]))
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         result, bars = measure(options.name, quick=options.quick)
         if options.json is not None:

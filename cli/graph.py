@@ -11,6 +11,8 @@ from cli.options import PARAMS, Params, Set, Settings
 from stages import paths
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from pipeline.language.llm.asking import Estimate
 
 app = typer.Typer(invoke_without_command=True)
@@ -48,7 +50,7 @@ def build(
         typer.echo(line)
 
 
-@app.command()
+@app.command(short_help="Top entities and relations; a picture of the graph.")
 def show(
     graph: Graph = paths.GRAPH,
     top: Annotated[int, typer.Option("--top", min=1, help="Entities and relations to list.")] = 20,
@@ -57,33 +59,36 @@ def show(
 ) -> None:
     """List the most frequent entities and relations, and draw the graph.
 
+    The entity `scene` stands where a caption names no second one.
+
     Example: sagecc graph show --out graph.svg
     """
     from rich.console import Console
-    from rich.table import Table
 
     from pipeline.language.graph.store import read_graph
     from stages import graph as stage
 
     found = read_graph(graph).graph
+    if out is not None:
+        from pipeline.language.graph.drawing import draw_graph
+
+        draw_graph(found, out, entities=entities)
     for line in stage.summary(graph):
         typer.echo(line)
-    table = Table("entity", "stated", "also", title="entities")
+    table = _table("entities", "entity", "stated", "also")
     for entity in found.entities[:top]:
         table.add_row(entity.name, f"{entity.count:,}", ", ".join(n for n in entity.names if n != entity.name))
     Console().print(table)
-    table = Table("relation", "family", "stated", "also", title="relations")
+    table = _table("relations", "relation", "family", "stated", "also")
     for relation in found.relations[:top]:
         also = ", ".join(name for name in relation.names if name != relation.name)
         table.add_row(relation.name, relation.family, f"{relation.count:,}", also)
     Console().print(table)
     if out is not None:
-        from pipeline.language.graph.drawing import draw_graph
-
-        typer.echo(f"wrote {draw_graph(found, out, entities=entities)}")
+        typer.echo(f"wrote {out}")
 
 
-@app.command()
+@app.command(short_help="What is stated most often about an entity.")
 def neighbours(
     entity: Annotated[str, typer.Argument(help="An entity, such as road; merged and plural names are found too.")],
     graph: Graph = paths.GRAPH,
@@ -94,7 +99,6 @@ def neighbours(
     Example: sagecc graph neighbours road
     """
     from rich.console import Console
-    from rich.table import Table
 
     from pipeline.language.graph.find import find_entity
     from pipeline.language.graph.store import read_graph
@@ -105,15 +109,15 @@ def neighbours(
         ("head", [edge for edge in found.edges if edge.head == node]),
         ("tail", [edge for edge in found.edges if edge.tail == node]),
     ):
-        table = Table(
-            "head", "relation", "tail", "stated", title=f"{found.entities[node].name} as {role}: {len(edges)}"
-        )
-        for edge in sorted(edges, key=lambda edge: (-edge.count, edge))[:top]:
+        shown = sorted(edges, key=lambda edge: (-edge.count, edge))[:top]
+        size = f"{len(edges)}" if len(shown) == len(edges) else f"{len(shown)} of {len(edges)}"
+        table = _table(f"{found.entities[node].name} as {role}: {size}", "head", "relation", "tail", "stated")
+        for edge in shown:
             table.add_row(*found.key(edge), f"{edge.count:,}")
         Console().print(table)
 
 
-@app.command()
+@app.command(short_help="The graph as GraphML or JSON-LD.")
 def export(
     out: Annotated[Path, typer.Option("--out", help="File to write.")],
     graph: Graph = paths.GRAPH,
@@ -131,7 +135,7 @@ def export(
     typer.echo(f"wrote {export_graph(read_graph(graph).graph, out, form)}")
 
 
-@app.command()
+@app.command(short_help="The triples of any captions, without a data set.")
 def extract(
     file: Annotated[Path, typer.Argument(help="One caption a line, or a caption file of a data set (.json).")],
     out: Annotated[Path, typer.Option("--out", help="triples.jsonl to write.")],
@@ -146,13 +150,16 @@ def extract(
 
     Example: sagecc graph extract captions.txt --engine rules --out triples.jsonl
     """
+    from pipeline.config import parse_section, with_overrides
     from pipeline.language.graph.extraction import make_extractor
     from pipeline.language.graph.text_files import read_text_captions
     from pipeline.language.triples.records import write_triples
     from stages.graph import GraphSettings
 
-    # Without settings the rules need none: any folder will do.
-    section = Settings(params, changes).section("graph", GraphSettings) if params.is_file() else GraphSettings()
+    if params != PARAMS or params.is_file():
+        section = Settings(params, changes).section("graph", GraphSettings)
+    else:  # any folder will do: the defaults, changed by --set
+        section = parse_section(with_overrides({}, changes or []).get("graph") or {}, "graph", GraphSettings)
     extraction = section.build.extraction
     if engine is not None:
         extraction = extraction.model_copy(update={"engine": engine})
@@ -166,10 +173,11 @@ def extract(
     triples = extractor.extract(captions)
     with_triples = len({(triple.pair, triple.sentence) for triple in triples})
     typer.echo(f"wrote {write_triples(out, triples)}")
-    typer.echo(f"{len(triples):,} triples from {with_triples:,} of {len(captions):,} captions ({extractor.name})")
+    found = "1 triple" if len(triples) == 1 else f"{len(triples):,} triples"
+    typer.echo(f"{found} from {with_triples:,} of {len(captions):,} captions ({extractor.name})")
 
 
-@app.command()
+@app.command(short_help="How much of what captions say the graph knows.")
 def coverage(
     graph: Graph = paths.GRAPH,
     prepared: Prepared = paths.PREPARED,
@@ -196,6 +204,16 @@ def coverage(
         typer.echo(f"wrote {write_json(out, found.values())}")
 
 
+def _table(title: str, *headings: str) -> Table:
+    """Return a table whose counts stand below one another."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading == "stated" else "left")
+    return table
+
+
 def _tell(estimate: Estimate | None) -> None:
     if estimate is None:
         typer.echo("the rules ask nothing and cost nothing")
@@ -204,7 +222,7 @@ def _tell(estimate: Estimate | None) -> None:
         "unknown (set graph.build.llm.prices)" if estimate.cost is None else f"{estimate.cost:.2f} {estimate.currency}"
     )
     typer.echo(
-        f"{estimate.items:,} distinct captions to ask, {estimate.stored:,} answered already; {estimate.requests:,} "
-        f"requests, about {estimate.prompt_tokens:,} tokens to send and {estimate.answer_tokens:,} to receive; "
-        f"cost: {cost}"
+        f"distinct {estimate.what} to ask: {estimate.items:,}, answered already: {estimate.stored:,}; requests: "
+        f"{estimate.requests:,}, about {estimate.prompt_tokens:,} tokens to send and {estimate.answer_tokens:,} to "
+        f"receive; cost: {cost}"
     )

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import checkpoints, clean, data, describe, doctor, graph, init, inspect, pretrain, stages
+from cli import checkpoints, clean, data, describe, doctor, draw, graph, init, inspect, pretrain, stages
 from pipeline.errors import SageccError
 
 app = typer.Typer(
@@ -19,10 +19,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(init.init)
-for command in (stages.prepare, stages.scenes, stages.train, stages.caption, stages.evaluate):
+for command in (
+    stages.prepare,
+    stages.scenes,
+    stages.masks,
+    stages.regions,
+    stages.matches,
+    stages.semantics,
+    stages.train,
+    stages.caption,
+    stages.evaluate,
+):
     app.command()(command)
 app.command()(describe.describe)
 app.command()(inspect.inspect)
+app.command()(draw.draw)
 app.command()(doctor.doctor)
 app.command()(clean.clean)
 app.add_typer(graph.app, name="graph")

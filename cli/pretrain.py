@@ -10,12 +10,16 @@ import typer
 from cli.options import PARAMS, Params, Set, Settings
 from stages import paths
 
-app = typer.Typer(help="Train the mini models on the synthetic world.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """Train the mini models on the synthetic world."""
+    """Train the mini models on the synthetic world.
+
+    Their settings are left out of params.yaml until one of them is changed:
+    sagecc init --set pretrain.sam.epochs=20 writes all with their explanations.
+    """
 
 
 @app.command()
@@ -34,4 +38,65 @@ def scenes(
 
     settings = Settings(params, changes)
     section = settings.section("pretrain", PretrainSettings).scenes
+    typer.echo(f"wrote {stage.run(section, out, engine=settings.engine)}")
+
+
+@app.command()
+def sam(
+    params: Params = PARAMS,
+    changes: Set = None,
+    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = paths.PRETRAINED / "sam-mini.safetensors",
+) -> None:
+    """Train the mini SAM: masks from points and boxes on generated scenes.
+
+    Example: sagecc pretrain sam --set pretrain.sam.world.train=500 --out trial.safetensors
+    """
+    from stages.pretrain import PretrainSettings
+    from stages.pretrain import sam as stage
+
+    settings = Settings(params, changes)
+    section = settings.section("pretrain", PretrainSettings).sam
+    typer.echo(f"wrote {stage.run(section, out, engine=settings.engine)}")
+
+
+@app.command()
+def matcher(
+    params: Params = PARAMS,
+    changes: Set = None,
+    prepared: Annotated[
+        Path | None,
+        typer.Option("--prepared", help="Train on the images that `sagecc prepare` listed here; wants --masks."),
+    ] = None,
+    masks: Annotated[Path | None, typer.Option("--masks", help="Cache that `sagecc masks` wrote of them.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = paths.PRETRAINED
+    / "matcher-mini.safetensors",
+) -> None:
+    """Train the region matcher on warped views of generated scenes, or of your own images.
+
+    Example: sagecc pretrain matcher --prepared artifacts/prepared --masks artifacts/caches/masks.h5 --out m.safetensors
+    """
+    from stages.pretrain import PretrainSettings
+    from stages.pretrain import matcher as stage
+
+    settings = Settings(params, changes)
+    section = settings.section("pretrain", PretrainSettings).matcher
+    typer.echo(f"wrote {stage.run(section, out, engine=settings.engine, prepared=prepared, masks=masks)}")
+
+
+@app.command("grounding-dino")
+def grounding_dino(
+    params: Params = PARAMS,
+    changes: Set = None,
+    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = paths.PRETRAINED
+    / "grounding-dino-mini.safetensors",
+) -> None:
+    """Train the mini Grounding DINO: boxes of what text prompts name, on generated scenes.
+
+    Example: sagecc pretrain grounding-dino --set pretrain.grounding_dino.world.train=500 --out trial.safetensors
+    """
+    from stages.pretrain import PretrainSettings
+    from stages.pretrain import grounding_dino as stage
+
+    settings = Settings(params, changes)
+    section = settings.section("pretrain", PretrainSettings).grounding_dino
     typer.echo(f"wrote {stage.run(section, out, engine=settings.engine)}")

@@ -47,6 +47,71 @@ def scenes(
     _done(stage.run(settings.section("scenes", stage.ScenesSettings), prepared, out, engine=settings.engine))
 
 
+def masks(
+    params: Params = PARAMS,
+    changes: Set = None,
+    prepared: Prepared = paths.PREPARED,
+    out: Annotated[Path, typer.Option("--out", help="Cache to write.")] = paths.MASKS,
+) -> None:
+    """Find SAM's automatic masks in both dates of every pair.
+
+    Killed or stopped, it goes on where it was. Example: sagecc masks --set masks.generator.points_per_side=32
+    """
+    from stages import masks as stage
+
+    settings = Settings(params, changes)
+    _done(stage.run(settings.section("masks", stage.MasksSettings), prepared, out, engine=settings.engine))
+
+
+def regions(
+    params: Params = PARAMS,
+    changes: Set = None,
+    prepared: Prepared = paths.PREPARED,
+    masks: Annotated[Path, typer.Option("--masks", help="Cache that `sagecc masks` wrote.")] = paths.MASKS,
+    out: Annotated[Path, typer.Option("--out", help="Cache to write.")] = paths.REGIONS,
+) -> None:
+    """Describe every mask by RoIAlign features on SAM's feature map.
+
+    Example: sagecc regions --set regions.store=grids
+    """
+    from stages import regions as stage
+
+    settings = Settings(params, changes)
+    _done(stage.run(settings.section("regions", stage.RegionsSettings), prepared, masks, out, engine=settings.engine))
+
+
+def matches(
+    params: Params = PARAMS,
+    changes: Set = None,
+    regions: Annotated[Path, typer.Option("--regions", help="Cache that `sagecc regions` wrote.")] = paths.REGIONS,
+    out: Annotated[Path, typer.Option("--out", help="Cache to write.")] = paths.MATCHES,
+) -> None:
+    """Match the regions of both dates, and list those that came or went.
+
+    Example: sagecc matches --set matches.method=nearest
+    """
+    from stages import matches as stage
+
+    settings = Settings(params, changes)
+    _done(stage.run(settings.section("matches", stage.MatchesSettings), regions, out, engine=settings.engine))
+
+
+def semantics(
+    params: Params = PARAMS,
+    changes: Set = None,
+    prepared: Prepared = paths.PREPARED,
+    out: Annotated[Path, typer.Option("--out", help="Cache to write.")] = paths.SEMANTICS,
+) -> None:
+    """Find the regions that text prompts name, and a semantic map of every date.
+
+    Example: sagecc semantics --set semantics.q=10
+    """
+    from stages import semantics as stage
+
+    settings = Settings(params, changes)
+    _done(stage.run(settings.section("semantics", stage.SemanticsSettings), prepared, out, engine=settings.engine))
+
+
 def train(
     params: Params = PARAMS,
     changes: Set = None,

@@ -62,7 +62,7 @@ def _sam(variant: str, digits: str, megabytes: float, sha256: str) -> Checkpoint
 
 def _grounding_dino(name: str, release: str, file: str, megabytes: float, sha256: str) -> Checkpoint:
     address = f"https://github.com/IDEA-Research/GroundingDINO/releases/download/{release}/{file}"
-    return Checkpoint(name, file, address, sha256, megabytes, "Apache-2.0", "semantics.detector.weights")
+    return Checkpoint(name, file, address, sha256, megabytes, "Apache-2.0", "semantics.grounding.weights")
 
 
 CHECKPOINTS: dict[str, Checkpoint] = {
@@ -90,6 +90,10 @@ CHECKPOINTS: dict[str, Checkpoint] = {
         ),
     )
 }
+
+
+# File name of a mini model's weights → the command of `sagecc pretrain` that makes them.
+_TRAINED_HERE = {f"{model}-mini.safetensors": model for model in ("scenes", "sam", "matcher", "grounding-dino")}
 
 
 def fetch(
@@ -143,9 +147,11 @@ def fetch(
 
 
 def missing_advice(path: Path) -> str | None:
-    """Say how to get a registered file that is not at `path`; None when it is there or not registered."""
+    """Say how to get weights that are not at `path`; None when they are there, or neither published nor a mini's."""
     if path.is_file():
         return None
+    if path.name in _TRAINED_HERE:
+        return f"train them with `sagecc pretrain {_TRAINED_HERE[path.name]}`"
     for checkpoint in CHECKPOINTS.values():
         if checkpoint.file == path.name:
             return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from stages import paths
 if TYPE_CHECKING:
     from pipeline.datasets.records import Split
     from pipeline.language.graph.coverage import Coverage
+    from pipeline.language.graph.merge_map import MergeMap
     from pipeline.language.llm.asking import Estimate
 
 TRIPLES, MERGES, ENCODER, METRICS = "triples.jsonl", "merges.yaml", "encoder.safetensors", "links.json"
@@ -31,15 +33,19 @@ class GraphSettings(Section):
     pretraining: PretrainingSettings = Field(default_factory=PretrainingSettings)
 
     def result_values(self) -> dict[str, Any]:
-        """Return the settings that decide the result, as JSON values: not the language model's pace and prices."""
+        """Return the settings that decide the result, as JSON values: not the language model's pace, prices, key.
+
+        Own prompts and an own map of names stand there by their content, not by their place.
+        """
+        from pipeline.files import sha256_file
+
         values = self.model_dump(mode="json")
         build = values["build"]
-        for name in ("traffic", "prices"):
-            del build["llm"][name]
-        if "llm" not in (build["extraction"]["engine"], build["merge"]["by"]):
-            del build["llm"]
-        # The file's content counts, not its place.
-        build["merge"]["overrides"] = None
+        if self.build.merge.overrides is not None:
+            build["merge"]["overrides"] = sha256_file(self.build.merge.overrides)
+        parts = ("triples", build["extraction"]["engine"]), ("merges", build["merge"]["by"])
+        questions = [question for question, by in parts if by == "llm"]
+        build["llm"] = self.build.llm.result_values(questions)
         return values
 
 
@@ -72,23 +78,22 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
     from pipeline.folders import atomic_folder
     from pipeline.language.graph.build import build
     from pipeline.language.graph.extraction import describe_engine, make_asking, make_extractor
-    from pipeline.language.graph.merge_map import MergeMap, read_merges, write_merges
+    from pipeline.language.graph.merge_map import write_merges
     from pipeline.language.graph.store import GRAPH, SCHEMA, TENSORS, edge_arrays, write_graph, write_tensors
+    from pipeline.language.text_encoders import build_text_encoder
     from pipeline.language.triples.records import write_triples
 
     del engine
     parts = settings.build
-    overrides = read_merges(parts.merge.overrides) if parts.merge.overrides else MergeMap()
+    overrides = _overrides(settings)
     data, captions = _training_captions(prepared)
     values = settings.result_values()
-    if parts.merge.overrides:
-        values["build"]["merge"]["overrides"] = sha256_file(parts.merge.overrides)
     with atomic_folder(output, replaces=(*OUTPUTS, ".gitignore")) as folder:
         say(f"graph: reading {len(captions):,} training captions")
         triples = make_extractor(parts.extraction, parts.llm, paths.ANSWERS).extract(captions)
         write_triples(folder / TRIPLES, triples)
-        encoders = _Encoders()
-        proposer = None if parts.merge.by == "none" else encoders.get(parts.merge.text)
+        encoder = cache(build_text_encoder)  # the same one mostly proposes and describes
+        proposer = None if parts.merge.by == "none" else encoder(parts.merge.text)
         decider = None
         if parts.merge.by == "llm":
             from pipeline.language.llm.merges import LLMMerger
@@ -96,7 +101,7 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
             decider = LLMMerger(make_asking(parts.extraction, parts.llm, paths.ANSWERS))
         built = build([t.key for t in triples], parts.min_count, parts.merge, overrides, proposer, decider)
         write_merges(folder / MERGES, built.merges)
-        describer = encoders.get(parts.features)
+        describer = encoder(parts.features)
         about = {
             "dataset": data.card.name,
             "pairs_sha256": data.card.pairs_sha256,
@@ -138,7 +143,7 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
             "epoch": found.epoch,
         }
         save_tensors(folder / ENCODER, found.encoder.state_dict(), card)
-        write_json(folder / METRICS, _metrics(found))
+        write_json(folder / METRICS, found.values())
     return output
 
 
@@ -156,22 +161,38 @@ def summary(output: Path) -> list[str]:
         f"({about['statements_kept']:,} of {about['statements']:,} statements; {about['captions']:,} captions; "
         f"{engine})"
     ]
-    if links:
-        lines.append(f"link prediction: MRR {links['mrr']:.3f}, hits@10 {links['hits_10']:.3f}")
+    lines.append(
+        f"link prediction: MRR {links['mrr']:.3f}, hits@10 {links['hits_10']:.3f}"
+        if links
+        else "link prediction: too few triples to hold some out, so it is not measured"
+    )
     return lines
 
 
 def estimate(settings: GraphSettings, prepared: Path) -> Estimate | None:
-    """Tell what extraction would ask of the language model; None where the rules extract. Asks nothing."""
-    from pipeline.language.graph.extraction import make_asking
+    """Tell what a language model would be asked; None where it has no part. Asks nothing.
+
+    Where it extracts, its questions about names are left out: they follow from what it will have extracted.
+    """
+    from pipeline.language.graph.extraction import make_asking, make_extractor
 
     parts = settings.build
     _, captions = _training_captions(prepared)
-    if parts.extraction.engine != "llm":
-        return None
-    from pipeline.language.llm.triples import LLMExtractor
+    asking = make_asking(parts.extraction, parts.llm, paths.ANSWERS)
+    if parts.extraction.engine == "llm":
+        from pipeline.language.llm.triples import LLMExtractor
 
-    return LLMExtractor(make_asking(parts.extraction, parts.llm, paths.ANSWERS)).estimate(captions)
+        return LLMExtractor(asking).estimate(captions)
+    if parts.merge.by != "llm":
+        return None
+    from pipeline.language.graph.dry_run import estimate_merging
+    from pipeline.language.llm.merges import LLMMerger
+    from pipeline.language.text_encoders import build_text_encoder
+
+    triples = make_extractor(parts.extraction, parts.llm, paths.ANSWERS).extract(captions)
+    encoder = build_text_encoder(parts.merge.text)
+    statements = [triple.key for triple in triples]
+    return estimate_merging(statements, parts.merge, _overrides(settings), encoder, LLMMerger(asking))
 
 
 def measure_coverage(settings: GraphSettings, graph: Path, prepared: Path, split: Split) -> Coverage:
@@ -203,6 +224,13 @@ def measure_coverage(settings: GraphSettings, graph: Path, prepared: Path, split
     return coverage(stored, merges, training, captions, triples)
 
 
+def _overrides(settings: GraphSettings) -> MergeMap:
+    from pipeline.language.graph.merge_map import MergeMap, read_merges
+
+    path = settings.build.merge.overrides
+    return MergeMap() if path is None else read_merges(path)
+
+
 def _training_captions(prepared: Path) -> Any:
     from pipeline.datasets.records import read_prepared
     from pipeline.errors import DataError
@@ -217,27 +245,3 @@ def _training_captions(prepared: Path) -> Any:
             fix="look at audit.json and run `sagecc prepare`",
         )
     return data, captions
-
-
-def _metrics(found: Any) -> dict[str, Any]:
-    return {
-        "triples": dict(zip(("train", "val", "test"), map(len, found.split), strict=True)),
-        "epoch": found.epoch,
-        "val": None if found.val is None else found.val.values(),
-        "test": None if found.test is None else found.test.values(),
-        "history": found.history,
-    }
-
-
-class _Encoders:
-    """Text encoders, each loaded once."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[Any, Any] = {}
-
-    def get(self, settings: Any) -> Any:
-        from pipeline.language.text_encoders import build_text_encoder
-
-        if settings not in self._loaded:
-            self._loaded[settings] = build_text_encoder(settings)
-        return self._loaded[settings]

@@ -15,6 +15,24 @@ _LEVIR = {**_RESNET101, "mean": [100.6790, 99.5023, 84.9932], "std": [50.9820, 4
 _DUBAI = {**_RESNET101, "mean": [156.0681, 115.0891, 92.0745], "std": [76.5139, 52.0616, 44.4209]}
 _WHU = {**_RESNET101, "mean": [123.8806, 118.6361, 108.5552], "std": [49.5580, 47.7908, 50.2587]}
 
+# SAM and Grounding DINO as published, and a matcher trained on the regions that SAM finds: `sagecc pretrain matcher`.
+_SAM = {"variant": "vit_h", "weights": "artifacts/checkpoints/sam_vit_h_4b8939.pth"}
+_REGIONS: dict[str, dict[str, Any]] = {
+    "masks": {
+        "sam": _SAM,
+        "generator": {"points_per_side": 32, "predicted_iou": 0.88, "stability": 0.95},
+    },
+    "matches": {"weights": "artifacts/checkpoints/matcher.safetensors"},
+    "semantics": {
+        "sam": _SAM,
+        "grounding": {
+            "variant": "swin_t",
+            "weights": "artifacts/checkpoints/groundingdino_swint_ogc.pth",
+            "text_encoder": "bert-base-uncased",
+        },
+    },
+}
+
 # A captioner that learns the synthetic world on two CPU cores in minutes.
 _SMALL = {"scene": {"width": 128, "heads": 4}, "decoder": {"width": 128, "heads": 4}}
 # One for real data on a GPU; the paper gives no widths, the release's 2048 is sixteen times dearer.
@@ -35,18 +53,20 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
             "captioner": _SMALL,
         },
     },
-    "levir-cc": {"prepare": {"dataset": "levir-cc"}, "scenes": _LEVIR, "train": _TRAIN_LARGE},
-    "levir-mci": {"prepare": {"dataset": "levir-mci"}, "scenes": _LEVIR, "train": _TRAIN_LARGE},
+    "levir-cc": {**_REGIONS, "prepare": {"dataset": "levir-cc"}, "scenes": _LEVIR, "train": _TRAIN_LARGE},
+    "levir-mci": {**_REGIONS, "prepare": {"dataset": "levir-mci"}, "scenes": _LEVIR, "train": _TRAIN_LARGE},
     "dubai-cc": {
+        **_REGIONS,
         "prepare": {"dataset": "dubai-cc", "vocabulary": {"min_count": 1, "max_length": 27}},
         "scenes": _DUBAI,
         # 1,500 training captions bear no k of 50: 10 leaves 35 entities and 28 relations.
         "graph": {"build": {"min_count": 10}},
         "train": _TRAIN_LARGE,
     },
-    "whu-cdc": {"prepare": {"dataset": "whu-cdc"}, "scenes": _WHU, "train": _TRAIN_LARGE},
+    "whu-cdc": {**_REGIONS, "prepare": {"dataset": "whu-cdc"}, "scenes": _WHU, "train": _TRAIN_LARGE},
     # Counts and length of the data set's own paper: words seen more than ten times, captions of up to 50 tokens.
     "second-cc": {
+        **_REGIONS,
         "prepare": {"dataset": "second-cc", "vocabulary": {"min_count": 11, "max_length": 50}},
         "scenes": _RESNET101,
         "train": _TRAIN_LARGE,
@@ -62,7 +82,13 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
 """Overrides by profile, section and key; everything else keeps its default."""
 
 
-MINI: dict[str, dict[str, Any]] = {"scenes": {"size": 128}, "train": {"captioner": _SMALL}}
+MINI: dict[str, dict[str, Any]] = {
+    "scenes": {"size": 128},
+    "masks": {},
+    "matches": {},
+    "semantics": {},
+    "train": {"captioner": _SMALL},
+}
 """What takes the place of a profile's models when the mini ones that ship are asked for; at 128 pixels LEVIR-CC's half
 metre becomes the metre per pixel that they were trained at."""
 
@@ -103,9 +129,14 @@ def profile_sections(
 
 
 def render_profile(profile: str, sections: Mapping[str, Section]) -> str:
-    """Write the sections as the text of params.yaml."""
+    """Write the sections as the text of params.yaml.
+
+    Settings that no stage of dvc.yaml reads, those of the mini models' trainings, are written only where they differ
+    from the defaults.
+    """
     heading = (
         f"Active settings, written from profile `{profile}` by `sagecc init`; one section per stage. "
         "Change a value and run `dvc repro`: what depends on it is built again."
     )
-    return render_params(sections, heading=heading)
+    written = {name: section for name, section in sections.items() if name != "pretrain" or section != type(section)()}
+    return render_params(written, heading=heading)

@@ -1,4 +1,4 @@
-"""What link prediction is measured against: frequencies, and DistMult without messages."""
+"""What link prediction is measured against: frequencies, counted and learned, and DistMult without messages."""
 
 from __future__ import annotations
 
@@ -23,15 +23,23 @@ def frequency_ranking(graph: GraphTensors, settings: PretrainingSettings) -> Ran
     split = split_triples(graph.triples, settings.val_share, settings.test_share, settings.seed)
     if not len(split.test):
         return None
+    seen = graph.triples[split.train]
 
     def score(triples: Tensor, tails: bool) -> Tensor:
-        sought = split.train[:, 2 if tails else 0]
+        sought = seen[:, 2 if tails else 0]
         table = torch.zeros(graph.relations, graph.nodes, dtype=torch.double)
-        table.index_put_((split.train[:, 1], sought), torch.ones(len(sought), dtype=torch.double), accumulate=True)
+        table.index_put_((seen[:, 1], sought), torch.ones(len(sought), dtype=torch.double), accumulate=True)
         anywhere = table.sum(0)
         return table[triples[:, 1]] + anywhere / (2 * anywhere.max())
 
-    return rank(score, split.test, graph.triples, graph.nodes)
+    return rank(score, graph.triples[split.test], graph.triples, graph.nodes)
+
+
+def popularity_alone(graph: GraphTensors, settings: PretrainingSettings) -> Pretrained:
+    """Pretrain nothing but `Popularity`: every node has the same state."""
+    same = replace(graph, features=torch.zeros(graph.nodes, 1))
+    constant = GraphEncoderSettings(kind="none", widths=(1,), inverse=False)
+    return pretrain(same, constant, settings.model_copy(update={"popularity": True}))
 
 
 def without_messages(graph: GraphTensors, encoder: GraphEncoderSettings, settings: PretrainingSettings) -> Pretrained:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric import nn as pyg  # type: ignore[import-untyped]
-from torch_geometric.utils import degree  # type: ignore[import-untyped]
+from torch_geometric import nn as pyg
+from torch_geometric.utils import degree
 
 from pipeline.graphs.rgcn import RelationalLayer
 from pipeline.graphs.settings import GraphEncoderSettings
@@ -77,7 +75,7 @@ class Readout(nn.Module):
 
 
 def _layer(settings: GraphEncoderSettings, before: int, after: int, types: int) -> nn.Module:
-    layer: Any
+    layer: nn.Module
     match settings.kind:
         case "rgcn":
             layer = RelationalLayer(before, after, types, num_bases=settings.bases)
@@ -91,7 +89,7 @@ def _layer(settings: GraphEncoderSettings, before: int, after: int, types: int) 
             layer = pyg.GMMConv(before, after, dim=2, kernel_size=settings.kernels)
         case "none":
             layer = nn.Linear(before, after)
-    return layer  # type: ignore[no-any-return]
+    return layer
 
 
 def _pass(kind: str, layer: nn.Module, states: Tensor, graph: GraphTensors) -> Tensor:

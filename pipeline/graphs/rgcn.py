@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch_geometric.nn import RGCNConv  # type: ignore[import-untyped]
+from torch_geometric.nn import RGCNConv
 
 
-class RelationalLayer(RGCNConv):  # type: ignore[misc]
+class RelationalLayer(RGCNConv):  # type: ignore[misc]  # the library carries no types
     """`torch_geometric.nn.RGCNConv` with its parameters and its result, computed without a loop over relations.
 
     With E edges, B bases V_b and coefficients a_rb (without bases: B = R, V_r = W_r and a the identity),

@@ -21,7 +21,7 @@ class GraphEncoderSettings(Section):
         "every node by itself",
     )
     widths: tuple[int, ...] = Field(
-        (128, 128), min_length=1, description="numbers per node after each layer (release: two layers, 384 and 768)"
+        (64, 64), min_length=1, description="numbers per node after each layer (release: two layers, 384 and 768)"
     )
     inverse: bool = Field(
         True,
@@ -47,15 +47,18 @@ class PretrainingSettings(Section):
     """Pretraining of the graph encoder by link prediction with DistMult (the paper names no method)."""
 
     epochs: int = Field(
-        150, ge=0, description="passes over the graph's triples; 0: the encoder keeps its random weights"
+        100, ge=0, description="passes over the graph's triples; 0: the encoder keeps its random weights"
     )
     learning_rate: float = Field(3e-3, gt=0, description="of Adam")
-    weight_decay: float = Field(1.0, ge=0, description="of Adam, decoupled")
+    weight_decay: float = Field(3.0, ge=0, description="of Adam, decoupled")
     hidden_edges: float = Field(
-        0.6, ge=0, lt=1, description="share of the triples that a pass predicts without seeing them as edges"
+        0.3, ge=0, lt=1, description="share of the triples that a pass predicts without seeing them as edges"
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="of the vector that candidates are compared with")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the choice among all nodes")
+    popularity: bool = Field(
+        True, description="the score of a node adds how often it stands in the place asked for, by learned weights"
+    )
     val_share: float = Field(0.1, ge=0, lt=0.5, description="share of the triples held out to choose the epoch")
     test_share: float = Field(0.1, ge=0, lt=0.5, description="share of the triples held out to measure")
     validate_every: int = Field(10, ge=1, description="passes between validations")

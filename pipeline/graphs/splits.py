@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Split(NamedTuple):
-    """Triples (·, 3) to learn from, to choose the epoch by, and to measure on."""
+    """Positions (·,) of the triples to learn from, to choose the epoch by, and to measure on; each rising."""
 
     train: Tensor
     val: Tensor
@@ -39,4 +39,4 @@ def split_triples(triples: Tensor, val_share: float, test_share: float, seed: in
         nodes[head] -= 1
         nodes[tail] -= 1
         relations[relation] -= 1
-    return Split(*(triples[sorted(part)] for part in parts))
+    return Split(*(torch.tensor(sorted(part), dtype=torch.long) for part in parts))

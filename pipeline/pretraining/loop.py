@@ -29,6 +29,7 @@ def pretrain(
     losses: Callable[[Batch], dict[str, Tensor]],
     validate: Callable[[], dict[str, float]],
     work: Path,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place; an interrupted training goes on where its last epoch ended.
 
@@ -43,6 +44,7 @@ def pretrain(
         losses: Batch → scalars by name; their sum is minimised, their means are recorded as `loss_<name>`.
         validate: Scores of the model as it is, by name. May leave it in evaluation mode.
         work: Folder of the training state.
+        optimizer: Of the model's parameters, in one group and in their order; None: AdamW.
 
     Returns:
         One record per epoch: its number from 1, mean losses, scores.
@@ -51,7 +53,8 @@ def pretrain(
         CheckpointError: The state in `work` is damaged or belongs to another model.
     """
     state = work / "state.safetensors"
-    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    if optimizer is None:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     progress = Progress()
     if state.is_file():
         progress, _ = load_state(state, model, optimizer)

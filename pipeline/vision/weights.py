@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.checkpoints import missing_advice
 from pipeline.errors import CheckpointError
@@ -19,6 +20,8 @@ _FETCH = "run `sagecc checkpoints list` to see what can be fetched, or correct t
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a flat state dict from `.safetensors`, or from a `.pth`/`.pt` file with `weights_only`.
+
+    A file that holds the state dict under the key `model`, as Grounding DINO's do, is read as that.
 
     Raises:
         CheckpointError: The file is missing, truncated, or holds anything but a mapping of names to tensors.
@@ -36,6 +39,35 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             where=path,
             fix="fetch the file again; files that need code to be run are refused",
         ) from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError("not a state dict: expected names of tensors", where=path, fix=_FETCH)
     return state
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, kind: str, path: Path, fix: str) -> None:
+    """Load a state dict into a module whose tensors must have the same names and shapes; types follow the module.
+
+    Args:
+        module: What is filled.
+        state: Tensors by name.
+        kind: What the weights should be, with its article: "a mini", "a SAM vit_h".
+        path: Where they come from, for messages.
+        fix: What to do about weights of another model.
+
+    Raises:
+        CheckpointError: They are another model's.
+    """
+    expected = module.state_dict()
+    unknown, absent = sorted(state.keys() - expected.keys()), sorted(expected.keys() - state.keys())
+    other = sorted(name for name in state.keys() & expected.keys() if state[name].shape != expected[name].shape)
+    if unknown or absent or other:
+        examples = ", ".join([*unknown, *absent, *other][:3])
+        raise CheckpointError(
+            f"these weights are not {kind}: {len(unknown)} unknown, {len(absent)} missing and {len(other)} "
+            f"differently shaped tensors (for example {examples})",
+            where=path,
+            fix=fix,
+        )
+    module.load_state_dict(dict(state))

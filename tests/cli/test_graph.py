@@ -56,10 +56,41 @@ def test_extract_needs_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "captions.txt").write_text("a house is built on the grass\nthere is no difference\n")
     text = call("extract", "captions.txt", "--engine", "rules", "--out", "triples.jsonl")
-    assert "1 triples from 1 of 2 captions (rules)" in text
+    assert "1 triple from 1 of 2 captions (rules)" in text
     assert json.loads((tmp_path / "triples.jsonl").read_text())["relation"] == "build-on"
     assert "cost nothing" in call("extract", "captions.txt", "--dry-run", "--out", "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_settings_can_be_changed_without_a_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "captions.txt").write_text("a house is built on the grass\na tree is removed\n")
+    dry = ("extract", "captions.txt", "--engine", "llm", "--dry-run", "--out", "x.jsonl")
+    with pytest.raises(SageccError, match="no language model is named") as caught:
+        call(*dry)
+    assert "--set graph.build.llm.model=NAME" in str(caught.value)
+    assert "distinct captions to ask: 2, answered already: 0; requests: 1" in call(
+        *dry, "--set", "graph.build.llm.model=m"
+    )
+    with pytest.raises(SageccError, match="cannot read the settings"):
+        call(*dry, "--params", "absent.yaml")
+
+
+def test_a_picture_of_another_form_is_refused_before_anything_is_listed(graph: Path, tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["show", "--graph", str(graph), "--out", str(tmp_path / "g.bmp")])
+    assert isinstance(result.exception, OutputError)
+    assert result.output == ""
+
+
+def test_coverage(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("graph: {}\n")
+    prepared = ("--graph", str(graph), "--prepared", str(graph.parent / "prepared"))
+    text = call("coverage", *prepared, "--out", "coverage.json")
+    assert "with a triple of the graph" in text
+    assert json.loads((tmp_path / "coverage.json").read_text())["all_triples"] == 9
+    with pytest.raises(SageccError, match="the split test has no captions"):
+        call("coverage", *prepared, "--split", "test")
 
 
 @pytest.mark.parametrize("command", [[], ["show"], ["neighbours"], ["export"], ["extract"], ["coverage"]], ids=str)

@@ -89,7 +89,7 @@ def test_who_sees_edges_and_relations(kind: EncoderKind) -> None:
     states = encoder(graph)
     other_types = encoder(GraphTensors(graph.features, graph.edge_index, graph.edge_type.flip(0), 4))
     assert torch.equal(states, other_types) is (kind != "rgcn")
-    no_edges = encoder(graph.with_triples(graph.triples[:0]))
+    no_edges = encoder(graph.with_edges(slice(0)))
     assert torch.equal(states, no_edges) is (kind == "none")
 
 
@@ -98,7 +98,7 @@ def test_messages_flow_back_only_where_asked() -> None:
     for inverse in (False, True):
         encoder = GraphEncoder(GraphEncoderSettings(widths=(4,), inverse=inverse), 2, 1)
         head = encoder(graph)[0]
-        alone = encoder(graph.with_triples(graph.triples[:0]))[0]
+        alone = encoder(graph.with_edges(slice(0)))[0]
         assert torch.equal(head, alone) is not inverse
 
 
@@ -126,6 +126,17 @@ def test_inconsistent_tensors_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         GraphTensors(features, index, types, 1)
+
+
+def test_counts_follow_their_edges() -> None:
+    graph = make_graph(edges=5)
+    assert graph.with_edges(slice(2)).stated is None
+    counted = GraphTensors(graph.features, graph.edge_index, graph.edge_type, 4, torch.arange(5))
+    chosen = counted.with_edges(torch.tensor([3, 1]))
+    assert torch.equal(chosen.triples, graph.triples[[3, 1]])
+    assert chosen.with_inverses().stated.tolist() == [3, 1, 3, 1]  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="counts do not fit"):
+        GraphTensors(graph.features, graph.edge_index, graph.edge_type, 4, torch.arange(4))
 
 
 def test_widths_must_be_sensible() -> None:

@@ -121,6 +121,18 @@ def test_captions_without_triples_are_told(tmp_path: Path, captions: tuple[str, 
         run(make(), prepared, tmp_path / "graph")
 
 
+@pytest.mark.parametrize("captions", [("a house appears",), ("a house is replaced by another house",)])
+def test_a_graph_too_small_to_hold_triples_out_is_built_without_a_measure(
+    tmp_path: Path, captions: tuple[str, ...]
+) -> None:
+    output = run(make(min_count=1), prepare(tmp_path / "prepared", {"train": captions}), tmp_path / "graph")
+    assert len(read_graph(output).graph.edges) == 1
+    assert json.loads((output / "links.json").read_text())["test"] is None
+    sizes, links = stage.summary(output)
+    assert "1 relations, 1 triples" in sizes
+    assert "too few triples" in links
+
+
 def test_a_k_that_leaves_nothing_leaves_the_old_graph(prepared: Path, tmp_path: Path) -> None:
     output = run(make(), prepared, tmp_path / "graph")
     before = (output / "graph.json").read_bytes()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.language.graph.settings import ExtractionSettings
 from pipeline.language.llm.settings import LLMSettings
 
 if TYPE_CHECKING:
     from pipeline.language.llm.asking import Asking
+    from pipeline.language.llm.run import Progress
     from pipeline.language.triples.records import Extractor
+
+_EVERY_SECONDS: Final = 10.0
 
 
 def make_extractor(settings: ExtractionSettings, llm: LLMSettings, store: Path) -> Extractor:
@@ -35,7 +39,22 @@ def make_asking(settings: ExtractionSettings, llm: LLMSettings, store: Path) -> 
     from pipeline.execution.progress import say
     from pipeline.language.llm.asking import Asking
 
-    return Asking(llm, store, settings.on_bad_caption, say)
+    return Asking(llm, store, settings.on_bad_caption, say, _tell_now_and_then())
+
+
+def _tell_now_and_then() -> Progress:
+    """Return a progress that says a line every ten seconds, and one when all is done."""
+    from pipeline.execution.progress import say
+
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if done == total or time.monotonic() - told >= _EVERY_SECONDS:
+            told = time.monotonic()
+            say(f"language model: {done:,} of {total:,} questions settled")
+
+    return tell
 
 
 def describe_engine(settings: ExtractionSettings, llm: LLMSettings) -> dict[str, Any]:

@@ -77,8 +77,11 @@ class Open(Generic[AnswerT]):
 def ask(question: Question[AnswerT], items: Sequence[Item], asking: Asking) -> Answers[AnswerT]:
     """Ask `question` about all items, each distinct item once; what is stored already is not asked.
 
-    Answers are stored as they come, so a run that ends in any way goes on from there, and one whose answers are all
-    stored needs neither network nor key. The result does not depend on the order in which answers arrive.
+    Every answer is on disk before the next one is looked at, so a run that ends in any way goes on from there: what is
+    stored is never asked again, and a kill costs at most the `concurrency` requests that were under way, those among
+    them whose answer had reached this machine but not yet its file. None can be kept for certain: the endpoint does not
+    know what was stored. A run whose answers are all stored needs neither network nor key. The result does not depend
+    on the order in which answers arrive.
 
     Raises:
         SettingsError: No model is named, or the address cannot be used.
@@ -136,7 +139,8 @@ def _incomplete(question: Question[AnswerT], state: Open[AnswerT], failures: Map
         f"{len(failures)} of {len(set(state.keys))} distinct {question.items} got no usable answer; the first, "
         f"{question.label(state.items[first])}: {failures[first]}",
         where=state.store.failures_file,
-        fix="run again (the other answers are stored), take another model, or set `on_bad_item: skip`",
+        fix="run again (the other answers are stored), take another model, or set "
+        "`graph.build.extraction.on_bad_caption: skip`",
     )
 
 
@@ -156,6 +160,7 @@ class Estimate:
     """What asking would take if every request succeeded at once.
 
     Attributes:
+        what: What the items are called in the plural.
         items: Distinct items to ask.
         stored: Distinct items whose answer is stored.
         requests: Requests to send.
@@ -165,6 +170,7 @@ class Estimate:
         currency: Unit of the cost.
     """
 
+    what: str
     items: int
     stored: int
     requests: int
@@ -193,4 +199,6 @@ def estimate(question: Question[Any], items: Sequence[Item], asking: Asking) -> 
     cost = None
     if prices.prompt is not None and prices.answer is not None:
         cost = (sent * prices.prompt + received * prices.answer) / 1e6
-    return Estimate(len(state.items), len(state.answers), len(requests), sent, received, cost, prices.currency)
+    return Estimate(
+        question.items, len(state.items), len(state.answers), len(requests), sent, received, cost, prices.currency
+    )

@@ -119,11 +119,12 @@ class Client:
             fields["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif settings.structured == "json_object":
             fields["response_format"] = {"type": "json_object"}
+        sent: Any = messages(question, settings, content)
         try:
             async with asyncio.timeout(settings.traffic.timeout):
                 response = await self._client.chat.completions.with_raw_response.create(
                     model=self._endpoint.model,
-                    messages=messages(question, settings, content),  # type: ignore[arg-type]
+                    messages=sent,
                     extra_body=fields,
                 )
                 text = response.text
@@ -146,7 +147,7 @@ class Client:
         return ServiceError(
             f"the language model's endpoint cannot be reached: {self._endpoint.clean(str(cause))}",
             where=self._endpoint.address,
-            fix="start the server there, or correct `base_url`; answers already stored are kept",
+            fix="start the server there, or correct `graph.build.llm.base_url`; answers already stored are kept",
         )
 
     def _refusal(self, error: openai.APIStatusError) -> Again | ServiceError:
@@ -158,7 +159,7 @@ class Client:
             source = self._endpoint.key_variable
             what = f"the endpoint refuses the API key (HTTP {status}): {said}"
             fix = (
-                "set `key_variable` to the environment variable that holds its key"
+                "set `graph.build.llm.key_variable` to the environment variable that holds its key"
                 if source is None
                 else f"put a key that is valid there and may use {self._endpoint.model} into {source}"
             )
@@ -168,9 +169,9 @@ class Client:
         else:
             what = f"the endpoint refuses the request (HTTP {status}): {said}"
             fix = (
-                "check `model` and `base_url` (most end in /v1); an endpoint that knows no JSON schema needs "
-                "`structured: json_object` or `none`, some models `temperature: null` or `seed: null`, a model with "
-                "a short context fewer `captions_per_request`"
+                "under `graph.build.llm` check `model` and `base_url` (most end in /v1); an endpoint that knows no "
+                "JSON schema needs `structured: json_object` or `none`, some models `temperature: null` or "
+                "`seed: null`, a model with a short context fewer `captions_per_request`"
             )
         return ServiceError(what, where=f"{self._endpoint.address}, model {self._endpoint.model}", fix=fix)
 

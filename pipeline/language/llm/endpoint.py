@@ -50,7 +50,9 @@ def model_name(settings: LLMSettings) -> str:
     """
     if settings.model is None:
         raise SettingsError(
-            "no language model is named", where="`model`", fix="set `model` to a name that the endpoint knows"
+            "no language model is named",
+            where="`graph.build.llm.model`",
+            fix="name one that the endpoint knows: --set graph.build.llm.model=NAME",
         )
     return settings.model
 
@@ -70,7 +72,7 @@ def find_endpoint(settings: LLMSettings) -> Endpoint:
     if key is not None and (key in settings.model_dump_json() or key in address):
         raise SettingsError(
             "the API key stands in the settings, which are written beside every result",
-            where="`llm` settings",
+            where="`graph.build.llm`",
             fix="remove it there; the environment is the only place it is read from",
         )
     return Endpoint(address, model, key, settings.key_variable)
@@ -82,7 +84,7 @@ def _read_key(variable: str | None) -> str | None:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
         raise SettingsError(
             "`key_variable` must be the name of an environment variable",
-            where="`key_variable`",
+            where="`graph.build.llm.key_variable`",
             fix="name the variable, such as OPENAI_API_KEY, and put the key into the environment, never into a file",
         )
     key = os.environ.get(variable, "").strip()
@@ -90,7 +92,8 @@ def _read_key(variable: str | None) -> str | None:
         raise ServiceError(
             "no API key for the language model",
             where=f"environment variable {variable}",
-            fix=f"run `export {variable}=…`, or set `key_variable: null` where the endpoint asks for none",
+            fix=f"run `export {variable}=…`, or set `graph.build.llm.key_variable` to null where the endpoint "
+            "asks for none",
         )
     if not re.fullmatch(r"[\x21-\x7e]+", key):
         # The HTTP library would refuse the header too, but with the key in its message.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,9 +54,10 @@ class LLMMerger:
             proposed.append(sorted(ordered, key=lambda cluster: place[cluster[0]]))
         return proposed
 
-    def estimate(self, groups: Sequence[Sequence[str]], kind: NameKind = "entity") -> Estimate:
-        """Tell what `propose_merges` would send and cost; asks nothing and needs no key."""
-        return estimate(merge_question(self.asking.settings), _items(groups, kind), self.asking)
+    def estimate(self, asked: Iterable[tuple[NameKind, Sequence[Sequence[str]]]]) -> Estimate:
+        """Tell what calls of `propose_merges` would send and cost; asks nothing and needs no key."""
+        items = [item for kind, groups in asked for item in _items(groups, kind)]
+        return estimate(merge_question(self.asking.settings), items, self.asking)
 
 
 def merge_question(settings: LLMSettings) -> Question[MergeAnswer]:

@@ -117,10 +117,12 @@ def read_prompt(settings: LLMSettings, name: str) -> str:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot read the prompt: {error}", where=path, fix="set `prompts: null` to use those that come along"
+            f"cannot read the prompt: {error}",
+            where=path,
+            fix="set `graph.build.llm.prompts` to null: prompts come along",
         ) from error
     if not text:
-        raise DataError("the prompt is empty", where=path, fix="write it, or set `prompts: null`")
+        raise DataError("the prompt is empty", where=path, fix="write it, or set `graph.build.llm.prompts` to null")
     return text
 
 

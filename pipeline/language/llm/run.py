@@ -148,7 +148,8 @@ class Run(Generic[AnswerT]):
                 ServiceError(
                     f"the first {self._replies} replies held no usable answer; the last: {reason}",
                     where=f"{self.endpoint.address}, model {self.endpoint.model}",
-                    fix="check `base_url`, `structured` and `max_tokens`, or take a model that can follow the prompt",
+                    fix="under `graph.build.llm` check `base_url`, `structured` and `max_tokens`, or take a model that "
+                    "can follow the prompt",
                 )
             )
 
@@ -194,7 +195,7 @@ class Run(Generic[AnswerT]):
                     f"the endpoint asks to wait {failure.wait:.0f} s, more than wait_limit "
                     f"({self._traffic.wait_limit:g} s): {failure}",
                     where=self.endpoint.address,
-                    fix="run again later (answers so far are stored), or raise `traffic.wait_limit`",
+                    fix="run again later (answers so far are stored), or raise `graph.build.llm.traffic.wait_limit`",
                 )
             wait = max(wait, failure.wait)
         if failure.limited:
@@ -218,8 +219,8 @@ class Run(Generic[AnswerT]):
         return ServiceError(
             f"the language model's endpoint gave no answer in {self._traffic.retries + 1} attempts: {reason}",
             where=self.endpoint.address,
-            fix="run again later: answers so far are stored. Against rate limits lower `traffic.concurrency` or set "
-            "`traffic.requests_per_minute`",
+            fix="run again later: answers so far are stored. Against rate limits lower `concurrency` or set "
+            "`requests_per_minute` under `graph.build.llm.traffic`",
         )
 
     def _show_progress(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator
@@ -81,6 +82,24 @@ class LLMSettings(Section):
     traffic: TrafficSettings = Field(default_factory=TrafficSettings, description="pace and repetition of requests")
     prices: PriceSettings = Field(default_factory=PriceSettings, description="prices, for the dry run")
 
+    def result_values(self, questions: Sequence[str]) -> dict[str, Any]:
+        """Return what decides the answers to `questions` ("triples", "merges") as JSON values; empty where none is put.
+
+        Pace, prices and the key's variable decide nothing, and of own prompts only the content counts.
+
+        Raises:
+            DataError: A prompt cannot be read.
+        """
+        if not questions:
+            return {}
+        values = self.model_dump(mode="json", exclude={"traffic", "prices", "key_variable"})
+        if self.prompts is not None:
+            from pipeline.files import content_key
+            from pipeline.language.llm.questions import read_prompt
+
+            values["prompts"] = {name: content_key(read_prompt(self, name)) for name in questions}
+        return values
+
     @field_validator("base_url")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
@@ -116,6 +135,6 @@ def checked_address(value: str, where: str) -> str:
         raise SettingsError(
             "the endpoint's address must not hold a user, a password or a query",
             where=where,
-            fix="give the key in the environment variable that `key_variable` names",
+            fix="give the key in the environment variable that `graph.build.llm.key_variable` names",
         )
     return value.rstrip("/")

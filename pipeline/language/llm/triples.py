@@ -17,6 +17,7 @@ from pipeline.language.no_change import implies_change
 from pipeline.language.tokenizer import tokenize
 from pipeline.language.triples.conventions import SCENE, canonical, normalise_entity
 from pipeline.language.triples.entities import entity_of
+from pipeline.language.triples.lemmas import load_lemmas
 from pipeline.language.triples.records import Caption, Triple
 
 _RELATION = re.compile(r"[a-z]+(?:-[a-z]+){0,4}")
@@ -82,6 +83,9 @@ class LLMExtractor:
             SageccError: As `pipeline.language.llm.asking.ask`.
         """
         asked = [caption for caption in captions if implies_change(caption.text)]
+        if asked:
+            # It takes seconds; an answer that came meanwhile would wait for it, and a kill would lose it.
+            load_lemmas()
         found = ask(triple_question(self.asking.settings), _items(asked), self.asking)
         self.usage = found.usage
         self.failures = [(asked[position], reason) for position, reason in found.failures.items()]
@@ -165,16 +169,6 @@ def _triples(caption: Caption, statements: Iterable[Statement]) -> list[Triple]:
         span = find_evidence(statement.evidence, caption.text)
         if normal is None or span is None:
             continue
-        head, relation, tail, family = normal
-        triple = Triple(
-            head=head,
-            relation=relation,
-            tail=tail,
-            family=family,
-            engine="llm",
-            pair=caption.pair,
-            sentence=caption.sentence,
-            evidence=span,
-        )
+        triple = caption.triple(*normal, engine="llm", evidence=span)
         triples.setdefault(triple.key, triple)
     return list(triples.values())

@@ -40,8 +40,9 @@ class PretrainedEncoder:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        told: Any = logging
+        told.set_verbosity_error()
+        told.disable_progress_bar()
         self._name, self._folder, self._settings = name, folder, settings
         if not (folder / "model.safetensors").is_file():
             raise CheckpointError(
@@ -117,13 +118,13 @@ def find_model(name: str) -> Path:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=True))
-    except Exception:
-        pass
-    try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED))
+        try:
+            return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(snapshot_download(name, allow_patterns=_WANTED))
     except Exception as error:  # the hub's client raises its own, requests' and the operating system's errors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ServiceError(f"cannot fetch the text encoder: {reason}", where=name, fix=_OFFLINE) from error

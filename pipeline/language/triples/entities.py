@@ -22,11 +22,12 @@ PARTS: Final = word_set(
 )
 """Places in the picture and parts of a thing: no entities themselves; "corner of the road" is the road."""
 
-MEASURES: Final = word_set(
+NUMBERS: Final = word_set("one two three four five six seven eight nine ten")
+MEASURES: Final = NUMBERS | word_set(
     "complex row line group number lot piece cluster series set batch couple pair variety amount majority plenty "
     "patch bunch quantity mass clump array tract strip stretch expanse bit deal handful dozen column layer kind type "
-    "circle most some many several few all both each any none one two three four five six seven eight nine ten "
-    "hundred thousand half part quarter majority rest remainder"
+    "circle most some many several few all both each any none hundred "
+    "thousand half part quarter majority rest remainder"
 )
 """Words that count or measure what follows "of": "rows of houses" is the houses."""
 
@@ -36,9 +37,9 @@ REFERRING: Final = word_set(
 )
 """Words that stand for a thing named elsewhere."""
 
+_COUNTS: Final = NUMBERS | word_set("several few")
 _DETERMINERS: Final = word_set("the this that whole entire these those its same")
 
-_NUMBERS: Final = word_set("one two three four five six seven eight nine ten several few")
 _STOPS: Final = word_set(
     "of in on at along alongside near beside beneath between among around by with from to into through across behind "
     "above below under over inside outside within opposite for"
@@ -156,6 +157,6 @@ def entity_of(words: list[str]) -> str | None:
         return SCENE
     if lemma in PLAIN_PLACES and all(word in _DETERMINERS for word in words[:-1]):
         return SCENE
-    if lemma in PARTS or words[-1] in REFERRING or lemma in _NUMBERS or not any(c.isalpha() for c in lemma):
+    if lemma in PARTS or words[-1] in REFERRING or lemma in _COUNTS or not any(c.isalpha() for c in lemma):
         return None
     return lemma

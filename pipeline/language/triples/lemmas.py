@@ -82,6 +82,11 @@ _VERBS: Final = {
 }
 
 
+def load_lemmas() -> None:
+    """Read the tables of lemmas now and not with the first word that needs them; takes a second or two."""
+    _tables()
+
+
 @lru_cache(maxsize=1)
 def _tables() -> tuple[dict[str, list[str]], dict[str, list[str]], list[list[str]], frozenset[str]]:
     from spacy.lookups import load_lookups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from pipeline.language.triples.entities import NUMBERS
 from pipeline.language.triples.lemmas import word_set
 from pipeline.language.triples.relations import KNOWN_VERBS
 
@@ -13,9 +14,10 @@ Tag = str
 CLOSED: Final[dict[str, Tag]] = {
     **dict.fromkeys(word_set("a an the this that these those its their his our your such every another whole"), "DET"),
     **dict.fromkeys(
-        word_set(
-            "some many several few more most much all both each either any one two three four five six seven eight "
-            "nine ten eleven twelve dozens hundreds various numerous multiple enough fewer less another most"
+        NUMBERS
+        | word_set(
+            "some many several few more most much all both each either any eleven twelve dozens hundreds various "
+            "numerous multiple enough fewer less another"
         ),
         "NUM",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from pipeline.language.triples.complements import Complements, Item, mention_at, mentions_at, named_before
 from pipeline.language.triples.elements import Element, Mark, Mention, Preposition, Verb
@@ -11,6 +12,21 @@ from pipeline.language.triples.lexicon import CONNECTING, ENCLOSING
 from pipeline.language.triples.memory import Memory
 from pipeline.language.triples.relations import REPLACE, REPLACE_VERBS
 from pipeline.language.triples.statements import Statement, Statements
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """What belongs to a verb besides itself.
+
+    Attributes:
+        items: What it is said of.
+        anchor: What a preposition without an object refers to.
+        greedy: Things after "and" belong to the verb as well.
+    """
+
+    items: Sequence[Item]
+    anchor: Sequence[Mention]
+    greedy: bool
 
 
 class Reader:
@@ -64,7 +80,7 @@ class Reader:
             self._read_with(rest, 0, [item.mention for item in items], greedy=True)
             about = [item.mention for item in items]
         else:
-            self._read_complements(verb, rest, 0, found, items, (), greedy=True)
+            self._read_complements(verb, rest, 0, found, _Reach(items, (), greedy=True))
             about = self._statements.event(verb, items, found, existential=existential)
         self._last = [Item(mention) for mention in about] or items
         self._memory.close_clause(about)
@@ -129,7 +145,7 @@ class Reader:
                 i += 1 if mention is None else 2
             elif isinstance(element, Verb) and element.form == "participle":
                 hosts = batch[-1:] or items[-1:]
-                i = self._read_participle(element, elements, i + 1, hosts, (), greedy=False)
+                i = self._read_participle(element, elements, i + 1, _Reach(hosts, (), greedy=False))
                 batch = []
             else:
                 i += 1
@@ -183,7 +199,7 @@ class Reader:
                 complete = True
                 i += 1 if mention is None else 2
             elif isinstance(element, Verb) and element.form == "participle" and items and element.lemma != REPLACE:
-                i = self._read_participle(element, elements, i + 1, batch, anchor, greedy=False)
+                i = self._read_participle(element, elements, i + 1, _Reach(batch, anchor, greedy=False))
                 complete = True
             else:
                 break
@@ -198,18 +214,10 @@ class Reader:
                                 self._statements.add(host, "with", companion)
         return i
 
-    def _read_participle(
-        self,
-        verb: Verb,
-        elements: Sequence[Element],
-        i: int,
-        hosts: Sequence[Item],
-        anchor: Sequence[Mention],
-        *,
-        greedy: bool,
-    ) -> int:
+    def _read_participle(self, verb: Verb, elements: Sequence[Element], i: int, reach: _Reach) -> int:
+        hosts, anchor = reach.items, reach.anchor
         found = Complements()
-        i = self._read_complements(verb, elements, i, found, hosts, anchor, greedy=greedy)
+        i = self._read_complements(verb, elements, i, found, reach)
         bare = [Item(host.mention, linked=host.linked) for host in hosts]
         if anchor and not (found.objects or found.agents or found.places) and not verb.passive:
             # "a road with many villas surrounding": the object is what they are with.
@@ -225,15 +233,7 @@ class Reader:
         return i
 
     def _read_complements(
-        self,
-        verb: Verb,
-        elements: Sequence[Element],
-        i: int,
-        found: Complements,
-        items: Sequence[Item],
-        anchor: Sequence[Mention],
-        *,
-        greedy: bool,
+        self, verb: Verb, elements: Sequence[Element], i: int, found: Complements, reach: _Reach
     ) -> int:
         """Read what follows a verb into `found`; return where it ends.
 
@@ -242,14 +242,13 @@ class Reader:
             elements: The clause.
             i: First position after the verb.
             found: Takes the complements.
-            items: What the verb is said of.
-            anchor: What a preposition without an object refers to.
-            greedy: Things after "and" belong to the verb as well.
+            reach: What else belongs to the verb.
         """
+        items, greedy = reach.items, reach.greedy
         while i < len(elements):
             element = elements[i]
             if isinstance(element, Preposition):
-                i = self._read_prepositional(verb, elements, i, found, items, anchor, greedy=greedy)
+                i = self._read_prepositional(verb, elements, i, found, reach)
             elif isinstance(element, Mention):
                 after_verb = i == 0 or isinstance(elements[i - 1], Verb | Mark)
                 if not verb.passive or after_verb:
@@ -261,7 +260,7 @@ class Reader:
                 if element.form == "finite":
                     break
                 if element.form == "infinitive":
-                    i = self._read_infinitive(element, elements, i + 1, found, items, anchor, greedy=greedy)
+                    i = self._read_infinitive(element, elements, i + 1, found, reach)
                     continue
                 if not greedy and i > 0 and isinstance(elements[i - 1], Verb):
                     break
@@ -269,7 +268,7 @@ class Reader:
                 hosts: Sequence[Item] = items
                 if element.lemma in REPLACE_VERBS and not element.passive:
                     inner = Complements()
-                    i = self._read_complements(element, elements, i + 1, inner, items, anchor, greedy=greedy)
+                    i = self._read_complements(element, elements, i + 1, inner, reach)
                     found.replaced.extend(inner.objects)
                     found.places.extend(inner.places)
                     continue
@@ -277,7 +276,7 @@ class Reader:
                     hosts = [Item(before)]
                 elif found.agents and verb.lemma in REPLACE_VERBS:
                     hosts = [Item(agent) for agent in found.agents]
-                i = self._read_participle(element, elements, i + 1, hosts, anchor, greedy=greedy)
+                i = self._read_participle(element, elements, i + 1, replace(reach, items=hosts))
             elif isinstance(element, Mark) and element.kind == "ADJ":
                 found.adjective = found.adjective or element.text
                 i += 1
@@ -291,19 +290,11 @@ class Reader:
         return i
 
     def _read_prepositional(
-        self,
-        verb: Verb,
-        elements: Sequence[Element],
-        i: int,
-        found: Complements,
-        items: Sequence[Item],
-        anchor: Sequence[Mention],
-        *,
-        greedy: bool,
+        self, verb: Verb, elements: Sequence[Element], i: int, found: Complements, reach: _Reach
     ) -> int:
         preposition = elements[i]
         assert isinstance(preposition, Preposition)
-        things, after = mentions_at(elements, i + 1, greedy=greedy)
+        things, after = mentions_at(elements, i + 1, greedy=reach.greedy)
         name = preposition.name
         if name == "with":
             if verb.lemma in CONNECTING:
@@ -318,32 +309,24 @@ class Reader:
             if not things:
                 return i + 1
             newest = found.agents or found.results
-            hosts = newest[-1:] if newest else [item.mention for item in items[-1:]]
+            hosts = newest[-1:] if newest else [item.mention for item in reach.items[-1:]]
             if not newest and not verb.passive and found.objects:
                 hosts = found.objects[-1:] if verb.lemma not in REPLACE_VERBS else hosts
-            return self._read_with(elements, i + 1, hosts, greedy=greedy)
+            return self._read_with(elements, i + 1, hosts, greedy=reach.greedy)
         found.put(verb, preposition, things)
         return after
 
     def _read_infinitive(
-        self,
-        verb: Verb,
-        elements: Sequence[Element],
-        i: int,
-        found: Complements,
-        items: Sequence[Item],
-        anchor: Sequence[Mention],
-        *,
-        greedy: bool,
+        self, verb: Verb, elements: Sequence[Element], i: int, found: Complements, reach: _Reach
     ) -> int:
         inner = Complements()
         before = elements[i - 2] if i > 1 else None
         if verb.passive and isinstance(before, Mention):
-            items = [Item(before)]  # "for a new road to be built"
-        i = self._read_complements(verb, elements, i, inner, items, anchor, greedy=greedy)
+            reach = replace(reach, items=[Item(before)])  # "for a new road to be built"
+        i = self._read_complements(verb, elements, i, inner, reach)
         if verb.lemma in REPLACE_VERBS and not verb.passive:
             found.replaced.extend(inner.objects)
             found.places.extend(inner.places)
         else:
-            self._statements.event(verb, [Item(item.mention) for item in items], inner, anchor=anchor)
+            self._statements.event(verb, [Item(item.mention) for item in reach.items], inner, anchor=reach.anchor)
         return i

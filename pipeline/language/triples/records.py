@@ -32,6 +32,21 @@ class Caption(BaseModel):
     sentence: int = Field(ge=0)
     text: str
 
+    def triple(
+        self, head: str, relation: str, tail: str, family: Family, *, engine: str, evidence: tuple[int, int]
+    ) -> Triple:
+        """Return a statement of this caption."""
+        return Triple(
+            head=head,
+            relation=relation,
+            tail=tail,
+            family=family,
+            engine=engine,
+            pair=self.pair,
+            sentence=self.sentence,
+            evidence=evidence,
+        )
+
 
 class Triple(BaseModel):
     """One statement of a caption, in the form that `pipeline.language.triples.conventions` describes.

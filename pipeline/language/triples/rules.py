@@ -48,17 +48,7 @@ class RulesExtractor:
             if caption.text not in known:
                 known[caption.text] = self._read(caption.text)
             triples.extend(
-                Triple(
-                    head=statement.head,
-                    relation=statement.relation,
-                    tail=statement.tail,
-                    family=statement.family,
-                    engine=self.name,
-                    pair=caption.pair,
-                    sentence=caption.sentence,
-                    evidence=(statement.start, statement.end),
-                )
-                for statement in known[caption.text]
+                caption.triple(*stated.labels, engine=self.name, evidence=stated.span) for stated in known[caption.text]
             )
         return triples
 

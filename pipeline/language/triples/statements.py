@@ -38,6 +38,16 @@ class Statement:
     start: int
     end: int
 
+    @property
+    def labels(self) -> tuple[str, str, str, Family]:
+        """Head, relation, tail, family."""
+        return self.head, self.relation, self.tail, self.family
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First character and the one after the last."""
+        return self.start, self.end
+
 
 class Statements:
     """Collects the statements of one caption, each once."""

@@ -74,7 +74,7 @@ def make_tagger(pipeline: str | None) -> Tagger:
 
 
 def _quiet(language: Language) -> Language:
-    language.tokenizer.infix_finditer = _INFIXES.finditer  # type: ignore[union-attr]
+    language.tokenizer.infix_finditer = _INFIXES.finditer  # type: ignore[union-attr]  # the library leaves it open
     return language
 
 

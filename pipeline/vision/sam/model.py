@@ -12,9 +12,9 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import CheckpointError, SettingsError
+from pipeline.errors import SettingsError
 from pipeline.vision.sam.settings import SamSettings, SamVariant
-from pipeline.vision.weights import load_state_dict
+from pipeline.vision.weights import load_exactly, load_state_dict
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,17 @@ def encoder_size(settings: SamSettings) -> int:
     return size
 
 
+def embedding_shape(settings: SamSettings) -> tuple[int, int, int]:
+    """Return channels, rows and columns of an image embedding.
+
+    Raises:
+        SettingsError: See `encoder_size`.
+    """
+    layout = LAYOUTS[settings.variant]
+    side = encoder_size(settings) // layout.patch
+    return layout.channels, side, side
+
+
 def build_sam(settings: SamSettings, *, random_weights: bool = False, seed: int = 0) -> Sam:
     """Build SAM in evaluation mode at the encoder size of the settings.
 
@@ -102,7 +113,7 @@ def build_sam(settings: SamSettings, *, random_weights: bool = False, seed: int 
         sam = _modules(layout, size)
     if not random_weights:
         path = Path(settings.weights)
-        _load(sam, _at_size(load_state_dict(path), size // layout.patch), settings.variant, path)
+        _load(sam, _at_size(load_state_dict(path), layout, size // layout.patch), settings.variant, path)
     return sam.eval()
 
 
@@ -143,7 +154,7 @@ def _modules(layout: SamLayout, size: int) -> Sam:
     )
 
 
-def _at_size(state: dict[str, Tensor], grid: int) -> dict[str, Tensor]:
+def _at_size(state: dict[str, Tensor], layout: SamLayout, grid: int) -> dict[str, Tensor]:
     """Bring the position embeddings of a state dict to a grid of `grid` × `grid` tokens.
 
     The absolute one is interpolated bicubically. Relative ones of blocks over the whole image have 2·grid − 1 entries
@@ -152,30 +163,24 @@ def _at_size(state: dict[str, Tensor], grid: int) -> dict[str, Tensor]:
     absolute = state.get("image_encoder.pos_embed")
     if absolute is None or absolute.ndim != 4 or absolute.shape[1] == grid:
         return state
-    trained = 2 * absolute.shape[1] - 1
     moved = dict(state)
     moved["image_encoder.pos_embed"] = F.interpolate(
         absolute.float().permute(0, 3, 1, 2), size=(grid, grid), mode="bicubic", antialias=True, align_corners=False
     ).permute(0, 2, 3, 1)
-    for name, table in state.items():
-        if ".rel_pos_" in name and len(table) == trained:
-            line = table.float().T[None]
+    for name in (f"image_encoder.blocks.{block}.attn.rel_pos_{side}" for block in layout.whole for side in "hw"):
+        if name in state and state[name].ndim == 2:
+            line = state[name].float().T[None]
             moved[name] = F.interpolate(line, size=2 * grid - 1, mode="linear", align_corners=False)[0].T
     return moved
 
 
 def _load(sam: Sam, state: dict[str, Tensor], variant: SamVariant, path: Path) -> None:
-    expected = sam.state_dict()
     # Published files carry the normalisation in older versions; it is a constant here.
     found = {name: tensor for name, tensor in state.items() if name not in ("pixel_mean", "pixel_std")}
-    unknown, absent = sorted(found.keys() - expected.keys()), sorted(expected.keys() - found.keys())
-    other = sorted(name for name in found.keys() & expected.keys() if found[name].shape != expected[name].shape)
-    if unknown or absent or other:
-        examples = ", ".join([*unknown, *absent, *other][:3])
-        raise CheckpointError(
-            f"these weights are not a SAM {variant}: {len(unknown)} unknown, {len(absent)} missing and {len(other)} "
-            f"differently shaped tensors (for example {examples})",
-            where=path,
-            fix="set the variant to the model that the file belongs to, or the weights to another file",
-        )
-    sam.load_state_dict(found)
+    load_exactly(
+        sam,
+        found,
+        kind=f"a SAM {variant}",
+        path=path,
+        fix="set the variant to the model that the file belongs to, or the weights to another file",
+    )

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from pipeline.errors import CheckpointError
 from pipeline.vision.scenes.settings import BackboneName, BackboneSettings
-from pipeline.vision.weights import load_state_dict
+from pipeline.vision.weights import load_exactly, load_state_dict
 
 # Blocks per layer. The mini backbone ends after layer3: stride 16, so a 128-pixel image gives the 8×8 grid that
 # ResNet-101 gives at 256 pixels.
@@ -70,18 +69,13 @@ def build_backbone(name: BackboneName, weights: Path | None, *, seed: int = 0) -
         backbone = SceneBackbone(name)
     if weights is not None:
         state = {key: value for key, value in load_state_dict(weights).items() if not key.startswith("fc.")}
-        expected = backbone.state_dict()
-        unknown, absent = sorted(state.keys() - expected.keys()), sorted(expected.keys() - state.keys())
-        other = [key for key in state.keys() & expected.keys() if state[key].shape != expected[key].shape]
-        if unknown or absent or other:
-            examples = ", ".join([*unknown, *absent, *sorted(other)][:3])
-            raise CheckpointError(
-                f"these weights are not a {name}: {len(unknown)} unknown, {len(absent)} missing and {len(other)} "
-                f"differently shaped tensors (for example {examples})",
-                where=weights,
-                fix="set scenes.backbone to the model that the file belongs to, or scenes.weights to another file",
-            )
-        backbone.load_state_dict(state)
+        load_exactly(
+            backbone,
+            state,
+            kind=f"a {name}",
+            path=weights,
+            fix="set scenes.backbone to the model that the file belongs to, or scenes.weights to another file",
+        )
     return backbone.eval()
 
 

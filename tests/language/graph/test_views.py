@@ -15,7 +15,8 @@ from pipeline.language.graph.export import export_graph
 from pipeline.language.graph.find import find_entity
 from pipeline.language.graph.layout import place_nodes, spread_labels
 from pipeline.language.graph.merge_map import MergeMap
-from pipeline.language.graph.records import CaptionGraph, count_names
+from pipeline.language.graph.records import CaptionGraph, Entity, count_names
+from pipeline.language.graph.store import edge_arrays, read_graph, write_graph
 from pipeline.language.graph.text_files import read_text_captions
 from pipeline.language.triples.records import Caption, Triple
 from tests.language.graph.conftest import STATEMENTS, repeated
@@ -69,6 +70,20 @@ def test_odd_graphs_can_be_drawn(tmp_path: Path) -> None:
         assert draw_graph(rebuild([key], 1, MergeMap()).graph, tmp_path / f"{number}.png").stat().st_size > 0
     with pytest.raises(OutputError, match=r"\.svg, \.png or \.pdf"):
         draw_graph(rebuild([key], 1, MergeMap()).graph, tmp_path / "g.bmp")
+
+
+@pytest.mark.parametrize("names", [("house",), ("house", "road")], ids=["one node", "two nodes"])
+def test_a_graph_without_edges_can_be_stored_drawn_and_exported(tmp_path: Path, names: tuple[str, ...]) -> None:
+    bare = CaptionGraph(tuple(Entity(name, 3, (name,)) for name in names), (), ())
+    write_graph(tmp_path / "graph.json", bare, {})
+    assert read_graph(tmp_path).graph == bare
+    assert edge_arrays(bare, np.zeros((len(names), 4), np.float32)).edge_index.shape == (2, 0)
+    for ending in ("svg", "png", "pdf"):
+        assert draw_graph(bare, tmp_path / f"g.{ending}").stat().st_size > 0
+    root = ET.parse(export_graph(bare, tmp_path / "g.graphml")).getroot()
+    assert len(list(root.iter(f"{_NAMESPACE}node"))) == len(names)
+    assert len(json.loads(export_graph(bare, tmp_path / "g.jsonld").read_text())["@graph"]) == len(names)
+    assert find_entity(bare, "a house") == 0
 
 
 def test_linked_nodes_lie_closer_than_others() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.language.llm.asking import Asking
 from pipeline.language.llm.settings import LLMSettings
-from pipeline.language.triples.lemmas import noun_lemma
+from pipeline.language.triples.lemmas import load_lemmas
 from tests.language.llm.captions import oracle
 from tests.language.llm.server import Endpoint
 
@@ -26,8 +26,8 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _lemma_tables() -> None:
-    """Loads the lemma tables, which takes seconds, before a clock is running."""
-    noun_lemma("trees")
+    """Before a clock is running."""
+    load_lemmas()
 
 
 @pytest.fixture

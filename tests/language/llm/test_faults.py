@@ -271,7 +271,7 @@ def test_rounds_are_bounded_and_failures_told(make_asking: MakeAsking, endpoint:
         # After the first run everything but one caption is stored, so only that one is asked again.
         assert len(endpoint.log) - before == (requests if rounds != 1 else 2)
     assert CAPTIONS[2].text in str(caught.value)
-    assert "on_bad_item: skip" in str(caught.value.fix)
+    assert "on_bad_caption: skip" in str(caught.value.fix)
 
 
 def test_model_that_never_answers_well_is_given_up(make_asking: MakeAsking, endpoint: Endpoint) -> None:

@@ -63,7 +63,8 @@ def test_groups_must_be_sets_of_names(make_asking: MakeAsking, group: list[str])
 
 
 def test_estimate_counts_groups_worth_asking(make_asking: MakeAsking) -> None:
-    assert LLMMerger(make_asking(groups_per_request=1)).estimate(GROUPS).requests == 2
+    found = LLMMerger(make_asking(groups_per_request=1)).estimate([("entity", GROUPS), ("relation", GROUPS[:1])])
+    assert (found.what, found.requests) == ("groups", 3)
 
 
 def test_example_of_the_prompt_obeys_the_prompt() -> None:

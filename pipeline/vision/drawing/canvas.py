@@ -1,0 +1,161 @@
+"""An enlarged image to draw on: tints and outlines of masks, lines, signs and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.files import atomic_path
+from pipeline.vision.drawing.palette import INK, PAPER, Colour
+
+SIDE = 512
+"""Pixels that the longer side of an image is enlarged to where no zoom is asked for."""
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Box = tuple[float, float, float, float]
+
+
+def zoom_for(height: int, width: int) -> int:
+    """Return the whole number by which an image is enlarged: 4 for one of 128 pixels, 2 for 256, 1 from 512."""
+    return max(1, SIDE // max(height, width))
+
+
+def font(size: int) -> Font:
+    """Return the font of all pictures; Pillow carries it."""
+    return ImageFont.load_default(size)
+
+
+def save_png(picture: Image.Image, path: Path) -> Path:
+    """Write a picture as PNG, whole or not at all; the same picture gives the same bytes.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        picture.save(temporary, "PNG", compress_level=6)
+    return path
+
+
+class Canvas:
+    """An image, enlarged, to draw on; all coordinates are pixels of the original image, its corner being (0, 0).
+
+    Args:
+        image: RGB (H, W, 3) uint8.
+        zoom: By how much to enlarge it; None: `zoom_for`.
+
+    Attributes:
+        zoom: By how much it is enlarged.
+    """
+
+    def __init__(self, image: NDArray[np.uint8], zoom: int | None = None) -> None:
+        self.zoom = zoom or zoom_for(*image.shape[:2])
+        height, width = image.shape[:2]
+        size = (width * self.zoom, height * self.zoom)
+        self._pixels = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+        self._labels: list[Box] = []
+
+    def fade(self, share: float) -> None:
+        """Take the colour out, and mix `share` of white in, so that what is drawn next stands out."""
+        grey = self._pixels.mean(axis=2, keepdims=True) * (1 - share) + 255 * share
+        self._pixels = np.repeat(np.rint(grey).astype(np.uint8), 3, axis=2)
+
+    def tint(self, mask: NDArray[np.bool_], colour: Colour, opacity: float) -> None:
+        """Lay a colour over a mask (H, W)."""
+        inside = self._enlarged(mask)
+        self._pixels[inside] = np.rint(self._pixels[inside] * (1 - opacity) + np.array(colour) * opacity)
+
+    def outline(self, mask: NDArray[np.bool_], colour: Colour, width: int = 1, *, halo: bool = False) -> None:
+        """Draw the inner edge of a mask (H, W), `width` pixels of the picture wide; with a dark line inside of it."""
+        inside = self._enlarged(mask)
+        core = inside
+        for _ in range(width):
+            core = _eroded(core)
+        if halo:
+            edge = core & ~_eroded(core)
+            self._pixels[edge] = np.rint(self._pixels[edge] * 0.35)
+        self._pixels[inside & ~core] = colour
+
+    def sign(self, at: Sequence[float], kind: Literal["plus", "minus"], size: int = 16) -> None:
+        """Draw a white plus or minus with a dark edge, centred at `at` (x, y), `size` pixels of the picture wide."""
+        x, y = (round(float(value) * self.zoom) for value in at)
+        half, thick = size // 2, size // 6
+        bars = [(x - half, y - thick, x + half, y + thick)]
+        if kind == "plus":
+            bars.append((x - thick, y - half, x + thick, y + half))
+        picture = self.picture()
+        draw = ImageDraw.Draw(picture)
+        for grow, colour in ((2, INK), (0, PAPER)):
+            for left, top, right, bottom in bars:
+                draw.rectangle((left - grow, top - grow, right + grow, bottom + grow), fill=colour)
+        self._take(picture)
+
+    def label(self, box: Sequence[float], text: str, colour: Colour, size: int = 14) -> bool:
+        """Write a label at a corner of `box`, or in its middle, where no other label is; return whether there was room.
+
+        Args:
+            box: Left, top, right, bottom.
+            text: The label.
+            colour: Of the field that it is written on.
+            size: Of the letters, in pixels of the picture.
+        """
+        letters = font(size)
+        # The same height for all: descenders do not count.
+        width, height = letters.getlength(text) + 8, size + 5
+        limit_y, limit_x = self._pixels.shape[:2]
+        left, top, right, bottom = (value * self.zoom for value in box)
+        corners = [
+            (left, top),
+            (right - width, bottom - height),
+            (left, bottom - height),
+            (right - width, top),
+            ((left + right - width) / 2, (top + bottom - height) / 2),
+        ]
+        for x, y in corners:
+            x0, y0 = min(max(x, 0.0), max(limit_x - width, 0.0)), min(max(y, 0.0), max(limit_y - height, 0.0))
+            field = (x0, y0, x0 + width, y0 + height)
+            if not any(_overlap(field, other) for other in self._labels):
+                break
+        else:
+            return False
+        self._labels.append(field)
+        picture = self.picture()
+        draw = ImageDraw.Draw(picture)
+        draw.rectangle(field, fill=colour, outline=INK)
+        draw.text((x0 + 4, y0 + height / 2), text, readable_on(colour), letters, anchor="lm")
+        self._take(picture)
+        return True
+
+    def picture(self) -> Image.Image:
+        """Return what has been drawn so far, RGB."""
+        return Image.fromarray(self._pixels)
+
+    def _take(self, picture: Image.Image) -> None:
+        self._pixels = np.array(picture)
+
+    def _enlarged(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        height, width = (side // self.zoom for side in self._pixels.shape[:2])
+        if mask.shape != (height, width):
+            raise ValueError(f"a mask of {mask.shape} over an image of {(height, width)}")
+        return mask.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
+
+
+def readable_on(colour: Colour) -> Colour:
+    """Return dark ink or white, whichever is read better on `colour` (relative luminance, ITU-R BT.709)."""
+    red, green, blue = colour
+    return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 120 else PAPER
+
+
+def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Take away the pixels that touch the outside, of the picture's edge too."""
+    padded = np.pad(mask, 1)
+    core: NDArray[np.bool_] = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return core
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

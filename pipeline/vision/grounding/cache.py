@@ -1,0 +1,137 @@
+"""What semantics.h5 holds, and reading one image's semantic regions from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache import Cache, Field, Schema
+from pipeline.vision import rle
+
+SCHEMA = Schema(
+    stage="semantics",
+    version=1,
+    unit="image",
+    fields=(
+        Field(
+            "boxes",
+            dtype="float32",
+            shape=(4,),
+            offsets="regions",
+            unit="px",
+            description="boxes by Grounding DINO: left, top, right, bottom; regions in order of falling score",
+        ),
+        Field("scores", dtype="float32", offsets="regions", unit="probability", description="score of the category"),
+        Field(
+            "category",
+            dtype="int32",
+            offsets="regions",
+            description="number of the category in the setting semantics.grounding.prompts, from 0",
+        ),
+        Field("runs", dtype="int32", offsets="regions", description="number of run lengths of each mask in `counts`"),
+        Field(
+            "counts",
+            dtype="uint32",
+            offsets="rle",
+            unit="px",
+            description="run lengths of the masks that SAM makes of the boxes, one after the other, as COCO counts "
+            "them: down the columns, alternately without and with the mask",
+            compression="gzip",
+        ),
+        Field(
+            "embeddings",
+            dtype="float16",
+            shape=(-1,),
+            offsets="regions",
+            description="region embeddings E of equation (11), in the space of the setting semantics.space",
+        ),
+        Field(
+            "descriptors",
+            dtype="float16",
+            shape=(-1,),
+            offsets="regions",
+            description="descriptor Z of each region's box on SAM's feature map, equations (7) and (8)",
+        ),
+        Field(
+            "similarity",
+            dtype="float16",
+            shape=(-1,),
+            offsets="regions",
+            description="S of equation (11): cosine between the region's embedding and each category's",
+        ),
+        Field("selected", dtype="uint8", offsets="regions", description="1: among the top q of equation (12), else 0"),
+        Field(
+            "map",
+            dtype="uint8",
+            shape=(-1, -1),
+            description="category + 1 of the best-scoring mask at each pixel, 0 for none: rows, columns, of the image "
+            "or of the setting semantics.map_size",
+            compression="gzip",
+        ),
+        Field(
+            "map_score",
+            dtype="uint8",
+            shape=(-1, -1),
+            unit="1/255",
+            description="score of that mask",
+            compression="gzip",
+        ),
+        Field("size", dtype="int32", shape=(2,), unit="px", description="height and width of the image"),
+    ),
+)
+"""What semantics.h5 holds."""
+
+
+@dataclass(frozen=True)
+class SemanticSet:
+    """The J semantic regions of one image, in order of falling score, and its semantic map.
+
+    Attributes:
+        boxes: float32 (J, 4): left, top, right, bottom in pixels.
+        scores: float32 (J).
+        category: int32 (J), from 0.
+        masks: bool (J, H, W).
+        embeddings: float16 (J, d).
+        descriptors: float16 (J, D).
+        similarity: float16 (J, K).
+        selected: bool (J).
+        map: uint8 (H, W): category + 1, 0 for none.
+        map_score: uint8 (H, W): score × 255.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    category: NDArray[np.int32]
+    masks: NDArray[np.bool_]
+    embeddings: NDArray[np.float16]
+    descriptors: NDArray[np.float16]
+    similarity: NDArray[np.float16]
+    selected: NDArray[np.bool_]
+    map: NDArray[np.uint8]
+    map_score: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def read_semantics(cache: Cache, unit: int) -> SemanticSet:
+    """Read one image; unit 2i + t is pair i at date t. One that was skipped has no regions, and zeros for a map."""
+    height, width = cache.row("size", unit).tolist()
+    ends = np.cumsum(cache.row("runs", unit), dtype=np.int64)
+    pieces = np.split(cache.row("counts", unit), ends[:-1]) if len(ends) else []
+    masks = np.zeros((len(pieces), height, width), dtype=np.bool_)
+    for mask, piece in zip(masks, pieces, strict=True):
+        mask[:] = rle.decode(piece, height, width)
+    plain = {
+        name: cache.row(name, unit)
+        for name in ("boxes", "scores", "category", "embeddings", "descriptors", "similarity")
+    }
+    return SemanticSet(
+        **plain,
+        masks=masks,
+        selected=cache.row("selected", unit) > 0,
+        map=cache.row("map", unit),
+        map_score=cache.row("map_score", unit),
+    )

@@ -1,0 +1,67 @@
+"""Which Grounding DINO, what it is asked for, and which of its answers count."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.config import Section
+from pipeline.vision.grounding.categories import parse_prompts
+
+GroundingVariant = Literal["mini", "swin_t", "swin_b"]
+
+
+class GroundingSettings(Section):
+    """The open-vocabulary detector behind semantic regions, its prompts and thresholds."""
+
+    variant: GroundingVariant = Field(
+        "mini", description="mini (ships with the project, trained on the synthetic world), swin_t or swin_b"
+    )
+    weights: str = Field(
+        "artifacts/pretrained/grounding-dino-mini.safetensors",
+        description="file of its weights: .safetensors, or the published .pth; `sagecc checkpoints list` names them",
+    )
+    text_encoder: str = Field(
+        "artifacts/pretrained/grounding-dino-mini",
+        description="folder with config.json and vocab.txt of its BERT, whose weights are in `weights`; or a name of "
+        "the Hugging Face hub (published: bert-base-uncased)",
+    )
+    size: int | None = Field(
+        None,
+        ge=64,
+        le=2048,
+        description="side in pixels that the longer side of an image is resized to; null: what the variant is made "
+        "for (published 800, mini 128)",
+    )
+    prompts: tuple[str, ...] = Field(
+        (
+            "building . house . villa",
+            "road",
+            "vegetation . tree . woods",
+            "water . pond . swimming pool",
+            "parking lot",
+            "playground",
+        ),
+        description="one entry per category: its phrases, divided by full stops; the first one names it (paper: "
+        "building, road, vegetation, …; its full list is not published)",
+    )
+    box_threshold: float = Field(
+        0.35, ge=0, lt=1, description="a box is kept when its best category scores this much (published demo: 0.35)"
+    )
+    text_threshold: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="a kept box counts for every category that scores this much on it (published demo: 0.25)",
+    )
+    nms: float = Field(
+        0.6, gt=0, le=1, description="of boxes of one category that overlap more than this (IoU), the best stays"
+    )
+    boxes: int = Field(50, ge=1, le=900, description="most regions kept per image, best first")
+
+    @field_validator("prompts")
+    @classmethod
+    def _prompts_make_sense(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        parse_prompts(prompts)
+        return prompts

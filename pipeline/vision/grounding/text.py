@@ -1,0 +1,122 @@
+"""Prompts as Grounding DINO reads them: one caption of phrases, and which tokens stand for which category."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoConfig, BertConfig, BertTokenizerFast, PreTrainedTokenizerBase
+
+from pipeline.errors import CheckpointError, SettingsError
+from pipeline.vision.grounding.categories import Category
+
+MAX_TOKENS = 256
+"""Tokens that a Grounding DINO reads."""
+
+
+def load_text_encoder(name: str) -> tuple[PreTrainedTokenizerBase, BertConfig]:
+    """Read tokenizer and configuration of a BERT from a folder, or by its name on the Hugging Face hub.
+
+    Raises:
+        CheckpointError: The folder is incomplete, or the hub cannot be reached and holds no earlier copy.
+    """
+    if Path(name).is_dir():
+        absent = [file for file in ("config.json", "vocab.txt") if not (Path(name) / file).is_file()]
+        if absent:
+            raise CheckpointError(f"the text encoder's folder lacks {' and '.join(absent)}", where=name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+        tokenizer = BertTokenizerFast.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"the text encoder cannot be read ({str(error).splitlines()[0]})",
+            where=name,
+            fix="fetch it on a machine with network (`hf download bert-base-uncased config.json vocab.txt "
+            "tokenizer.json --local-dir FOLDER`) and set text_encoder to the folder",
+        ) from error
+    if not isinstance(config, BertConfig):
+        raise CheckpointError(f"the text encoder is a {config.model_type}, not a BERT", where=name)
+    return tokenizer, config
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Phrases as one text.
+
+    Attributes:
+        text: "building . house . road ."
+        phrases: Its phrases, in order.
+        tokens: (P, T) bool: which of the caption's tokens, [CLS] first, belong to which phrase.
+    """
+
+    text: str
+    phrases: tuple[str, ...]
+    tokens: Tensor
+
+
+def compose(tokenizer: PreTrainedTokenizerBase, phrases: Sequence[str]) -> Caption:
+    """Join phrases into a caption.
+
+    Raises:
+        SettingsError: A phrase tokenises to nothing or to what the encoder does not know, or all are too long.
+    """
+    pieces = [tokenizer.encode(phrase, add_special_tokens=False) for phrase in phrases]
+    for phrase, piece in zip(phrases, pieces, strict=True):
+        if not piece:
+            raise SettingsError(f"the text encoder sees nothing in the phrase {phrase!r}", where="prompts")
+        if tokenizer.unk_token_id in piece:
+            raise SettingsError(
+                f"the text encoder does not know every word of the phrase {phrase!r}",
+                where="prompts",
+                fix="use other words (the mini model's are in its vocab.txt)",
+            )
+    # [CLS], the phrases with a full stop after each, [SEP].
+    length = 2 + sum(len(piece) + 1 for piece in pieces)
+    if length > MAX_TOKENS:
+        raise SettingsError(
+            f"the prompts make {length} tokens, Grounding DINO reads {MAX_TOKENS}", where="prompts", fix="use fewer"
+        )
+    tokens = torch.zeros(len(phrases), length, dtype=torch.bool)
+    start = 1
+    for row, piece in enumerate(pieces):
+        tokens[row, start : start + len(piece)] = True
+        start += len(piece) + 1
+    return Caption(" . ".join(phrases) + " .", tuple(phrases), tokens)
+
+
+def category_tokens(tokenizer: PreTrainedTokenizerBase, categories: Sequence[Category]) -> tuple[Caption, Tensor]:
+    """Return the caption of all categories' phrases and (K, T) bool: which tokens stand for which category.
+
+    Raises:
+        SettingsError: See `compose`.
+    """
+    caption = compose(tokenizer, [phrase for category in categories for phrase in category.phrases])
+    owners = torch.tensor([k for k, category in enumerate(categories) for _ in category.phrases])
+    rows = [caption.tokens[owners == k].any(0) for k in range(len(categories))]
+    return caption, torch.stack(rows)
+
+
+def phrase_attention(ids: Tensor, real: Tensor, dividers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Let every phrase of captions see itself only, counted from its own beginning (sub-sentence representation).
+
+    What groundingdino computes token by token, for captions that end with a full stop.
+
+    Args:
+        ids: (B, T) token numbers.
+        real: (B, T) bool, false where a caption is padded.
+        dividers: Numbers of the tokens that end a phrase.
+
+    Returns:
+        (B, T, T) bool: which token sees which; (B, T) int64: positions.
+    """
+    ends = torch.isin(ids, torch.tensor(dividers, device=ids.device)).long()
+    phrase = ends.cumsum(1) - ends
+    same = (phrase[:, :, None] == phrase[:, None, :]) & real[:, :, None] & real[:, None, :]
+    steps = torch.arange(ids.shape[1], device=ids.device)
+    first = F.one_hot(phrase, ids.shape[1]).bool()
+    beginning = torch.where(first, steps[None, :, None], ids.shape[1]).amin(1).gather(1, phrase)
+    return same | torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device), (steps - beginning) * real

@@ -1,0 +1,176 @@
+"""The worker that fills semantics.h5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipeline.datasets.images import check_image
+from pipeline.errors import DataError
+from pipeline.vision import rle
+from pipeline.vision.grounding.detector import Detector
+from pipeline.vision.grounding.semantic_map import paint
+from pipeline.vision.grounding.semantic_settings import SemanticRegionSettings
+from pipeline.vision.grounding.similarity import apply_map, centred, similarity, top_regions
+from pipeline.vision.regions.descriptor import build_head, region_descriptors
+from pipeline.vision.sam.boxes import BoxMasks, masks_from_boxes
+from pipeline.vision.sam.decoding import PromptDecoder
+from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.model import build_sam
+
+
+@dataclass(frozen=True)
+class SemanticImage:
+    """One image to look at: its file, the content that `prepare` saw, and the size (height, width) of its map."""
+
+    path: Path
+    sha256: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Region:
+    """The regions of one image before they are compared with the prompts.
+
+    Attributes:
+        boxes: (J, 4) left, top, right, bottom in pixels, best first.
+        scores: (J).
+        categories: (J) int64.
+        masks: Of the boxes.
+        queries: (J, d) embeddings by the detector.
+        similarity: (J, K) by the detector.
+        descriptors: (J, D) by RoIAlign.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    categories: Tensor
+    masks: BoxMasks
+    queries: Tensor
+    similarity: Tensor
+    descriptors: Tensor
+
+
+class SemanticWorker:
+    """Computes semantic regions and maps; see `pipeline.execution.Worker`.
+
+    Args:
+        settings: Everything but the batch.
+        batch_size: Images per pass.
+        device: Where to compute.
+        alignment: The linear map of the space `aligned`, (D + 1, d).
+    """
+
+    def __init__(
+        self,
+        settings: SemanticRegionSettings,
+        batch_size: int,
+        device: Literal["auto", "cpu", "cuda"],
+        alignment: NDArray[np.float32] | None = None,
+    ) -> None:
+        from pipeline.devices import resolve_device
+
+        self.batch_size = batch_size
+        self._settings = settings
+        self._device = resolve_device(device)
+        self.detector = Detector(settings.grounding, self._device, batch_size)
+        sam = build_sam(settings.sam)
+        self._encoder = ImageEncoder(sam, settings.sam, self._device)
+        self._decoder = PromptDecoder(sam, self._device)
+        self._head = build_head(self._encoder.channels, settings.head).to(self._device)
+        self._alignment = None if alignment is None else torch.from_numpy(alignment).to(self._device)
+        self._text = centred(self.detector.category_embeddings())
+
+    def load(self, image: SemanticImage) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Read one image as RGB (H, W, 3), and the size of its map.
+
+        Raises:
+            DataError: It cannot be read, has changed since `prepare`, or has another size than the first image.
+        """
+        found = check_image(image.path, convert=True)
+        if found.sha256 != image.sha256:
+            raise DataError(
+                "the image has changed since `sagecc prepare`", where=image.path, fix="run `sagecc prepare`"
+            )
+        if self._settings.map_size is None and found.pixels.shape[:2] != image.size:
+            here, first = (f"{width}×{height}" for height, width in (found.pixels.shape[:2], image.size))
+            raise DataError(
+                f"the image is {here} pixels, the first one {first}",
+                where=image.path,
+                fix="set semantics.map_size to the side that all maps are to be resized to",
+            )
+        return found.pixels, image.size
+
+    @torch.inference_mode()
+    def regions(self, images: Sequence[NDArray[np.uint8]]) -> list[Region]:
+        """Detect, segment and describe."""
+        answers = self.detector.detect(images)
+        embeddings = self._encoder.encode(images)
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        boxes = [answer.found.boxes for answer in answers]
+        masks = masks_from_boxes(self._decoder, embeddings, [box.cpu().numpy() for box in boxes], sizes)
+        scales = [self._encoder.spatial_scale(*size) for size in sizes]
+        bitmaps = [torch.from_numpy(mask.bitmaps).to(self._device) for mask in masks]
+        descriptors = region_descriptors(
+            embeddings, boxes, scales, sizes, self._head, self._settings.roi, masks=bitmaps
+        ).split([len(box) for box in boxes])
+        return [
+            Region(
+                answer.found.boxes,
+                answer.found.scores,
+                answer.found.categories,
+                mask,
+                answer.embeddings,
+                answer.similarity,
+                mine,
+            )
+            for answer, mask, mine in zip(answers, masks, descriptors, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def compute(self, loaded: Sequence[tuple[NDArray[np.uint8], tuple[int, int]]]) -> list[dict[str, NDArray[Any]]]:
+        """Return the fields of semantics.h5 of each image."""
+        images = [image for image, _ in loaded]
+        return [
+            self._fields(region, image.shape[:2], size)
+            for region, (image, size) in zip(self.regions(images), loaded, strict=True)
+        ]
+
+    def _fields(self, region: Region, shape: tuple[int, ...], map_size: tuple[int, int]) -> dict[str, NDArray[Any]]:
+        embeddings, similarities = region.queries, region.similarity
+        if self._alignment is not None:
+            embeddings = apply_map(region.descriptors, self._alignment)
+            similarities = similarity(embeddings, self._text)
+        each = self._settings.select == "category"
+        selected = top_regions(similarities, region.categories, self._settings.q, each=each)
+        categories, scores = region.categories.cpu().numpy(), region.scores.cpu().numpy()
+        counts = [rle.encode(mask) for mask in region.masks.bitmaps]
+        labels, marks = paint(region.masks.bitmaps, categories, scores)
+        return {
+            "boxes": region.boxes.cpu().numpy(),
+            "scores": scores,
+            "category": categories.astype(np.int32),
+            "runs": np.array([len(count) for count in counts], dtype=np.int32),
+            "counts": np.concatenate([np.zeros(0, dtype=np.uint32), *counts]),
+            "embeddings": embeddings.half().cpu().numpy(),
+            "descriptors": region.descriptors.half().cpu().numpy(),
+            "similarity": similarities.half().cpu().numpy(),
+            "selected": selected.to(torch.uint8).cpu().numpy(),
+            "map": _resized(labels, map_size),
+            "map_score": _resized(marks, map_size),
+            "size": np.array(shape, dtype=np.int32),
+        }
+
+
+def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if pixels.shape == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.NEAREST))

@@ -1,0 +1,1 @@
+"""Region matching: SuperGlue and its siblings from region sets of both dates to matches and unmatched lists."""

@@ -1,0 +1,101 @@
+"""What matches.h5 holds, and how it is read again, with τ of the reader's choice if it likes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache import Cache, Field, Schema
+from pipeline.vision.matching.assignment import Assignment, assign
+from pipeline.vision.matching.settings import AssignmentSettings
+
+SCHEMA = Schema(
+    stage="matches",
+    version=1,
+    unit="pair",
+    fields=(
+        Field(
+            "confidences",
+            dtype="float16",
+            offsets="cells",
+            unit="probability",
+            description="Z of equation (9): matching confidence of region p before with region q after, row by row; "
+            "`counts` has its shape",
+        ),
+        Field("counts", dtype="int32", shape=(2,), unit="region", description="number of regions before and after"),
+        Field(
+            "matched",
+            dtype="int32",
+            shape=(2,),
+            offsets="matches",
+            unit="region",
+            description="regions before and after that match: mutual largest confidences above τ",
+        ),
+        Field(
+            "matched_confidence",
+            dtype="float32",
+            offsets="matches",
+            unit="probability",
+            description="confidence of each match",
+        ),
+        Field(
+            "unmatched_before",
+            dtype="int32",
+            offsets="gone",
+            unit="region",
+            description="U1 of equation (10): regions before without a counterpart after",
+        ),
+        Field(
+            "unmatched_after",
+            dtype="int32",
+            offsets="new",
+            unit="region",
+            description="U2 of equation (10): regions after without a counterpart before",
+        ),
+    ),
+)
+"""What matches.h5 holds; regions are numbered as in regions.h5 and masks.h5."""
+
+
+def pair_arrays(confidences: NDArray[np.floating], settings: AssignmentSettings) -> dict[str, NDArray[Any]]:
+    """Return all fields of one pair from its confidences (N1, N2).
+
+    Matches are decided on the confidences as they are stored, in float16, so that a reader comes to the same.
+    """
+    stored = confidences.astype(np.float16)
+    found = assign(stored, settings)
+    return {
+        "confidences": stored.ravel(),
+        "counts": np.array(stored.shape, dtype=np.int32),
+        "matched": found.matched,
+        "matched_confidence": found.confidence,
+        "unmatched_before": found.unmatched_before,
+        "unmatched_after": found.unmatched_after,
+    }
+
+
+def read_confidences(cache: Cache, pair: int) -> NDArray[np.float16]:
+    """Return the confidences (N1, N2) of a pair."""
+    before, after = cache.row("counts", pair)
+    table: NDArray[np.float16] = cache.row("confidences", pair).reshape(before, after)
+    return table
+
+
+def read_matches(cache: Cache, pair: int, settings: AssignmentSettings | None = None) -> Assignment:
+    """Return matches and unmatched regions of a pair.
+
+    Args:
+        cache: matches.h5.
+        pair: Number of the pair.
+        settings: Another τ or rule than the stage's, applied to the stored confidences; None: what the stage decided.
+    """
+    if settings is not None:
+        return assign(read_confidences(cache, pair), settings)
+    return Assignment(
+        matched=cache.row("matched", pair),
+        confidence=cache.row("matched_confidence", pair),
+        unmatched_before=cache.row("unmatched_before", pair),
+        unmatched_after=cache.row("unmatched_after", pair),
+    )

@@ -1,0 +1,108 @@
+"""From settings to a matcher, its weights loaded: trained here, or SuperGlue's published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import CheckpointError, SettingsError
+from pipeline.vision.matching.matcher import LearnedMatcher, Matcher
+from pipeline.vision.matching.nearest import NearestMatcher
+from pipeline.vision.matching.settings import PUBLISHED, MatcherLayout, MatcherSettings, MatchMethod
+from pipeline.vision.weights import load_exactly, load_state_dict
+
+_NAMES: Mapping[MatchMethod, str] = {"superglue": "SuperGlue", "lightglue": "LightGlue", "nearest": "nearest"}
+
+
+def build_matcher(settings: MatcherSettings, descriptor_width: int) -> Matcher:
+    """Build the matcher with its weights, in evaluation mode.
+
+    Published SuperGlue files (a state dict as Magic Leap's release holds it: `kenc.encoder.*`, `gnn.layers.*`,
+    `final_proj.*`, `bin_score`) load with the layout `PUBLISHED`.
+
+    Args:
+        settings: The matcher.
+        descriptor_width: d, channels of the regions' descriptors.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged, or of another method or layout.
+        SettingsError: The layout does not fit the descriptors.
+    """
+    if settings.method == "nearest":
+        return NearestMatcher().eval()
+    matcher = learned_matcher(settings, descriptor_width)
+    path = require_weights(settings)
+    state = load_state_dict(path)
+    kind = f"this {_NAMES[settings.method]}"
+    load_exactly(matcher, state, kind=kind, path=path, fix=_advice(state, settings))
+    return matcher.eval()
+
+
+def require_weights(settings: MatcherSettings) -> Path:
+    """Return the file of a learned matcher's weights.
+
+    Raises:
+        CheckpointError: It is not there.
+    """
+    path = Path(settings.weights)
+    if not path.is_file():
+        raise CheckpointError(
+            f"the weights of {_NAMES[settings.method]} are not there",
+            where=path,
+            fix=f"train them with `sagecc pretrain matcher --set pretrain.matcher.method={settings.method} "
+            f"--out {path}`, correct matches.weights, or set matches.method to nearest",
+        )
+    return path
+
+
+def learned_matcher(settings: MatcherLayout, descriptor_width: int, *, seed: int = 0) -> LearnedMatcher:
+    """Build a matcher with random weights drawn from `seed`, in training mode.
+
+    Raises:
+        SettingsError: `nearest` has nothing to learn, or the layout does not fit the descriptors.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if settings.method == "superglue":
+            return _superglue(settings, descriptor_width)
+        if settings.method == "lightglue":
+            # kornia is slow to load, and only this needs it.
+            from pipeline.vision.matching.lightglue import LightGlue
+
+            return LightGlue(settings.lightglue, descriptor_width)
+    raise SettingsError("nearest has no weights to train", where="method", fix="set it to superglue or lightglue")
+
+
+def _superglue(settings: MatcherLayout, descriptor_width: int) -> LearnedMatcher:
+    from pipeline.vision.matching.superglue import SuperGlue
+
+    layout = settings.superglue
+    if not layout.project_descriptors and descriptor_width != layout.width:
+        raise SettingsError(
+            f"the regions' descriptors have {descriptor_width} channels, this SuperGlue takes {layout.width} as they "
+            "are",
+            where="superglue.project_descriptors",
+            fix="set it to true and train the matcher, or make descriptors of that width in stage regions",
+        )
+    return SuperGlue(layout, descriptor_width)
+
+
+def _advice(state: dict[str, Tensor], settings: MatcherSettings) -> str:
+    first = state.get("kenc.encoder.0.weight")
+    if settings.method == "superglue" and first is not None and first.shape == (32, 3, 1):
+        differing = {
+            name: value for name, value in PUBLISHED.model_dump().items() if getattr(settings.superglue, name) != value
+        }
+        if differing:
+            wanted = ", ".join(f"{name}: {_yaml(value)}" for name, value in differing.items())
+            return f"the file has the published layout; set matches.superglue to {wanted}"
+    return "set the method and its layout to what the file was trained with, or the weights to another file"
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(str(item) for item in value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

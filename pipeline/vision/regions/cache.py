@@ -1,0 +1,91 @@
+"""What regions.h5 holds, and reading one image's regions from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache import Cache, Field, Schema
+from pipeline.vision.regions.roi import GRID
+
+SCHEMA = Schema(
+    stage="regions",
+    version=1,
+    unit="image",
+    fields=(
+        Field(
+            "descriptors",
+            dtype="float16",
+            shape=(-1,),
+            offsets="regions",
+            description="descriptor Z of each region, equation (8)",
+        ),
+        Field(
+            "grids",
+            dtype="float16",
+            shape=(-1, GRID, GRID),
+            offsets="regions",
+            description="what the descriptors are made of, AAPool7×7(RoIAlign) of equations (7) and (8): channels, "
+            "rows, columns; of no channels where the setting regions.store is vectors",
+        ),
+        Field(
+            "boxes",
+            dtype="float32",
+            shape=(4,),
+            offsets="regions",
+            unit="px",
+            description="smallest box around each mask: left, top, right, bottom, the latter two exclusive",
+        ),
+        Field(
+            "centroids",
+            dtype="float32",
+            shape=(2,),
+            offsets="regions",
+            unit="px",
+            description="mean x and y of the centres of a mask's pixels, from the corner of the image",
+        ),
+        Field("areas", dtype="int32", offsets="regions", unit="px", description="number of pixels of each mask"),
+        Field("scores", dtype="float32", offsets="regions", description="intersection over union that SAM predicts"),
+        Field("size", dtype="int32", shape=(2,), unit="px", description="height and width of the image"),
+    ),
+)
+"""What regions.h5 holds. Region k of an image is mask k of masks.h5."""
+
+
+@dataclass(frozen=True)
+class RegionSet:
+    """The regions of one image; region k is mask k.
+
+    Attributes:
+        descriptors: float16 (N, d): Z of equation (8).
+        boxes: float32 (N, 4): left, top, right, bottom in pixels, the latter two exclusive.
+        centroids: float32 (N, 2): x, y in pixels.
+        areas: int32 (N): pixels.
+        scores: float32 (N): intersection over union that SAM predicts.
+        size: Height and width of the image in pixels.
+    """
+
+    descriptors: NDArray[np.float16]
+    boxes: NDArray[np.float32]
+    centroids: NDArray[np.float32]
+    areas: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+def read_regions(cache: Cache, unit: int) -> RegionSet:
+    """Read the regions of one image; unit 2i + t is pair i at date t. A skipped image has none, and size 0."""
+    height, width = cache.row("size", unit).tolist()
+    return RegionSet(
+        descriptors=cache.row("descriptors", unit),
+        boxes=cache.row("boxes", unit),
+        centroids=cache.row("centroids", unit),
+        areas=cache.row("areas", unit),
+        scores=cache.row("scores", unit),
+        size=(height, width),
+    )

@@ -1,0 +1,105 @@
+"""The descriptor head g of equation (8): grids of 7×7 in, one vector per region out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.errors import CheckpointError
+from pipeline.vision.regions.roi import region_grids
+from pipeline.vision.regions.settings import HeadSettings, RoiSettings
+from pipeline.vision.weights import load_state_dict
+
+# See `roi._BLOCK`.
+_BLOCK = 32
+
+
+class DescriptorHead(nn.Module):
+    """Z = g(X) of equation (8).
+
+    `mean` averages over the grid and has no weights. `conv` is Conv 3×3 – GELU – average – linear.
+
+    Args:
+        channels: C, the width of the grids.
+        settings: Kind, width, normalisation.
+
+    Attributes:
+        width: d, the width of the descriptors.
+    """
+
+    def __init__(self, channels: int, settings: HeadSettings) -> None:
+        super().__init__()
+        self.width = channels if settings.kind == "mean" else settings.width
+        self.normalise = settings.normalise
+        self.convolution: nn.Module = nn.Identity()
+        self.projection: nn.Module = nn.Identity()
+        if settings.kind == "conv":
+            self.convolution = nn.Sequential(nn.Conv2d(channels, settings.width, 3, padding=1), nn.GELU())
+            self.projection = nn.Linear(settings.width, settings.width)
+            for parameter in self.parameters():
+                if parameter.ndim > 1:
+                    nn.init.orthogonal_(parameter)
+                else:
+                    nn.init.zeros_(parameter)
+
+    def forward(self, grids: Tensor) -> Tensor:
+        """Map grids (N, C, 7, 7) to descriptors (N, d)."""
+        z: Tensor = self.projection(self.convolution(grids).flatten(2).mean(-1))
+        return F.normalize(z, dim=-1) if self.normalise else z
+
+
+def build_head(channels: int, settings: HeadSettings) -> DescriptorHead:
+    """Build g in evaluation mode, with trained weights or seeded random ones.
+
+    Args:
+        channels: C, the width of the grids.
+        settings: Kind, width, weights, seed.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged, or belong to another head.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        head = DescriptorHead(channels, settings)
+    if settings.kind == "conv" and settings.weights is not None:
+        path = Path(settings.weights)
+        state = load_state_dict(path)
+        expected = {name: tensor.shape for name, tensor in head.state_dict().items()}
+        if {name: tensor.shape for name, tensor in state.items()} != expected:
+            raise CheckpointError(
+                f"these weights are not of a descriptor head from {channels} to {settings.width} channels",
+                where=path,
+                fix="set regions.head.width to the head that the file belongs to, or regions.head.weights to another "
+                "file",
+            )
+        head.load_state_dict(state)
+    return head.eval()
+
+
+@torch.inference_mode()
+def describe(head: DescriptorHead, grids: Tensor) -> Tensor:
+    """Apply g to grids (N, C, 7, 7) in blocks of one shape; float32 (N, d), equal bits whatever N is."""
+    parts = [grids.new_zeros(0, head.width)]
+    for start in range(0, len(grids), _BLOCK):
+        block = grids[start : start + _BLOCK]
+        empty = _BLOCK - len(block)
+        parts.append(head(F.pad(block, (0, 0, 0, 0, 0, 0, 0, empty)))[: len(block)])
+    return torch.cat(parts)
+
+
+def region_descriptors(
+    embeddings: Tensor,
+    boxes: Sequence[Tensor],
+    spatial_scales: Sequence[float],
+    sizes: Sequence[tuple[int, int]],
+    head: DescriptorHead,
+    settings: RoiSettings,
+    *,
+    masks: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Return the descriptors Z of equation (8), float32 (N, d); see `region_grids` for the arguments."""
+    return describe(head, region_grids(embeddings, boxes, spatial_scales, sizes, settings, masks=masks))

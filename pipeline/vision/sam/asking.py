@@ -1,0 +1,130 @@
+"""Asking a grid of points of every image, and keeping the masks that are good enough in themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.vision.sam.candidates import Candidates, View, joined
+from pipeline.vision.sam.decoding import Decoded, PromptDecoder
+from pipeline.vision.sam.filtering import cut_off, measure
+from pipeline.vision.sam.points import grid
+from pipeline.vision.sam.settings import GeneratorSettings
+
+_AMBIGUOUS = slice(1, 4)
+"""The three masks that the decoder gives for a point."""
+_DRAWN = {"cpu": 16, "cuda": 128}
+"""Prompts whose masks are drawn at once."""
+_PIXELS = {"cpu": 1 << 18, "cuda": 1 << 28}
+"""Pixels of masks, at the encoder's size, that are measured at once."""
+_REMEMBERED = 64
+"""Sizes of images of which embedded points are kept."""
+
+Numbers = NDArray[np.int64]
+
+
+class PointAsker:
+    """Asks points and judges each mask by itself: predicted IoU first, before it is drawn, then stability and place.
+
+    Args:
+        decoder: Of the model.
+        settings: Points and thresholds.
+    """
+
+    def __init__(self, decoder: PromptDecoder, settings: GeneratorSettings) -> None:
+        self.decoder = decoder
+        self._settings = settings
+        self._at_once = _DRAWN[decoder.device.type]
+        self._measured = max(1, _PIXELS[decoder.device.type] // decoder.encoder_size**2)
+        self._embedded: dict[tuple[int, tuple[int, int]], Tensor] = {}
+
+    def ask(self, embeddings: Tensor, views: Sequence[View], prompts: int) -> list[Candidates]:
+        """Ask every point of every view.
+
+        Every pass has the same shape, short ones being filled up: it then takes the same kernels, so that what is found
+        in a view depends on no other.
+
+        Args:
+            embeddings: (V, C, h, w): of the views.
+            views: All with the same number of points.
+            prompts: Points per pass.
+
+        Returns:
+            Of each view, its masks in the order of the points.
+        """
+        points = torch.stack([self._points(view) for view in views])
+        each = min(prompts, points.shape[1])
+        together = max(1, min(prompts // each, len(views)))
+        found: list[list[Candidates]] = [[] for _ in views]
+        for owners, real in _portions(np.arange(len(views)), together):
+            images = self.decoder.image_side(embeddings[owners])
+            for asked, meant in _portions(np.arange(points.shape[1]), each):
+                decoded = self.decoder.decode(images, points[owners][:, asked])
+                good = self._good(decoded).reshape(together, each, -1)
+                good[real:] = good[:, meant:] = False
+                for of, logits, iou in self._drawn(decoded, good.reshape(together * each, -1)):
+                    owner = owners[of // each]
+                    for number in np.unique(owner):
+                        mine = torch.from_numpy(np.flatnonzero(owner == number)).to(logits.device)
+                        found[number].append(self._judged(views[number], logits[mine], iou[mine]))
+        none = self._none(embeddings)
+        return [joined(parts or [none]) for parts in found]
+
+    def _good(self, decoded: Decoded) -> NDArray[np.bool_]:
+        """Tell of each prompt (B) which of its masks (3) have a high enough predicted IoU."""
+        iou = decoded.iou[:, _AMBIGUOUS]
+        least = self._settings.predicted_iou
+        # Like the reference, 0 lets everything pass, the negative too.
+        return (iou > least if least > 0 else torch.ones_like(iou, dtype=torch.bool)).cpu().numpy()
+
+    def _drawn(self, decoded: Decoded, good: NDArray[np.bool_]) -> Iterator[tuple[Numbers, Tensor, Tensor]]:
+        """Draw the masks that are `good` (B, 3).
+
+        Yields:
+            Of K masks: the numbers of their prompts (K), logits (K, h, w), predicted IoU (K).
+        """
+        for prompts, real in _portions(np.flatnonzero(good.any(axis=1)), self._at_once):
+            chosen = torch.from_numpy(prompts).to(self.decoder.device)
+            logits = self.decoder.logits(decoded, chosen, _AMBIGUOUS)
+            mine = good[prompts]
+            mine[real:] = False
+            flat = torch.from_numpy(np.flatnonzero(mine)).to(self.decoder.device)
+            iou = decoded.iou[chosen][:, _AMBIGUOUS]
+            yield np.repeat(prompts, mine.sum(axis=1)), logits.flatten(0, 1)[flat], iou.flatten()[flat]
+
+    def _judged(self, view: View, logits: Tensor, iou: Tensor) -> Candidates:
+        """Keep masks (K, h, w) of a view that are stable, not empty, and not cut off by the crop."""
+        measured = [measure(view.drawn(part), self._settings.stability_offset) for part in logits.split(self._measured)]
+        stability = torch.cat([part.stability for part in measured])
+        boxes = torch.cat([part.boxes for part in measured])
+        boxes += boxes.new_tensor([view.crop.left, view.crop.top] * 2)
+        good = (boxes[:, 2] >= boxes[:, 0]) & ~cut_off(boxes, view.crop, view.image)
+        # An undefined score (no pixel above either threshold) is not good enough either.
+        good &= stability >= self._settings.stability
+        return Candidates(logits, iou, stability, boxes)[good]
+
+    def _none(self, embeddings: Tensor) -> Candidates:
+        side = 4 * self.decoder.encoder_size // self.decoder.patch
+        scores = embeddings.new_zeros(0)
+        return Candidates(embeddings.new_zeros((0, side, side)), scores, scores, scores.new_zeros((0, 4)).long())
+
+    def _points(self, view: View) -> Tensor:
+        """Return the embedded points (P, 2, C) of a view."""
+        key = view.crop.points, view.crop.size
+        if key not in self._embedded:
+            if len(self._embedded) == _REMEMBERED:
+                self._embedded.clear()
+            points = grid(view.crop.points, view.crop.size, view.shown)
+            self._embedded[key] = self.decoder.points(torch.from_numpy(points))
+        return self._embedded[key]
+
+
+def _portions(numbers: Numbers, size: int) -> Iterator[tuple[Numbers, int]]:
+    """Part numbers into portions of exactly `size`, the last filled up by repetitions; with how many are none."""
+    for start in range(0, len(numbers), size):
+        part = numbers[start : start + size]
+        yield np.pad(part, (0, size - len(part)), mode="edge"), len(part)

@@ -1,0 +1,134 @@
+"""What masks.h5 holds, and the masks of one image read from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache import Cache, Field, Schema
+from pipeline.vision import rle
+
+SCHEMA = Schema(
+    stage="masks",
+    version=1,
+    unit="image",
+    fields=(
+        Field(
+            "boxes",
+            dtype="float32",
+            shape=(4,),
+            offsets="masks",
+            unit="px",
+            description="smallest box around each mask: left, top, right, bottom, the latter two exclusive; masks in "
+            "order of falling predicted IoU",
+        ),
+        Field(
+            "centroids",
+            dtype="float32",
+            shape=(2,),
+            offsets="masks",
+            unit="px",
+            description="mean x and y of the centres of a mask's pixels, from the corner of the image",
+        ),
+        Field("areas", dtype="int32", offsets="masks", unit="px", description="number of pixels of each mask"),
+        Field(
+            "predicted_iou",
+            dtype="float32",
+            offsets="masks",
+            description="the model's own estimate of each mask's intersection over union with the object it means",
+        ),
+        Field(
+            "stability",
+            dtype="float32",
+            offsets="masks",
+            description="intersection over union of the masks at a higher and a lower threshold of the logits",
+        ),
+        Field("runs", dtype="int32", offsets="masks", description="number of run lengths of each mask in `counts`"),
+        Field(
+            "counts",
+            dtype="uint32",
+            offsets="rle",
+            unit="px",
+            description="run lengths of all masks one after the other, as COCO counts them: down the columns, "
+            "alternately without and with the mask",
+            compression="gzip",
+        ),
+        Field("size", dtype="int32", shape=(2,), unit="px", description="height and width of the image"),
+        Field(
+            "embedding",
+            dtype="float16",
+            shape=(-1, -1, -1),
+            description="embedding of the image by SAM's encoder: channels, rows, columns; of no size where the "
+            "setting masks.store_embeddings is off",
+        ),
+    ),
+)
+"""What masks.h5 holds."""
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """The N masks of one image, in order of falling predicted IoU.
+
+    Attributes:
+        boxes: float32 (N, 4): left, top, right, bottom in pixels, the latter two exclusive.
+        centroids: float32 (N, 2): x, y in pixels.
+        areas: int32 (N): pixels.
+        predicted_iou: float32 (N).
+        stability: float32 (N).
+        runs: int32 (N): number of run lengths of each mask.
+        counts: uint32: the run lengths of all masks, one after the other; see `pipeline.vision.rle`.
+        size: Height and width of the image in pixels.
+    """
+
+    boxes: NDArray[np.float32]
+    centroids: NDArray[np.float32]
+    areas: NDArray[np.int32]
+    predicted_iou: NDArray[np.float32]
+    stability: NDArray[np.float32]
+    runs: NDArray[np.int32]
+    counts: NDArray[np.uint32]
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.areas)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum(self.runs, dtype=np.int64)
+
+    def bitmap(self, number: int) -> NDArray[np.bool_]:
+        """Return one mask as bool (H, W)."""
+        end = int(self._ends[number])
+        return rle.decode(self.counts[end - int(self.runs[number]) : end], *self.size)
+
+    def bitmaps(self) -> NDArray[np.bool_]:
+        """Return all masks as bool (N, H, W)."""
+        masks = np.zeros((len(self), *self.size), dtype=np.bool_)
+        for number in range(len(self)):
+            masks[number] = self.bitmap(number)
+        return masks
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what `SCHEMA` names, other than the embedding."""
+        return {
+            "boxes": self.boxes,
+            "centroids": self.centroids,
+            "areas": self.areas,
+            "predicted_iou": self.predicted_iou,
+            "stability": self.stability,
+            "runs": self.runs,
+            "counts": self.counts,
+            "size": np.array(self.size, dtype=np.int32),
+        }
+
+
+def read_masks(cache: Cache, unit: int) -> MaskSet:
+    """Read the masks of one image; unit 2i + t is pair i at date t. An image that was skipped has none, and size 0."""
+    height, width = cache.row("size", unit).tolist()
+    ragged = {name: cache.row(name, unit) for name in ("boxes", "centroids", "areas", "predicted_iou", "stability")}
+    return MaskSet(**ragged, runs=cache.row("runs", unit), counts=cache.row("counts", unit), size=(height, width))

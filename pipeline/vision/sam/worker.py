@@ -1,0 +1,90 @@
+"""The worker that computes masks.h5: a picture in, its masks and, if wanted, its embedding out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets.images import check_image
+from pipeline.devices import resolve_device
+from pipeline.errors import DataError
+from pipeline.vision.sam.encoding import resize
+from pipeline.vision.sam.generator import MaskGenerator
+from pipeline.vision.sam.model import build_sam
+from pipeline.vision.sam.settings import GeneratorSettings, Precision, SamSettings
+
+
+@dataclass(frozen=True)
+class MaskImage:
+    """One image to find masks in: its file, and the content that `prepare` saw."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """A picture in its own size (H, W, 3), and brought to the encoder's."""
+
+    pixels: NDArray[np.uint8]
+    resized: NDArray[np.uint8]
+
+
+class MaskWorker:
+    """Finds masks; see `pipeline.execution.Worker`.
+
+    Args:
+        sam: Which SAM.
+        generator: How it is asked.
+        device: Where to compute.
+        precision: fp32 or bf16.
+        compiled: Whether the model goes through torch.compile.
+        store_embeddings: Whether embeddings are among the results.
+
+    Raises:
+        CheckpointError: The weights are missing, damaged, or another variant's.
+    """
+
+    def __init__(
+        self,
+        sam: SamSettings,
+        generator: GeneratorSettings,
+        device: Literal["auto", "cpu", "cuda"],
+        *,
+        precision: Precision,
+        compiled: bool,
+        store_embeddings: bool,
+    ) -> None:
+        self._generator = MaskGenerator(
+            build_sam(sam), sam, generator, resolve_device(device), precision=precision, compiled=compiled
+        )
+        self.batch_size = self._generator.images_per_pass
+        self._store_embeddings = store_embeddings
+
+    def load(self, image: MaskImage) -> LoadedImage:
+        """Read one image.
+
+        Raises:
+            DataError: It cannot be read, or has changed since `prepare`.
+        """
+        file = check_image(image.path, convert=True)
+        if file.sha256 != image.sha256:
+            raise DataError(
+                "the image has changed since `sagecc prepare`", where=image.path, fix="run `sagecc prepare`"
+            )
+        return LoadedImage(file.pixels, resize(file.pixels, self._generator.encoder.size))
+
+    def compute(self, images: Sequence[LoadedImage]) -> list[dict[str, NDArray[Any]]]:
+        """Return the arrays of each image; see `pipeline.vision.sam.cache.SCHEMA`."""
+        embeddings = self._generator.encode([image.resized for image in images])
+        masks = self._generator.generate([image.pixels for image in images], embeddings)
+        if self._store_embeddings:
+            kept = embeddings.half().cpu().numpy()
+        else:
+            kept = np.zeros((len(images), 0, 0, 0), dtype=np.float16)
+        return [{**mine.arrays(), "embedding": embedding} for mine, embedding in zip(masks, kept, strict=True)]

@@ -1,0 +1,124 @@
+"""Stage `matches`: which region of the earlier image is which of the later one, into matches.h5 (equations 9–10)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from pipeline.execution.settings import EngineSettings
+from pipeline.vision.matching.settings import AssignmentSettings, MatcherSettings
+from stages import paths
+
+if TYPE_CHECKING:
+    from pipeline.cache import Cache
+    from pipeline.execution import Item
+
+
+class MatchesSettings(MatcherSettings):
+    """How regions of the two dates are matched, and which of them have no counterpart."""
+
+    assignment: AssignmentSettings = Field(AssignmentSettings(), description="what is a match and what is unmatched")
+    length: int = Field(
+        50, ge=1, le=1000, description="regions an image may have; fewer are padded to it (paper: at most 50 masks)"
+    )
+    batch_size: int = Field(64, ge=1, le=4096, description="pairs per forward pass; short batches are padded to it")
+
+
+def run(settings: MatchesSettings, regions: Path, output: Path, *, engine: EngineSettings) -> Path:
+    """Match the regions of every pair.
+
+    Args:
+        settings: The matcher, τ, the size of batches.
+        regions: Cache that `sagecc regions` wrote.
+        output: The cache to write; see `pipeline.vision.matching.cache.SCHEMA`. One unit per pair.
+        engine: How to run.
+
+    Returns:
+        `output`.
+
+    Raises:
+        CacheError: The regions are missing, damaged or of another version.
+        CheckpointError: The matcher's weights are missing, damaged, or of another layout.
+        DataError: An image has more regions than `length`; or pairs lack regions, with `on_bad_item: fatal`.
+        SettingsError: The layout does not fit the descriptors.
+    """
+    from pipeline.cache import Cache, Provenance
+    from pipeline.config import settings_hash
+    from pipeline.execution import build_cache
+    from pipeline.files import sha256_file
+    from pipeline.vision.matching.cache import SCHEMA
+    from pipeline.vision.matching.worker import MatchWorker
+    from pipeline.vision.regions.cache import SCHEMA as REGIONS
+
+    with Cache.open(regions, REGIONS) as cache:
+        (width,) = cache.schema.field("descriptors").row_shape
+        items = _items(cache, settings.length)
+        ids = cache.ids
+    weights = {} if settings.method == "nearest" else {"matcher": _weights_sha(settings)}
+    provenance = Provenance(
+        stage="matches",
+        schema_version=SCHEMA.version,
+        settings=settings.model_dump(mode="json"),
+        settings_hash=settings_hash(settings),
+        weights=weights,
+        upstream={"regions.h5": sha256_file(regions)},
+    )
+    worker = partial(
+        MatchWorker,
+        settings,
+        settings.assignment,
+        width,
+        settings.length,
+        settings.batch_size,
+        engine.device,
+    )
+    return build_cache(
+        output, SCHEMA, provenance, ids, items, worker, work=paths.WORK, engine=engine, title="matches", group=256
+    )
+
+
+def _items(cache: Cache, length: int) -> list[Item]:
+    """List the pairs, each under a key of what the matcher reads of it.
+
+    Raises:
+        DataError: An image has more regions than `length`.
+    """
+    import numpy as np
+
+    from pipeline.errors import DataError
+    from pipeline.execution import Item
+    from pipeline.files import content_key, sha256_bytes
+    from pipeline.vision.matching.worker import DATES, PairOfRegions
+    from pipeline.vision.regions.cache import read_regions
+
+    counts = np.diff(cache.offsets("regions"))
+    if counts.size and counts.max() > length:
+        unit = int(counts.argmax())
+        raise DataError(
+            f"{cache.ids[unit // 2]} {DATES[unit % 2]} has {counts[unit]} regions, more than matches.length, {length}",
+            where=cache.path,
+            fix=f"set matches.length to {counts.max()} or more",
+        )
+    # Workers of a Dask cluster may have another working directory.
+    path = cache.path.resolve()
+    skipped = set(cache.missing.tolist())
+    items = []
+    for number, name in enumerate(cache.ids):
+        missing = tuple(date for unit, date in enumerate(DATES, 2 * number) if unit in skipped)
+        digests = []
+        for unit in (2 * number, 2 * number + 1):
+            found = read_regions(cache, unit)
+            arrays = (found.descriptors, found.boxes, found.centroids, found.scores)
+            digests.append([*found.size, *(sha256_bytes(array.tobytes()) for array in arrays)])
+        items.append(Item(content_key(digests, missing), name, PairOfRegions(path, number, missing)))
+    return items
+
+
+def _weights_sha(settings: MatchesSettings) -> str:
+    from pipeline.files import sha256_file
+    from pipeline.vision.matching.weights import require_weights
+
+    return sha256_file(require_weights(settings))

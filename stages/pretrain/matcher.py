@@ -1,0 +1,172 @@
+"""`sagecc pretrain matcher`: SuperGlue or LightGlue, self-supervised on regions of one's own images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from pipeline.datasets.world.settings import WorldSettings
+from pipeline.execution.settings import EngineSettings
+from pipeline.pretraining.settings import PretrainSchedule
+from pipeline.vision.matching.examples.settings import AugmentSettings, ExampleSettings
+from pipeline.vision.matching.settings import MatcherLayout
+from pipeline.vision.regions.settings import RegionSettings
+from stages import paths
+from stages.masks import MasksSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.vision.matching.examples.source import PreparedImages
+    from pipeline.vision.matching.examples.tensors import Describer
+
+_VIEWS_PER_PASS = 8
+
+
+class PretrainMatcherSettings(MatcherLayout, PretrainSchedule):
+    """Training of the matcher; of the mini one that ships under artifacts/pretrained, unless images are given."""
+
+    epochs: int = Field(24, ge=1, description="passes over the training examples, a validation after each")
+    batch: int = Field(32, ge=1, description="examples per step")
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
+    world: WorldSettings = Field(
+        # Another seed than the data set's, so that no pair of the default profile has been seen.
+        default_factory=lambda: WorldSettings(train=300, val=40, test=0, seed=1_000_004),
+        description="the world it is trained on where no images are given; keep its seed different from "
+        "prepare.world.seed",
+    )
+    masks: MasksSettings = Field(
+        default_factory=MasksSettings, description="SAM and its masks of that world, as in stage masks"
+    )
+    regions: RegionSettings = Field(
+        default_factory=RegionSettings,
+        description="how regions become descriptors; as in stage regions, or the matcher meets others than it knows",
+    )
+    examples: ExampleSettings = Field(
+        default_factory=ExampleSettings, description="how images with masks become pairs with known correspondences"
+    )
+    augment: AugmentSettings = Field(
+        default_factory=AugmentSettings, description="what changes about the examples from epoch to epoch"
+    )
+    length: int = Field(50, ge=1, le=1000, description="regions a view has at most")
+
+
+def run(
+    settings: PretrainMatcherSettings,
+    output: Path,
+    *,
+    engine: EngineSettings,
+    prepared: Path | None = None,
+    masks: Path | None = None,
+) -> Path:
+    """Train a matcher; an interrupted training goes on where its last epoch ended.
+
+    Every image is seen alone: two views of it are made by homographies and changes of appearance, and its regions are
+    dropped, split, merged and replaced, so that all correspondences are known without anybody having marked one.
+
+    Args:
+        settings: The matcher, its examples, the training.
+        output: Weights to write (.safetensors, float16); the validation curve goes beside it as .json.
+        engine: Device, and workers that generate the world and its masks.
+        prepared: Folder that `sagecc prepare` wrote of the images to train on; None: a synthetic world.
+        masks: Cache that `sagecc masks` wrote for it; SAM is the one that it was made with.
+
+    Returns:
+        `output`.
+
+    Raises:
+        CacheError: The masks are missing, damaged, or of another data set.
+        CheckpointError: Weights are missing or damaged, or SAM's are not those of the masks.
+        DataError: No training image holds a region, one has changed since `prepare`, or there are too few.
+        SettingsError: `nearest` has nothing to learn; or of `prepared` and `masks` only one is given.
+    """
+    import numpy as np
+
+    from pipeline.config import settings_hash
+    from pipeline.devices import resolve_device
+    from pipeline.errors import DataError, SettingsError
+    from pipeline.files import content_key, sha256_file
+    from pipeline.pretraining.loop import pretrain, write_mini
+    from pipeline.training.determinism import deterministic
+    from pipeline.vision.matching.examples.source import PreparedImages
+    from pipeline.vision.matching.examples.store import compute_examples
+    from pipeline.vision.matching.pretraining import batches, losses, validate
+    from pipeline.vision.matching.settings import AssignmentSettings
+    from pipeline.vision.matching.weights import learned_matcher
+
+    title = "pretrain matcher"
+    if (prepared is None) != (masks is None):
+        raise SettingsError("images and their masks go together", fix="give --prepared and --masks, or neither")
+    # Refused before any image is read.
+    learned_matcher(settings, settings.superglue.width)
+    if prepared is None or masks is None:
+        prepared, masks = _world(settings, engine)
+    device = resolve_device(engine.device)
+    with PreparedImages.open(prepared, masks) as images:
+        describer = _describer(settings, images, device)
+        made_of = ("examples", "regions", "length", "seed")
+        key = content_key(sha256_file(masks), settings.model_dump(mode="json", include=set(made_of)))
+        folder = paths.WORK / "pretrain-matcher" / "examples" / key[:32]
+        training, validation = (
+            compute_examples(
+                images,
+                images.units(split),
+                describer,
+                settings.examples,
+                settings.length,
+                seed=settings.seed,
+                folder=folder / split,
+                title=f"{title}: {split} examples",
+            )
+            for split in ("train", "val")
+        )
+    steps = len(training) // settings.batch
+    if not steps:
+        raise DataError(
+            f"{len(training)} training examples are less than a batch of {settings.batch}",
+            where=prepared,
+            fix="give more images, or lower pretrain.matcher.batch",
+        )
+    with deterministic(device):
+        matcher = learned_matcher(settings, describer.head.width, seed=settings.seed).to(device)
+        held_out = validation.to(device)
+        history = pretrain(
+            title,
+            matcher,
+            settings,
+            steps=steps,
+            batches=lambda epoch: batches(
+                training, settings.batch, settings.augment, np.random.default_rng([settings.seed, epoch])
+            ),
+            losses=lambda part: losses(matcher, part.to(device)),
+            validate=lambda: validate(matcher, held_out, settings.batch, AssignmentSettings()),
+            work=paths.WORK / "pretrain-matcher" / content_key(key, settings_hash(settings))[:32],
+        )
+    return write_mini(output, matcher, settings.model_dump(mode="json"), history)
+
+
+def _world(settings: PretrainMatcherSettings, engine: EngineSettings) -> tuple[Path, Path]:
+    """Generate the synthetic world and its masks, unless they are there; return the prepared folder and masks.h5."""
+    from pipeline.config import settings_hash
+    from stages import masks, prepare
+
+    folder = paths.WORK / "pretrain-matcher" / "worlds" / settings_hash(settings.world)[:32]
+    prepared = folder / "prepared"
+    if not prepared.is_dir():
+        prepare.run(prepare.PrepareSettings(dataset="synthetic", world=settings.world), prepared, engine=engine)
+    return prepared, masks.run(settings.masks, prepared, folder / "masks.h5", engine=engine)
+
+
+def _describer(settings: PretrainMatcherSettings, images: PreparedImages, device: torch.device) -> Describer:
+    """Build what the stages masks and regions make descriptors with."""
+    from pipeline.vision.matching.examples.tensors import Describer
+    from pipeline.vision.regions.descriptor import build_head
+    from pipeline.vision.sam.encoding import ImageEncoder
+    from pipeline.vision.sam.model import build_sam
+
+    sam = images.sam
+    encoder = ImageEncoder(build_sam(sam.sam), sam.sam, device, precision=sam.precision)
+    head = build_head(sam.channels, settings.regions.head).to(device)
+    return Describer(encoder, head, settings.regions.roi, _VIEWS_PER_PASS)

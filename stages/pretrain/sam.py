@@ -1,0 +1,129 @@
+"""`sagecc pretrain sam`: the mini SAM, from scratch, on a synthetic world of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pipeline.datasets.records import Split
+from pipeline.datasets.world.settings import WorldSettings
+from pipeline.execution.settings import EngineSettings
+from pipeline.pretraining.settings import PretrainSchedule
+from stages import paths
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from pipeline.vision.sam.examples import SegmentedImages
+
+
+class PretrainSamSettings(PretrainSchedule):
+    """Training of the mini SAM that ships under artifacts/pretrained."""
+
+    epochs: int = Field(14, ge=1, description="passes over the training images, a validation after each")
+    dense_epochs: int = Field(
+        3, ge=0, description="of these, the first that train the image encoder alone, by dense tasks; they are cheap"
+    )
+    batch: int = Field(8, ge=1, description="images per step")
+    learning_rate: float = Field(1.5e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
+    matrix_rate: float = Field(
+        0.02,
+        gt=0,
+        description="the same for the matrices of the image encoder, whose momentum is orthogonalised (Muon)",
+    )
+    points: int = Field(8, ge=0, description="point prompts per image of a step")
+    boxes: int = Field(4, ge=0, description="box prompts per image of a step")
+    world: WorldSettings = Field(
+        # Another seed than the data set's, so that no pair of the default profile has been seen.
+        default_factory=lambda: WorldSettings(train=1600, val=60, test=0, seed=1_500_003),
+        description="the world it is trained on; keep its seed different from prepare.world.seed",
+    )
+
+
+def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) -> Path:
+    """Train the mini SAM; an interrupted training goes on where its last epoch ended.
+
+    Args:
+        settings: The world and the training.
+        output: Weights to write (.safetensors, float16); the validation curve goes beside it as .json.
+        engine: Device, and workers that generate the world.
+
+    Returns:
+        `output`.
+    """
+    import numpy as np
+    import torch
+
+    from pipeline.config import settings_hash
+    from pipeline.datasets.world import LAND_CLASSES
+    from pipeline.devices import resolve_device
+    from pipeline.pretraining.loop import pretrain, write_mini
+    from pipeline.pretraining.orthogonal import OrthogonalAdamW
+    from pipeline.pretraining.worlds import training_world
+    from pipeline.training.determinism import deterministic
+    from pipeline.vision.sam.examples import batches
+    from pipeline.vision.sam.model import build_sam, encoder_size
+    from pipeline.vision.sam.pretraining import SamPretraining, validate
+    from pipeline.vision.sam.settings import SamSettings
+
+    title = "pretrain sam"
+    sam = SamSettings(variant="mini", encoder_size=settings.world.size)
+    encoder_size(sam)  # Refuses a size that cannot be trained at before the world is generated.
+    world = training_world(settings.world, paths.WORK, engine=engine, title=title)
+    device = resolve_device(engine.device)
+    training, validation = read_images(world, "train"), read_images(world, "val")
+    with deterministic(device):
+        torch.manual_seed(settings.seed)
+        model = SamPretraining(build_sam(sam, random_weights=True, seed=settings.seed), len(LAND_CLASSES)).to(device)
+        history = pretrain(
+            title,
+            model,
+            settings,
+            steps=len(training) // settings.batch,
+            batches=lambda epoch: batches(
+                training,
+                settings.batch,
+                settings.points if epoch >= settings.dense_epochs else 0,
+                settings.boxes if epoch >= settings.dense_epochs else 0,
+                np.random.default_rng([settings.seed, epoch]),
+            ),
+            losses=lambda part: model.losses(part.to(device)),
+            validate=lambda: validate(model, validation),
+            work=paths.WORK / "pretrain-sam" / settings_hash(settings),
+            optimizer=OrthogonalAdamW(
+                model.parameters(),
+                model.matrices(),
+                ratio=settings.matrix_rate / settings.learning_rate,
+                lr=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+            ),
+        )
+    return write_mini(output, model.sam, settings.model_dump(mode="json"), history)
+
+
+def read_images(world: Path, split: Split) -> SegmentedImages:
+    """Read both dates of a split of a generated world, with their segments, into memory."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from pipeline.datasets.world import read_objects
+    from pipeline.vision.sam.examples import SegmentedImages, segment
+
+    def picture(*parts: str) -> npt.NDArray[Any]:
+        with Image.open(world.joinpath(*parts)) as image:
+            return np.asarray(image)
+
+    images, land_cover, segments, surfaces = [], [], [], []
+    for name in read_objects(world, split):
+        for date in "AB":
+            at = (split, date, f"{name}.png")
+            images.append(picture("images", *at).transpose(2, 0, 1))
+            land_cover.append(picture("semantic", *at))
+            parts = segment(picture("instances", *at), land_cover[-1])
+            segments.append(parts[0])
+            surfaces.append(parts[1])
+    stacks = (np.stack(part) for part in (images, land_cover, segments, surfaces))
+    return SegmentedImages(*(torch.from_numpy(stack) for stack in stacks))

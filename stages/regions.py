@@ -1,0 +1,94 @@
+"""Stage `regions`: RoIAlign features and descriptors of every mask, into regions.h5 (equations 7–8)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field
+
+from pipeline.execution.settings import EngineSettings
+from pipeline.vision.regions.settings import RegionSettings
+from stages import paths
+
+
+class RegionsSettings(RegionSettings):
+    """How masks become region descriptors; which SAM encodes the images is read from masks.h5."""
+
+    batch_size: int = Field(
+        8, ge=1, le=1024, description="images per pass of SAM's encoder; short batches are padded to it"
+    )
+
+
+def run(settings: RegionsSettings, prepared: Path, masks: Path, output: Path, *, engine: EngineSettings) -> Path:
+    """Compute the features of every mask of a prepared data set.
+
+    Args:
+        settings: RoIAlign, head, what is kept.
+        prepared: Folder that `sagecc prepare` wrote.
+        masks: Cache that `sagecc masks` wrote; embeddings in it are used, else images are encoded again.
+        output: The cache to write; see `pipeline.vision.regions.cache.SCHEMA`. Unit 2i+t is pair i at date t.
+        engine: How to run.
+
+    Returns:
+        `output`.
+
+    Raises:
+        CacheError: The masks are missing, damaged, or of another data set.
+        CheckpointError: Weights are missing or damaged, or SAM's are not those of the masks.
+        DataError: An image changed since `prepare`, cannot be read, or has no entry among the masks.
+    """
+    from pipeline.cache import Cache, Expectation, Provenance
+    from pipeline.config import settings_hash
+    from pipeline.datasets.records import read_prepared
+    from pipeline.execution import Item, build_cache, say
+    from pipeline.files import content_key, sha256_file
+    from pipeline.vision.regions.cache import SCHEMA
+    from pipeline.vision.regions.descriptor import build_head
+    from pipeline.vision.regions.footprint import footprint
+    from pipeline.vision.regions.source import mask_digests, read_source, require_weights
+    from pipeline.vision.regions.worker import RegionImage, RegionWorker
+    from pipeline.vision.sam.cache import SCHEMA as MASKS
+
+    data = read_prepared(prepared)
+    expectation = Expectation(upstream={"pairs.jsonl": data.card.pairs_sha256}, repair="sagecc masks")
+    with Cache.open(masks, MASKS, expect=expectation) as cache:
+        source = read_source(cache)
+        digests = list(mask_digests(cache, outlines=settings.roi.mask_pooling))
+    if not source.stored:
+        require_weights(source)
+    weights = {"sam": source.weights_sha256}
+    if settings.head.kind == "conv" and settings.head.weights is not None:
+        # Refused before any image is read.
+        build_head(source.channels, settings.head)
+        weights["head"] = sha256_file(Path(settings.head.weights))
+
+    encoded = [source.sam.model_dump(mode="json", exclude={"weights"}), source.precision, source.stored]
+    items = []
+    for number, pair in enumerate(data.pairs):
+        for date, name in enumerate(("before", "after")):
+            unit = 2 * number + date
+            # Workers of a Dask cluster may have another working directory.
+            image = RegionImage((data.root / getattr(pair, name)).resolve(), pair.sha256[name], unit)
+            key = content_key(image.sha256, digests[unit], encoded)
+            items.append(Item(key=key, label=f"{pair.id} {name}", payload=image))
+    provenance = Provenance(
+        stage="regions",
+        schema_version=SCHEMA.version,
+        settings=settings.model_dump(mode="json"),
+        settings_hash=settings_hash(settings),
+        weights=weights,
+        upstream={"pairs.jsonl": data.card.pairs_sha256, "masks.h5": sha256_file(masks)},
+    )
+    say(f"regions: {footprint(settings, source.channels, source.masks, len(items))}")
+    return build_cache(
+        output,
+        SCHEMA,
+        provenance,
+        [pair.id for pair in data.pairs],
+        items,
+        partial(RegionWorker, settings, source, settings.batch_size, engine.device),
+        work=paths.WORK,
+        engine=engine,
+        title="regions",
+    )

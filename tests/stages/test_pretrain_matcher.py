@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.world import WorldSettings
+from pipeline.errors import CacheError, CheckpointError, DataError, SettingsError
+from pipeline.execution import EngineSettings
+from pipeline.files import sha256_file
+from pipeline.vision.matching import pretraining
+from pipeline.vision.matching.settings import MatcherSettings
+from pipeline.vision.matching.weights import build_matcher
+from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
+from stages.masks import MasksSettings
+from stages.pretrain import matcher as pretrain_matcher
+from stages.pretrain.matcher import PretrainMatcherSettings
+from tests.stages.region_data import Bitmaps, write_masks, write_pairs, write_sam
+from tests.vision.matching.region_data import LIGHTGLUE, SUPERGLUE
+
+ENGINE = EngineSettings(device="cpu", workers=1)
+SETTINGS = PretrainMatcherSettings(
+    superglue=SUPERGLUE, lightglue=LIGHTGLUE, epochs=2, batch=2, world=WorldSettings(train=2, val=1, test=0, size=96)
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rectangles(unit: int, height: int, width: int) -> Bitmaps:
+    rng = np.random.default_rng(unit)
+    masks = np.zeros((3, height, width), dtype=np.bool_)
+    for mask in masks:
+        top, left = rng.integers(0, height - 16), rng.integers(0, width - 16)
+        mask[top : top + 12, left : left + 12] = True
+    return masks
+
+
+def own_images(folder: Path, *, pairs: int = 3) -> tuple[Path, Path, SamSettings]:
+    prepared, sam = write_pairs(folder, [(64, 64)] * pairs), write_sam(folder)
+    return prepared, write_masks(folder / "masks.h5", prepared, sam, masks=rectangles), sam
+
+
+@pytest.mark.parametrize("method", ["superglue", "lightglue"])
+def test_an_interrupted_training_ends_in_the_same_bytes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    prepared, masks, _ = own_images(folder)
+    settings = SETTINGS.model_copy(update={"method": method})
+
+    def run(name: str) -> Path:
+        return pretrain_matcher.run(settings, folder / name, engine=ENGINE, prepared=prepared, masks=masks)
+
+    whole = run("whole.safetensors")
+    history = json.loads((folder / "whole.json").read_text())["validation"]
+    assert [record["epoch"] for record in history] == [1, 2]
+    assert {"loss_matches", "loss_dustbins", "match_precision", "unmatched_recall"} <= set(history[0])
+    layout = settings.model_dump(include={"method", "superglue", "lightglue"})
+    build_matcher(MatcherSettings(weights=str(whole), **layout), 64)
+
+    state = next((folder / ".work" / "pretrain-matcher").glob("*/state.safetensors"))
+    state.unlink()
+    # One piece of the examples is gone too, as after a kill while they were made.
+    next((folder / ".work" / "pretrain-matcher" / "examples").glob("*/train/*.safetensors")).unlink()
+    validate_once = pretraining.validate
+
+    def stop_in_the_second_epoch(*arguments: object) -> dict[str, float]:
+        if state.exists():
+            raise KeyboardInterrupt
+        return validate_once(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pretraining, "validate", stop_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        run("resumed.safetensors")
+    assert not (folder / "resumed.safetensors").exists()
+    monkeypatch.setattr(pretraining, "validate", validate_once)
+    assert sha256_file(run("resumed.safetensors")) == sha256_file(whole)
+
+
+def test_the_synthetic_world_is_made_when_no_images_are_given(folder: Path) -> None:
+    sam = write_sam(folder)
+    generator = GeneratorSettings(points_per_side=4, predicted_iou=0.0, stability=0.0)
+    masks = MasksSettings(sam=sam, generator=generator)
+    settings = SETTINGS.model_copy(update={"masks": masks, "epochs": 1})
+    assert pretrain_matcher.run(settings, folder / "mini.safetensors", engine=ENGINE).is_file()
+
+
+def test_images_without_a_region_are_refused(folder: Path) -> None:
+    prepared, sam = write_pairs(folder, [(64, 64)] * 2), write_sam(folder)
+    nothing = write_masks(
+        folder / "masks.h5", prepared, sam, masks=lambda _, height, width: np.zeros((0, height, width), dtype=np.bool_)
+    )
+    with pytest.raises(DataError, match="no image of the data set holds a region"):
+        pretrain_matcher.run(SETTINGS, folder / "m.safetensors", engine=ENGINE, prepared=prepared, masks=nothing)
+
+
+def test_wrong_inputs(folder: Path) -> None:
+    prepared, masks, sam = own_images(folder)
+    output = folder / "m.safetensors"
+    with pytest.raises(SettingsError, match="go together"):
+        pretrain_matcher.run(SETTINGS, output, engine=ENGINE, prepared=prepared)
+    nearest = SETTINGS.model_copy(update={"method": "nearest"})
+    with pytest.raises(SettingsError, match="no weights to train"):
+        pretrain_matcher.run(nearest, output, engine=ENGINE, prepared=prepared, masks=masks)
+    with pytest.raises(DataError, match="less than a batch of 500"):
+        large = SETTINGS.model_copy(update={"batch": 500})
+        pretrain_matcher.run(large, output, engine=ENGINE, prepared=prepared, masks=masks)
+    others = write_pairs(folder / "others", [(64, 64)])
+    with pytest.raises(CacheError, match="another input"):
+        pretrain_matcher.run(SETTINGS, output, engine=ENGINE, prepared=others, masks=masks)
+    Path(sam.weights).unlink()
+    with pytest.raises(CheckpointError, match="SAM's weights"):
+        pretrain_matcher.run(SETTINGS, output, engine=ENGINE, prepared=prepared, masks=masks)
+    assert not output.exists()

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.cache import Cache, Expectation
+from pipeline.config import settings_hash
+from pipeline.datasets.images import read_rgb
+from pipeline.datasets.records import read_prepared
+from pipeline.execution import EngineSettings
+from pipeline.files import sha256_file
+from pipeline.vision.regions.cache import SCHEMA, read_regions
+from pipeline.vision.regions.descriptor import DescriptorHead, build_head, describe
+from pipeline.vision.regions.settings import HeadSettings, RoiSettings
+from pipeline.vision.sam.cache import SCHEMA as MASKS
+from pipeline.vision.sam.cache import read_masks
+from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.model import build_sam
+from pipeline.vision.sam.settings import GeneratorSettings
+from stages import masks as masks_stage
+from stages import regions
+from stages.masks import MasksSettings
+from tests.stages.region_data import (
+    SQUARE,
+    Bitmaps,
+    images_of,
+    make,
+    settings,
+    write_masks,
+    write_pairs,
+    write_sam,
+)
+from tests.vision.regions.plain import align, pool
+
+INLINE = EngineSettings(device="cpu")
+MIXED = [(64, 64), (40, 96), (200, 128)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_descriptors_against_a_plain_loop(folder: Path, embeddings: bool) -> None:
+    prepared, masks, sam = make(folder, MIXED, embeddings=embeddings)
+    path = regions.run(settings(), prepared, masks, folder / "regions.h5", engine=INLINE)
+    data = read_prepared(prepared)
+    encoder = ImageEncoder(build_sam(sam), sam, "cpu")
+    compared = 0
+    with Cache.open(path, SCHEMA) as cache, Cache.open(masks, MASKS) as source:
+        assert cache.ids == tuple(pair.id for pair in data.pairs)
+        for unit, file in enumerate(images_of(data)):
+            found, expected = read_regions(cache, unit), read_masks(source, unit)
+            assert len(found) == len(expected) == unit % 5
+            assert found.size == expected.size
+            for name in ("boxes", "centroids", "areas"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+            np.testing.assert_array_equal(found.scores, expected.predicted_iou)
+            assert found.descriptors.shape == (unit % 5, 64)
+            assert found.descriptors.dtype == np.float16
+            height, width = expected.size
+            scale = 16 / max(height, width)
+            rows, columns = -(-height * 16 // max(height, width)), -(-width * 16 // max(height, width))
+            feature = encoder.encode([read_rgb(file)])[0, :, :rows, :columns].double().numpy()
+            for box, vector in zip(expected.boxes, found.descriptors, strict=True):
+                plain = pool(align(feature, box.astype(float) * scale, 14, 0), 7).mean((1, 2))
+                np.testing.assert_allclose(vector, plain, atol=4e-3)
+                compared += 1
+        assert cache.row("grids", 1).shape == (1, 0, 7, 7)
+    assert compared == 10
+
+
+def test_stored_embeddings_and_encoding_again_agree(folder: Path) -> None:
+    prepared, masks, sam = make(folder, MIXED)
+    stored = write_masks(folder / "stored.h5", prepared, sam, embeddings=True)
+    paths = [
+        regions.run(settings(), prepared, source, folder / f"{source.stem}-regions.h5", engine=INLINE)
+        for source in (masks, stored)
+    ]
+    with Cache.open(paths[0], SCHEMA) as one, Cache.open(paths[1], SCHEMA) as two:
+        for unit in range(6):
+            np.testing.assert_allclose(one.row("descriptors", unit), two.row("descriptors", unit), atol=2e-3)
+
+
+def test_after_the_masks_stage(folder: Path) -> None:
+    prepared, sam = write_pairs(folder, MIXED), write_sam(folder)
+    # An untrained model is sure of nothing.
+    anything = GeneratorSettings(points_per_side=3, predicted_iou=0.0, stability=0.0, box_nms=1.0)
+    rows = []
+    for stored in (False, True):
+        chosen = MasksSettings(sam=sam, generator=anything, store_embeddings=stored)
+        found = masks_stage.run(chosen, prepared, folder / f"masks-{stored}.h5", engine=INLINE)
+        path = regions.run(settings(), prepared, found, folder / f"regions-{stored}.h5", engine=INLINE)
+        with Cache.open(path, SCHEMA) as cache, Cache.open(found, MASKS) as source:
+            assert np.array_equal(cache.offsets("regions"), source.offsets("masks"))
+            rows.append(cache.rows("descriptors", range(len(cache)))[0])
+    assert len(rows[0]) > 6
+    np.testing.assert_allclose(rows[0], rows[1], atol=2e-3)
+
+
+def test_provenance_names_everything_it_is_made_of(folder: Path) -> None:
+    prepared, masks, sam = make(folder)
+    head = folder / "head.safetensors"
+    conv = HeadSettings(kind="conv", width=16, weights=str(head))
+    save_file(DescriptorHead(64, conv).state_dict(), head)
+    chosen = settings(head=conv)
+    path = regions.run(chosen, prepared, masks, folder / "regions.h5", engine=INLINE)
+    with Cache.open(path, SCHEMA, expect=Expectation(settings_hash=settings_hash(chosen))) as cache:
+        assert cache.provenance.weights == {"sam": sha256_file(Path(sam.weights)), "head": sha256_file(head)}
+        assert cache.provenance.upstream == {
+            "pairs.jsonl": read_prepared(prepared).card.pairs_sha256,
+            "masks.h5": sha256_file(masks),
+        }
+        assert cache.row("descriptors", 3).shape == (3, 16)
+
+
+def test_grids_are_what_the_descriptors_are_made_of(folder: Path) -> None:
+    prepared, masks, _ = make(folder)
+    head = HeadSettings(kind="conv", width=16, seed=3, normalise=True)
+    chosen = settings(store="grids", head=head)
+    with Cache.open(regions.run(chosen, prepared, masks, folder / "r.h5", engine=INLINE), SCHEMA) as cache:
+        grids = cache.row("grids", 4)
+        assert grids.shape == (4, 64, 7, 7)
+        expected = describe(build_head(64, head), torch.from_numpy(grids).float())
+        np.testing.assert_allclose(cache.row("descriptors", 4), expected.numpy(), atol=2e-3)
+
+
+def test_mask_pooling_leaves_the_surroundings_out(folder: Path) -> None:
+    def holed(unit: int, height: int, width: int) -> Bitmaps:
+        masks = np.zeros((1, height, width), dtype=np.bool_)
+        masks[0, :, :8] = masks[0, -8:, :] = True
+        return masks
+
+    prepared, masks, _ = make(folder, SQUARE[:1], masks=holed)
+    plain, weighted = (
+        regions.run(settings(roi=RoiSettings(mask_pooling=m)), prepared, masks, folder / f"{m}.h5", engine=INLINE)
+        for m in (False, True)
+    )
+    with Cache.open(plain, SCHEMA) as one, Cache.open(weighted, SCHEMA) as two:
+        assert np.abs(one.row("descriptors", 0) - two.row("descriptors", 0)).max() > 0.01
+
+
+def test_no_masks_at_all(folder: Path) -> None:
+    prepared, masks, _ = make(folder, masks=lambda _, height, width: np.zeros((0, height, width), np.bool_))
+    path = regions.run(settings(store="grids"), prepared, masks, folder / "regions.h5", engine=INLINE)
+    with Cache.open(path, SCHEMA) as cache:
+        assert read_regions(cache, 0).descriptors.shape == (0, 64)
+        assert cache.row("grids", 5).shape == (0, 64, 7, 7)
+
+
+def test_the_room_it_takes_is_told(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    prepared, masks, _ = make(folder)
+    regions.run(settings(), prepared, masks, folder / "regions.h5", engine=INLINE)
+    told = capfd.readouterr().err
+    # 0 + 1 + 2 + 3 + 4 + 0 regions; 160 bytes each with vectors, 6,432 with grids; six images, so 3.33 regions a pair.
+    assert "10 regions, 1.7 an image" in told
+    assert "vectors 533 bytes a pair, 5.4 MB for all of LEVIR-CC" in told
+    assert "grids 21.4 kB a pair, 216.1 MB for all of LEVIR-CC" in told
+
+
+def test_out_of_memory_goes_on_with_fewer_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prepared, masks, _ = make(folder)
+    expected = regions.run(settings(), prepared, masks, folder / "a.h5", engine=INLINE)
+    shutil.rmtree(folder / ".work")
+    encode = ImageEncoder.encode
+
+    def cramped(self: ImageEncoder, images: list[object]) -> torch.Tensor:
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(self, images)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageEncoder, "encode", cramped)
+    found = regions.run(settings(), prepared, masks, folder / "b.h5", engine=INLINE)
+    assert "going on with 1 images per pass" in capfd.readouterr().err
+    with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
+        for unit in range(6):
+            np.testing.assert_allclose(one.row("descriptors", unit), two.row("descriptors", unit), atol=2e-3)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cache import Cache, Expectation
+from pipeline.config import settings_hash
+from pipeline.datasets.images import read_rgb
+from pipeline.datasets.records import read_prepared, write_prepared
+from pipeline.errors import CacheError, CheckpointError, DataError, SettingsError
+from pipeline.execution import EngineSettings
+from pipeline.files import sha256_file
+from pipeline.vision.grounding.cache import SCHEMA, SemanticSet, read_semantics
+from pipeline.vision.grounding.categories import parse_prompts
+from pipeline.vision.grounding.detection import select
+from pipeline.vision.grounding.forward import ground
+from pipeline.vision.grounding.images import canvas
+from pipeline.vision.grounding.model import build_grounding_dino
+from pipeline.vision.grounding.similarity import token_similarity
+from pipeline.vision.grounding.text import category_tokens
+from pipeline.vision.grounding.worker import SemanticWorker
+from pipeline.vision.sam.boxes import masks_from_boxes
+from pipeline.vision.sam.decoding import PromptDecoder
+from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.model import build_sam
+from stages import semantics
+from tests.stages.region_data import images_of, write_image
+from tests.stages.semantic_data import make, with_grounding, write_grounding
+
+INLINE = EngineSettings(device="cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(path: Path) -> list[SemanticSet]:
+    with Cache.open(path, SCHEMA) as cache:
+        return [read_semantics(cache, unit) for unit in range(2 * len(cache.ids))]
+
+
+def test_what_is_written_is_what_the_models_say(folder: Path) -> None:
+    prepared, settings = make(folder)
+    path = semantics.run(settings, prepared, folder / "semantics.h5", engine=INLINE)
+    data = read_prepared(prepared)
+    with Cache.open(path, SCHEMA, expect=Expectation(settings_hash=settings_hash(settings))) as cache:
+        assert cache.ids == tuple(pair.id for pair in data.pairs)
+        assert cache.provenance.upstream == {"pairs.jsonl": data.card.pairs_sha256}
+        assert set(cache.provenance.weights) == {"grounding_dino", "sam", "vocabulary"}
+        cache.verify()
+    model, sam = build_grounding_dino(settings.grounding), build_sam(settings.sam)
+    caption, tokens = category_tokens(model.tokenizer, parse_prompts(settings.grounding.prompts))
+    encoder, decoder = ImageEncoder(sam, settings.sam, "cpu"), PromptDecoder(sam, "cpu")
+    for file, stored in zip(images_of(data), contents(path), strict=True):
+        image = read_rgb(file)
+        pixels, padding = canvas([image], 64, torch.device("cpu"))
+        with torch.inference_mode():
+            answer = ground(model, pixels, padding, [caption.text])
+            found = select(answer, tokens, settings.grounding, 0, (64, 64), 64)
+            near = token_similarity(answer.queries[0][found.rows], answer.text[0], tokens)
+        assert len(stored) == len(found) > 0
+        np.testing.assert_allclose(stored.boxes, found.boxes, atol=1e-2)
+        np.testing.assert_allclose(stored.scores, found.scores, atol=1e-4)
+        np.testing.assert_array_equal(stored.category, found.categories)
+        np.testing.assert_allclose(stored.similarity, near, atol=2e-3)
+        np.testing.assert_allclose(stored.embeddings, answer.queries[0][found.rows], atol=1e-2)
+        best = set(np.argsort(-near.numpy().max(1), kind="stable")[: settings.q].tolist())
+        assert set(np.flatnonzero(stored.selected).tolist()) == best
+        masks = masks_from_boxes(decoder, encoder.encode([image]), [stored.boxes], [(64, 64)])[0].bitmaps
+        assert (stored.masks == masks).mean() > 0.99
+        assert stored.descriptors.shape == (len(found), encoder.channels)
+        covered = stored.masks.any(0)
+        np.testing.assert_array_equal(stored.map > 0, covered)
+        top = stored.masks.argmax(0)
+        np.testing.assert_array_equal(stored.map[covered], stored.category[top[covered]] + 1)
+        np.testing.assert_array_equal(stored.map_score[covered], np.round(stored.scores * 255)[top[covered]])
+
+
+def test_batches_do_not_show_in_the_bytes_and_a_second_run_does_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, settings = make(folder)
+    path = semantics.run(settings, prepared, folder / "a.h5", engine=INLINE)
+    whole = sha256_file(path)
+    shutil.rmtree(folder / ".work")
+    data = read_prepared(prepared)
+    write_prepared(folder / "few", "folder", data.card.root, data.pairs[1:2])
+    semantics.run(settings, folder / "few", folder / "b.h5", engine=INLINE)
+    assert sha256_file(semantics.run(settings, prepared, folder / "c.h5", engine=INLINE)) == whole
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("a model was loaded")
+
+    monkeypatch.setattr(SemanticWorker, "__init__", refuse)
+    before = path.stat().st_mtime_ns
+    semantics.run(settings, prepared, path, engine=INLINE)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_other_settings_and_weights_never_reuse_shards(folder: Path) -> None:
+    prepared, settings = make(folder, ((64, 64),))
+    first = semantics.run(settings, prepared, folder / "a.h5", engine=INLINE)
+    second = semantics.run(with_grounding(settings, boxes=2), prepared, folder / "b.h5", engine=INLINE)
+    write_grounding(folder, seed=2)
+    third = semantics.run(settings, prepared, folder / "c.h5", engine=INLINE)
+    assert len(contents(first)[0]) == 6
+    assert len(contents(second)[0]) == 2
+    assert not np.array_equal(contents(first)[0].boxes, contents(third)[0].boxes)
+    with pytest.raises(CacheError, match="other settings"):
+        Cache.open(second, SCHEMA, expect=Expectation(settings_hash=settings_hash(settings)))
+
+
+def test_images_without_regions_are_empty(folder: Path) -> None:
+    prepared, settings = make(folder, ((64, 64),))
+    none = with_grounding(settings, box_threshold=0.9999)
+    for stored in contents(semantics.run(none, prepared, folder / "semantics.h5", engine=INLINE)):
+        assert len(stored) == 0
+        assert not stored.map.any()
+        assert stored.masks.shape == (0, 64, 64)
+
+
+def test_sizes_that_differ_need_a_size_for_the_maps(folder: Path) -> None:
+    prepared, settings = make(folder, ((64, 64), (48, 64)))
+    with pytest.raises(DataError, match="64×48 pixels, the first one 64×64"):
+        semantics.run(settings, prepared, folder / "semantics.h5", engine=INLINE)
+    resizing = settings.model_copy(update={"map_size": 32})
+    stored = contents(semantics.run(resizing, prepared, folder / "semantics.h5", engine=INLINE))
+    assert [one.map.shape for one in stored] == [(32, 32)] * 4
+    assert [one.masks.shape[1:] for one in stored] == [(64, 64)] * 2 + [(48, 64)] * 2
+    assert (stored[2].boxes <= [64, 48, 64, 48]).all()
+
+
+def test_the_aligned_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, settings = make(folder)
+    aligned = settings.model_copy(update={"space": "aligned", "alignment_images": 4, "select": "category"})
+    path = semantics.run(aligned, prepared, folder / "a.h5", engine=INLINE)
+    again = semantics.run(aligned, prepared, folder / "b.h5", engine=INLINE)
+    assert sha256_file(path) == sha256_file(again)
+    shutil.rmtree(folder / ".work")
+    assert sha256_file(path) == sha256_file(semantics.run(aligned, prepared, folder / "c.h5", engine=INLINE))
+    with Cache.open(path, SCHEMA) as cache:
+        assert "alignment" in cache.provenance.weights
+    plain = contents(semantics.run(settings, prepared, folder / "d.h5", engine=INLINE))
+    for one, other in zip(contents(path), plain, strict=True):
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+        np.testing.assert_array_equal(one.descriptors, other.descriptors)
+        assert not np.array_equal(one.similarity, other.similarity)
+        counts = np.bincount(one.category[one.selected], minlength=3)
+        np.testing.assert_array_equal(counts, np.minimum(np.bincount(one.category, minlength=3), settings.q))
+    nothing = with_grounding(aligned, box_threshold=0.9999)
+    with pytest.raises(DataError, match="no map can be fitted"):
+        semantics.run(nothing, prepared, folder / "e.h5", engine=INLINE)
+
+
+def test_a_bad_image_is_named_or_skipped(folder: Path) -> None:
+    prepared, settings = make(folder, ((64, 64),) * 2)
+    write_image(folder / "images" / "B" / "pair_001.png", 64, 64, np.random.default_rng(7))
+    with pytest.raises(DataError, match="changed since"):
+        semantics.run(settings, prepared, folder / "semantics.h5", engine=INLINE)
+    assert not (folder / "semantics.h5").exists()
+    skipping = EngineSettings(device="cpu", on_bad_item="skip")
+    with Cache.open(semantics.run(settings, prepared, folder / "semantics.h5", engine=skipping), SCHEMA) as cache:
+        assert cache.missing.tolist() == [3]
+        assert len(read_semantics(cache, 3)) == 0
+    assert "pair_001 after" in (folder / "semantics.failures.json").read_text()
+
+
+def test_bad_settings_are_refused_before_any_image_is_read(folder: Path) -> None:
+    prepared, settings = make(folder, ((64, 64),))
+    (folder / "images" / "A" / "pair_000.png").write_bytes(b"")
+    sized = settings.model_copy(update={"map_size": 64})
+    with pytest.raises(SettingsError, match="not know every word"):
+        semantics.run(with_grounding(sized, prompts=("quay",)), prepared, folder / "s.h5", engine=INLINE)
+    with pytest.raises(CheckpointError, match="weights of sam are not there"):
+        no_sam = sized.model_copy(update={"sam": settings.sam.model_copy(update={"weights": "sam_vit_b_01ec64.pth"})})
+        semantics.run(no_sam, prepared, folder / "s.h5", engine=INLINE)
+    with pytest.raises(CheckpointError, match="weights of grounding_dino are not there"):
+        semantics.run(with_grounding(sized, weights="absent.pth"), prepared, folder / "s.h5", engine=INLINE)
+    write_prepared(folder / "empty", "folder", "images", [])
+    with pytest.raises(DataError, match="no pairs"):
+        semantics.run(settings, folder / "empty", folder / "s.h5", engine=INLINE)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.vision.grounding.oracle import Found, Truth, average_precision, box_iou, class_iou
+
+
+def found(*rows: tuple[float, float, float, float, float]) -> Found:
+    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
+    return Found(table[:, :4], table[:, 4])
+
+
+def truth(*boxes: tuple[float, float, float, float], ignored: tuple[bool, ...] | None = None) -> Truth:
+    flags = np.zeros(len(boxes), dtype=bool) if ignored is None else np.array(ignored)
+    return Truth(np.array(boxes, dtype=np.float64).reshape(-1, 4), flags)
+
+
+A, B, C, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10), (80, 80, 90, 90)
+
+
+def test_box_iou_by_hand() -> None:
+    overlaps = box_iou(np.array([[0.0, 0, 10, 10]]), np.array([[0.0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10]]))
+    np.testing.assert_allclose(overlaps, [[1, 50 / 150, 0]])
+    assert box_iou(np.zeros((0, 4)), np.zeros((2, 4))).shape == (0, 2)
+
+
+def test_all_found_is_one_and_nothing_found_is_zero() -> None:
+    assert average_precision([found((*A, 0.9), (*B, 0.5))], [truth(A, B)]) == 1.0
+    assert average_precision([found()], [truth(A)]) == 0.0
+    assert average_precision([found((*FAR, 0.9))], [truth(A)]) == 0.0
+    assert math.isnan(average_precision([found((*A, 0.9))], [truth()]))
+
+
+def test_a_false_alarm_before_a_hit_halves_precision() -> None:
+    assert average_precision([found((*FAR, 0.9), (*A, 0.8))], [truth(A)]) == pytest.approx(0.5)
+    assert average_precision([found((*FAR, 0.7), (*A, 0.8))], [truth(A)]) == 1.0
+
+
+def test_the_curve_by_hand() -> None:
+    # Right, wrong, right, right of 4 boxes: recall ¼ at precision 1, then ½ and ¾ at 2/3 → 3/4, which is the better.
+    one = found((*A, 0.9), (*FAR, 0.8), (*B, 0.7), (*C, 0.6))
+    assert average_precision([one], [truth(A, B, C, (60, 0, 70, 10))]) == pytest.approx(0.25 * 1 + 0.5 * 0.75)
+
+
+def test_a_box_is_found_once() -> None:
+    assert average_precision([found((*A, 0.9), (*A, 0.8), (*B, 0.7))], [truth(A, B)]) == pytest.approx(
+        0.5 * 1 + 0.5 * 2 / 3
+    )
+
+
+def test_scores_rank_over_all_images() -> None:
+    images = [found((*A, 0.3)), found((*FAR, 0.9))]
+    assert average_precision(images, [truth(A), truth(A)]) == pytest.approx(0.5 * 0.5)
+
+
+def test_overlap_must_reach_the_threshold() -> None:
+    half = (0.0, 0.0, 10.0, 5.0)
+    assert average_precision([found((*half, 0.9))], [truth(A)], iou=0.5) == 1.0
+    assert average_precision([found((*half, 0.9))], [truth(A)], iou=0.51) == 0.0
+
+
+def test_ignored_boxes_are_neither_right_nor_wrong() -> None:
+    both = truth(A, B, ignored=(False, True))
+    assert average_precision([found((*B, 0.9), (*A, 0.8))], [both]) == 1.0
+    assert average_precision([found((*B, 0.9))], [both]) == 0.0
+    assert math.isnan(average_precision([found((*B, 0.9))], [truth(B, ignored=(True,))]))
+
+
+def test_class_iou_by_hand() -> None:
+    true = np.array([[0, 0, 1, 1]])
+    predicted = np.array([[0, 1, 1, 1]])
+    np.testing.assert_allclose(class_iou(predicted, true, 3), [1 / 2, 2 / 3, np.nan])

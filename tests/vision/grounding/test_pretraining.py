@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.datasets.world import WorldSettings, generate_world
+from pipeline.execution import EngineSettings
+from pipeline.files import sha256_file
+from pipeline.vision.grounding import pretraining
+from pipeline.vision.grounding.model import build_grounding_dino
+from pipeline.vision.grounding.pretraining import GroundingPretraining
+from pipeline.vision.grounding.scenes import Scenes, grounding_batches, read_scenes, sampling_weights
+from pipeline.vision.grounding.settings import GroundingSettings
+from pipeline.vision.grounding.text import load_text_encoder
+from pipeline.vision.grounding.vocabulary import KINDS, PHRASES
+from stages.pretrain import grounding_dino
+from tests.vision.grounding.grounding_data import PRETRAINED, TEXT_ENCODER
+
+WORLD = WorldSettings(train=4, val=2, test=0, size=96, seed=3)
+ENGINE = EngineSettings(device="cpu", workers=1)
+SHIPPED = PRETRAINED / "grounding-dino-mini.safetensors"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
+    folder = tmp_path_factory.mktemp("world")
+    generate_world(WORLD, folder, engine=ENGINE)
+    return read_scenes(folder, "train")
+
+
+def test_boxes_turn_with_their_images(scenes: Scenes) -> None:
+    marked = torch.zeros_like(scenes.images)
+    for image, boxes, kinds in zip(marked, scenes.boxes, scenes.kinds, strict=True):
+        for number in np.flatnonzero(kinds == KINDS.index("house"))[:1]:
+            left, top, right, bottom = boxes[number].astype(int)
+            image[:, top:bottom, left:right] = 255
+    only = Scenes(
+        marked,
+        [boxes[kinds == KINDS.index("house")][:1] for boxes, kinds in zip(scenes.boxes, scenes.kinds, strict=True)],
+        [kinds[kinds == KINDS.index("house")][:1] for kinds in scenes.kinds],
+        scenes.areas,
+        scenes.land,
+    )
+    tokenizer = load_text_encoder(str(TEXT_ENCODER))[0]
+    checked = 0
+    for seed in range(4):
+        for batch in grounding_batches(only, tokenizer, 2, np.random.default_rng(seed), phrases=["house"] * 4):
+            for image, boxes in zip(batch.images, batch.boxes, strict=True):
+                if not image.any():
+                    continue
+                rows, columns = torch.nonzero(image[0], as_tuple=True)
+                found = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 96
+                middle, extent = boxes[0, :2], boxes[0, 2:]
+                torch.testing.assert_close(torch.cat([middle - extent / 2, middle + extent / 2]), found)
+                checked += 1
+    assert checked > 8
+
+
+def test_tokens_name_the_objects(scenes: Scenes) -> None:
+    tokenizer = load_text_encoder(str(TEXT_ENCODER))[0]
+    batch = next(iter(grounding_batches(scenes, tokenizer, 4, np.random.default_rng(1))))
+    ids = tokenizer(batch.captions, padding="longest")["input_ids"]
+    assert batch.tokens.shape[2] == len(ids[0])
+    for row, caption in enumerate(batch.captions):
+        phrases = set(caption.removesuffix(" .").split(" . "))
+        assert phrases <= set(PHRASES)
+        assert len(phrases) == len(caption.removesuffix(" .").split(" . "))
+        words = tokenizer.convert_ids_to_tokens(ids[row])
+        for tokens in batch.tokens[row][batch.tokens[row].any(1)]:
+            named = {word for word, mine in zip(words, tokens.tolist(), strict=True) if mine}
+            assert "." not in named
+            # Of one object: there is a kind that all phrases of these words mean.
+            meant = [kinds for phrase, kinds in PHRASES.items() if phrase in phrases and set(phrase.split()) <= named]
+            assert frozenset.intersection(*meant)
+
+
+def test_rare_kinds_are_drawn_more_often(scenes: Scenes) -> None:
+    weights = sampling_weights(scenes)
+    assert weights.sum() == pytest.approx(1)
+    share = np.array([np.mean([kind in kinds for kinds in scenes.kinds]) for kind in range(len(KINDS))])
+    rare = [any(0 < share[kind] < 0.3 for kind in set(kinds)) for kinds in scenes.kinds]
+    if any(rare) and not all(rare):
+        assert weights[rare].min() > weights[~np.array(rare)].max()
+
+
+def test_a_few_steps_lower_the_loss(scenes: Scenes) -> None:
+    model = build_grounding_dino(GroundingSettings(text_encoder=str(TEXT_ENCODER)), random_weights=True)
+    training = GroundingPretraining(model).train()
+    batch = next(iter(grounding_batches(scenes, model.tokenizer, 2, np.random.default_rng(0))))
+    optimizer = torch.optim.AdamW(training.parameters(), lr=5e-4)
+    totals = []
+    for _ in range(12):
+        parts = training.losses(batch)
+        assert set(parts) == {"proposal_class", "proposal_box", "query_class", "query_box", "land"}
+        total = torch.stack(list(parts.values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(training.parameters(), 1.0)
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.7 * totals[0]
+    for name, parameter in model.named_parameters():
+        # BERT's pooler is not used by Grounding DINO.
+        if "pooler" not in name:
+            assert parameter.grad is not None, name
+
+
+def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = grounding_dino.PretrainGroundingSettings(world=WORLD, epochs=2, batch=4)
+    whole = grounding_dino.run(settings, tmp_path / "whole.safetensors", engine=ENGINE)
+    history = json.loads((tmp_path / "whole.json").read_text())["validation"]
+    assert [record["epoch"] for record in history] == [1, 2]
+    build_grounding_dino(GroundingSettings(weights=str(whole), text_encoder=str(tmp_path / "whole")))
+
+    state = next((tmp_path / ".work" / "pretrain-grounding-dino").glob("*/state.safetensors"))
+    state.unlink()
+    validate_once = pretraining.validate
+
+    def stop_in_the_second_epoch(*arguments: object) -> dict[str, float]:
+        if state.exists():
+            raise KeyboardInterrupt
+        return validate_once(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pretraining, "validate", stop_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        grounding_dino.run(settings, tmp_path / "resumed.safetensors", engine=ENGINE)
+    assert not (tmp_path / "resumed.safetensors").exists()
+    monkeypatch.setattr(pretraining, "validate", validate_once)
+    resumed = grounding_dino.run(settings, tmp_path / "resumed.safetensors", engine=ENGINE)
+    assert sha256_file(resumed) == sha256_file(whole)
+
+
+@pytest.mark.skipif(not SHIPPED.is_file(), reason="the weights of `sagecc pretrain grounding-dino` are not there")
+def test_the_model_that_ships_is_small_and_loads() -> None:
+    path = SHIPPED
+    assert path.stat().st_size <= 8_000_000
+    settings = GroundingSettings(weights=str(path), text_encoder=str(TEXT_ENCODER))
+    assert build_grounding_dino(settings).num_queries == 80

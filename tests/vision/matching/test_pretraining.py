@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.vision.matching.examples.augmentation import augmented, exchanged
+from pipeline.vision.matching.examples.settings import AugmentSettings
+from pipeline.vision.matching.examples.tensors import Examples
+from pipeline.vision.matching.pairs import collate
+from pipeline.vision.matching.pretraining import batches, losses, target_table, validate
+from pipeline.vision.matching.settings import AssignmentSettings
+from pipeline.vision.matching.weights import learned_matcher
+from tests.vision.matching.region_data import WIDTH, matcher_settings, random_pairs
+
+COUNTS = [(5, 4), (0, 3), (2, 0), (3, 3)]
+COUNTERPARTS = [[3, -1, 0, -1, 1], [], [-1, -1], [2, 1, 0]]
+
+
+def examples() -> Examples:
+    counterpart = torch.full((len(COUNTS), 6), -1)
+    for row, numbers in enumerate(COUNTERPARTS):
+        counterpart[row, : len(numbers)] = torch.tensor(numbers, dtype=torch.long)
+    return Examples(collate(random_pairs(COUNTS), 6), counterpart)
+
+
+@pytest.mark.parametrize("method", ["superglue", "lightglue"])
+def test_loss_against_a_plain_loop(method: str) -> None:
+    matcher = learned_matcher(matcher_settings(method), WIDTH).eval()
+    part = examples()
+    table = matcher.log_assignment(part.pairs)
+    matched, binned, terms = 0.0, 0.0, 0
+    for pair, ((before, after), numbers) in enumerate(zip(COUNTS, COUNTERPARTS, strict=True)):
+        for row in range(before):
+            if numbers[row] >= 0:
+                matched -= table[pair, row, numbers[row]].item()
+            else:
+                binned -= table[pair, row, -1].item()
+            terms += 1
+        for column in range(after):
+            if column not in numbers:
+                binned -= table[pair, -1, column].item()
+                terms += 1
+    found = losses(matcher, part)
+    assert found["matches"].item() == pytest.approx(matched / terms, rel=1e-5)
+    assert found["dustbins"].item() == pytest.approx(binned / terms, rel=1e-5)
+
+
+def test_exchanged_dates_have_the_transposed_truth() -> None:
+    part = examples()
+    turned = exchanged(part)
+    assert torch.equal(target_table(turned), target_table(part).transpose(1, 2))
+    assert torch.equal(exchanged(turned).counterpart, part.counterpart)
+
+
+def test_changed_examples_keep_what_is_true_of_them() -> None:
+    part = examples()
+    # Every region carries its own number, so that it is known again.
+    part.pairs.scores.copy_(torch.arange(part.pairs.scores.numel()).view_as(part.pairs.scores))
+    known = {
+        (before, after)
+        for pair, row in torch.nonzero(part.counterpart >= 0).tolist()
+        for before, after in [
+            (part.pairs.scores[pair, 0, row].item(), part.pairs.scores[pair, 1, part.counterpart[pair, row]].item())
+        ]
+    }
+    known |= {(after, before) for before, after in known}
+    settings = AugmentSettings(drop=0.2, replace=0.2)
+    kept = 0
+    for seed in range(20):
+        found = augmented(part, settings, np.random.default_rng(seed))
+        assert found.pairs.valid.sum() <= part.pairs.valid.sum()
+        rows = torch.nonzero(found.counterpart >= 0).tolist()
+        for pair, row in rows:
+            column = int(found.counterpart[pair, row])
+            assert found.pairs.valid[pair, 0, row]
+            assert found.pairs.valid[pair, 1, column]
+            pairing = found.pairs.scores[pair, 0, row].item(), found.pairs.scores[pair, 1, column].item()
+            assert pairing in known
+        kept += len(rows)
+        torch.testing.assert_close(
+            (found.pairs.boxes[..., :2] + found.pairs.boxes[..., 2:])[found.pairs.valid] / 2,
+            found.pairs.centroids[found.pairs.valid],
+            rtol=0,
+            atol=1e-3,
+        )
+    assert 0.3 < kept / (20 * 6) < 0.8
+
+
+def test_without_chance_only_the_view_changes() -> None:
+    part = examples()
+    still = AugmentSettings(drop=0, replace=0, shift=0)
+    places = set()
+    for seed in range(20):
+        found = augmented(part, still, np.random.default_rng(seed))
+        places.add(round(float(found.pairs.centroids[0, 0, 0, 0]), 3))
+        extents = (found.pairs.boxes[..., 2:] - found.pairs.boxes[..., :2]).flatten(0, 1).sum((1, 2)).sort().values
+        expected = (part.pairs.boxes[..., 2:] - part.pairs.boxes[..., :2]).flatten(0, 1).sum((1, 2)).sort().values
+        torch.testing.assert_close(extents, expected)
+        assert (found.counterpart >= 0).sum() == 6
+    # Two dates, two mirrors; pictures that are not square are not transposed.
+    assert len(places) == 4
+
+
+def test_trimmed_examples_have_the_same_loss() -> None:
+    matcher = learned_matcher(matcher_settings("superglue"), WIDTH).eval()
+    part = examples()
+    small = part.trimmed()
+    assert small.pairs.valid.shape == (4, 2, 5)
+    for name, value in losses(matcher, part).items():
+        torch.testing.assert_close(losses(matcher, small)[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_hold_every_example_once_and_are_the_same_again() -> None:
+    part = Examples(examples().pairs.take(torch.arange(4).repeat(2)), torch.arange(48).view(8, 6) * 0 - 1)
+    part.pairs.scores[:, :, 0] = torch.arange(8.0)[:, None]
+    still = AugmentSettings(drop=0, replace=0)
+
+    def scores() -> list[list[float]]:
+        return [batch.pairs.scores[:, 0, 0].tolist() for batch in batches(part, 3, still, np.random.default_rng(0))]
+
+    seen = scores()
+    assert [len(batch) for batch in seen] == [3, 3]
+    assert len({number for batch in seen for number in batch}) == 6
+    assert seen == scores()
+
+
+def test_a_perfect_answer_scores_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    matcher = learned_matcher(matcher_settings("superglue"), WIDTH)
+    part = examples()
+    monkeypatch.setattr(matcher, "forward", lambda pairs: target_table(part)[:, :5, :5].float())
+    scores = validate(matcher, part, 8, AssignmentSettings())
+    assert scores == {name: 1.0 for name in scores}
+    assert len(scores) == 4
+
+
+@pytest.mark.parametrize("method", ["superglue", "lightglue"])
+def test_a_few_steps_learn_what_is_plain_to_see(method: str) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    pairs, numbers = [], torch.full((24, 8), -1)
+    for row, (before, _) in enumerate(random_pairs([(8, 1)] * 24)):
+        order = rng.permutation(8)[:6]
+        after = type(before)(
+            **{name: value if name == "size" else value[order] for name, value in vars(before).items()}
+        )
+        pairs.append((before, after))
+        numbers[row, torch.from_numpy(order)] = torch.arange(6)
+    part = Examples(collate(pairs, 8), numbers)
+    matcher = learned_matcher(matcher_settings(method), WIDTH)
+    optimizer = torch.optim.AdamW(matcher.parameters(), lr=3e-3)
+    values = []
+    for _ in range(40):
+        loss = torch.stack(list(losses(matcher, part).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert values[-1] < 0.6 * values[0]

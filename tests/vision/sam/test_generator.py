@@ -1,0 +1,225 @@
+"""Our masks against those of segment_anything's own generator, with the same weights and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from segment_anything import SamAutomaticMaskGenerator
+from segment_anything.modeling import Sam
+
+from benchmarks._random_sam import lively_sam, picture
+from pipeline.datasets.images import read_rgb
+from pipeline.datasets.world import WorldSettings, make_pair
+from pipeline.vision.sam.cache import MaskSet
+from pipeline.vision.sam.decoding import PromptDecoder
+from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.generator import MaskGenerator
+from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
+from tests.datasets.reference import reference
+
+EVERYTHING = GeneratorSettings(
+    points_per_side=6, predicted_iou=0.5, stability=0.6, stability_offset=0.15, box_nms=1, crop_nms=1, keep=4096
+)
+"""Thresholds that masks of random weights pass in numbers."""
+
+
+@pytest.fixture(scope="module")
+def sam() -> Sam:
+    return lively_sam(SamSettings())
+
+
+@pytest.fixture(scope="module")
+def world() -> list[NDArray[np.uint8]]:
+    pair = make_pair(WorldSettings(size=96, train=2), "train", 1)
+    return list(pair.images)
+
+
+def _changed(**changes: Any) -> GeneratorSettings:
+    return EVERYTHING.model_copy(update=changes)
+
+
+def _reference(sam: Sam, settings: GeneratorSettings) -> SamAutomaticMaskGenerator:
+    return SamAutomaticMaskGenerator(
+        sam,
+        points_per_side=settings.points_per_side,
+        pred_iou_thresh=settings.predicted_iou,
+        stability_score_thresh=settings.stability,
+        stability_score_offset=settings.stability_offset,
+        box_nms_thresh=settings.box_nms,
+        crop_n_layers=settings.crop_layers,
+        crop_nms_thresh=settings.crop_nms,
+        crop_overlap_ratio=settings.crop_overlap,
+        crop_n_points_downscale_factor=settings.crop_points_downscale,
+        min_mask_region_area=settings.min_region_area,
+    )
+
+
+def _same(found: MaskSet, expected: Sequence[dict[str, Any]]) -> None:
+    """Assert equal numbers of masks, a mean IoU of matched masks of 0.99 and more, and the same scores."""
+    assert len(found) == len(expected)
+    assert len(expected) > 0
+    ours = found.bitmaps().reshape(len(found), -1).astype(np.float32)
+    theirs = np.stack([record["segmentation"].ravel() for record in expected]).astype(np.float32)
+    shared = ours @ theirs.T
+    iou = shared / (ours.sum(1)[:, None] + theirs.sum(1)[None] - shared)
+    assert min(iou.max(axis=0).mean(), iou.max(axis=1).mean()) >= 0.999
+    for name, values in (("predicted_iou", found.predicted_iou), ("stability_score", found.stability)):
+        np.testing.assert_allclose(np.sort(values), np.sort([record[name] for record in expected]), atol=2e-3)
+    best = iou.argmax(axis=1)
+    left, top, wide, tall = np.array([expected[number]["bbox"] for number in best]).T
+    assert np.abs(found.boxes - np.stack([left, top, left + wide + 1, top + tall + 1], axis=1)).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        EVERYTHING,
+        _changed(box_nms=0.97),
+        _changed(predicted_iou=0, stability=0.5),
+        _changed(min_region_area=30, box_nms=0.98),
+        _changed(stability_offset=0.3, stability=0.3, points_per_side=5),
+    ],
+    ids=["plain", "nms", "all", "cleaned", "offset"],
+)
+def test_masks_are_the_references(sam: Sam, world: list[NDArray[np.uint8]], settings: GeneratorSettings) -> None:
+    images = [*world, picture(128, 128), picture(64, 100)]
+    found = MaskGenerator(sam, SamSettings(), settings, "cpu").generate(images)
+    theirs = _reference(sam, settings)
+    for image, masks in zip(images, found, strict=True):
+        assert masks.size == image.shape[:2]
+        _same(masks, theirs.generate(image))
+
+
+@pytest.mark.parametrize("overlap", [0.2, 512 / 1500])
+def test_masks_of_crops_are_the_references(sam: Sam, overlap: float) -> None:
+    settings = _changed(
+        crop_layers=1, crop_overlap=overlap, crop_points_downscale=2, predicted_iou=0, stability=0.3, crop_nms=0.97
+    )
+    image = picture(150, 190, seed=4)
+    found = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([image])[0]
+    _same(found, _reference(sam, settings).generate(image))
+
+
+def test_masks_of_the_published_layout_are_the_references(world: list[NDArray[np.uint8]]) -> None:
+    sam_settings = SamSettings(variant="vit_b", encoder_size=128)
+    sam = lively_sam(sam_settings)
+    settings = _changed(points_per_side=4, predicted_iou=0, stability=0.3, stability_offset=0.2)
+    found = MaskGenerator(sam, sam_settings, settings, "cpu").generate(world)
+    theirs = _reference(sam, settings)
+    for image, masks in zip(world, found, strict=True):
+        _same(masks, theirs.generate(image))
+
+
+@pytest.mark.reference_data
+def test_masks_of_real_images_are_the_references(sam: Sam) -> None:
+    files = sorted(reference("levir_cd_samples", "A").glob("*.png"))[:2]
+    files += sorted(reference("levir_cc", "images").rglob("*.png"))[:2]
+    images = [read_rgb(file) for file in files]
+    assert len({image.shape for image in images}) >= 1
+    found = MaskGenerator(sam, SamSettings(), EVERYTHING, "cpu").generate(images)
+    theirs = _reference(sam, EVERYTHING)
+    for image, masks in zip(images, found, strict=True):
+        _same(masks, theirs.generate(image))
+
+
+def test_masks_of_half_precision_are_near(sam: Sam) -> None:
+    image, settings = picture(128, 128), _changed(predicted_iou=0, stability=0)
+    exact = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([image])[0]
+    half = MaskGenerator(sam, SamSettings(), settings, "cpu", precision="bf16").generate([image])[0]
+    assert abs(len(half) - len(exact)) <= 2
+    ours, theirs = (masks.bitmaps().reshape(len(masks), -1).astype(np.float32) for masks in (half, exact))
+    shared = ours @ theirs.T
+    assert (shared / (ours.sum(1)[:, None] + theirs.sum(1)[None] - shared)).max(axis=1).mean() > 0.9
+
+
+def test_batches_do_not_show(sam: Sam) -> None:
+    images = [picture(64, 64, seed=1), picture(64, 80, seed=2), picture(64, 64, seed=3)]
+    generator = MaskGenerator(sam, SamSettings(), EVERYTHING, "cpu")
+    whole = generator.generate(images)
+    other = generator.generate([images[2], images[0], images[0]])
+    for name, array in whole[0].arrays().items():
+        np.testing.assert_array_equal(other[1].arrays()[name], array, err_msg=name)
+    known = generator.generate(images, generator.encode(images))
+    np.testing.assert_array_equal(known[1].counts, whole[1].counts)
+
+
+@pytest.mark.parametrize("prompts", [1, 7, 36, 5000])
+def test_passes_of_any_size_find_the_same(sam: Sam, prompts: int) -> None:
+    images = [picture(64, 64, seed=1), picture(64, 80, seed=2), picture(64, 64, seed=3)]
+    expected = MaskGenerator(sam, SamSettings(), EVERYTHING, "cpu").generate(images)
+    settings = _changed(prompts_per_pass=prompts, images_per_pass=2)
+    found = MaskGenerator(sam, SamSettings(), settings, "cpu").generate(images)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert len(mine) == len(theirs) > 0
+        np.testing.assert_allclose(mine.predicted_iou, theirs.predicted_iou, atol=1e-5)
+        assert np.abs(mine.areas - theirs.areas).max() <= 2
+
+
+def test_the_best_are_kept_in_order(sam: Sam) -> None:
+    image = picture(128, 128)
+    everything = MaskGenerator(sam, SamSettings(), EVERYTHING, "cpu").generate([image])[0]
+    assert len(everything) > 5
+    assert (np.diff(everything.predicted_iou) <= 0).all()
+    few = MaskGenerator(sam, SamSettings(), _changed(keep=5), "cpu").generate([image])[0]
+    np.testing.assert_array_equal(few.bitmaps(), everything.bitmaps()[:5])
+    middling = np.sort(everything.areas)[2:-2]
+    limits = _changed(min_area=int(middling[0]), max_area_share=float(middling[-1]) / image[..., 0].size)
+    some = MaskGenerator(sam, SamSettings(), limits, "cpu").generate([image])[0]
+    assert sorted(some.areas.tolist()) == middling.tolist()
+
+
+@pytest.mark.parametrize("image", [np.zeros((64, 64, 3), np.uint8), np.full((50, 90, 3), 255, np.uint8)])
+def test_blank_images_are_images(sam: Sam, image: NDArray[np.uint8]) -> None:
+    settings = _changed(predicted_iou=0, stability=0.3)
+    found = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([image])[0]
+    _same(found, _reference(sam, settings).generate(image))
+
+
+@pytest.mark.parametrize("changes", [{"predicted_iou": 1.0}, {"stability": 1.0}, {"min_area": 10**6}])
+def test_images_without_masks_have_none(sam: Sam, changes: dict[str, Any]) -> None:
+    settings = _changed(crop_layers=1, points_per_side=3, min_region_area=5, stability_offset=4.0, **changes)
+    found = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([picture(64, 80), picture(30, 30)])
+    assert [len(masks) for masks in found] == [0, 0]
+    assert found[0].bitmaps().shape == (0, 64, 80)
+    assert found[0].counts.shape == (0,)
+
+
+def test_running_out_of_memory_halves_the_passes(
+    sam: Sam, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = _changed(prompts_per_pass=32, images_per_pass=2)
+    images = [picture(64, 64, seed=1), picture(64, 64, seed=2)]
+    expected = MaskGenerator(sam, SamSettings(), settings, "cpu").generate(images)
+    decode, encode = PromptDecoder.decode, ImageEncoder.encode
+    seen: list[int] = []
+
+    def little_memory(self: PromptDecoder, images: Any, sparse: torch.Tensor) -> Any:
+        seen.append(sparse.shape[0] * sparse.shape[1])
+        if seen[-1] > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decode(self, images, sparse)
+
+    def one_image(self: ImageEncoder, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode(self, images)
+
+    monkeypatch.setattr(PromptDecoder, "decode", little_memory)
+    monkeypatch.setattr(ImageEncoder, "encode", one_image)
+    generator = MaskGenerator(sam, SamSettings(), settings, "cpu")
+    found = generator.generate(images)
+    said = capsys.readouterr().err
+    assert "going on with 1 images per pass" in said
+    assert "going on with 8 prompts per pass" in said
+    assert seen[:2] == [32, 16]
+    assert set(seen[2:]) == {8}
+    for mine, theirs in zip(found, expected, strict=True):
+        assert len(mine) == len(theirs)
+        assert np.abs(mine.areas - theirs.areas).max() <= 2
+    generator.generate(images)
+    assert "memory ran out" not in capsys.readouterr().err
