@@ -19,7 +19,7 @@ from tests.stages.scene_data import make_data
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 # Worker processes take seconds to start: larger images let the work last longer than that, so that kills meet it.
 @pytest.mark.parametrize(("engine", "moments", "size"), [("inline", 12, 128), ("local", 8, 256)])
