@@ -18,6 +18,7 @@ from pipeline.errors import ServiceError
 from pipeline.execution.arithmetic import fixed_arithmetic, settle
 from pipeline.execution.compute import Finished, compute_shards
 from pipeline.execution.items import Failure, Item, MakeWorker, Worker
+from pipeline.execution.key_press import remembered_key_press
 from pipeline.execution.settings import EngineSettings
 
 _CONNECT_SECONDS = 30
@@ -65,7 +66,10 @@ def _dask(
         workers = max(1, sum(client.nthreads().values()))
         size = max(1, min(group, -(-len(items) // workers)))
         groups = deque(list(items[start : start + size]) for start in range(0, len(items), size))
-        yield from _submit_all(client, workers, groups, make_worker, folder)
+        with remembered_key_press() as check_key_press:
+            for finished in _submit_all(client, workers, groups, make_worker, folder):
+                check_key_press()
+                yield finished
 
 
 def _submit_all(
