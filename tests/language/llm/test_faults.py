@@ -293,7 +293,8 @@ def test_requests_keep_to_the_rate(make_asking: MakeAsking, endpoint: Endpoint) 
     LLMExtractor(make_asking(traffic={"requests_per_minute": 600})).extract(make_captions(30))
     starts = sorted(exchange.start for exchange in endpoint.log)
     assert len(starts) == 6
-    assert starts[-1] - starts[0] >= 0.4
+    # Half a second apart where they leave; the first may arrive late. Without a limit they come within milliseconds.
+    assert starts[-1] - starts[0] >= 0.25
 
 
 def test_progress_counts_captions(make_asking: MakeAsking, endpoint: Endpoint) -> None:
