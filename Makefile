@@ -25,7 +25,7 @@ test: setup
 
 # What does not fit into ten minutes: every stage killed and finished, models of published size.
 test-long: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long $(TESTS)
 
 check: setup
 	$(BIN)/ruff check .
