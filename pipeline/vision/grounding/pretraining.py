@@ -16,14 +16,10 @@ from pipeline.vision.grounding.forward import Grounding, ground
 from pipeline.vision.grounding.images import normalise
 from pipeline.vision.grounding.library import GroundingDINO
 from pipeline.vision.grounding.losses import layer_losses, proposal_losses
-from pipeline.vision.grounding.oracle import Found, Truth, average_precision
 from pipeline.vision.grounding.scenes import GroundingBatch, Scenes
+from pipeline.vision.grounding.scoring import every_box, precision_by_category
 from pipeline.vision.grounding.settings import GroundingSettings
 from pipeline.vision.grounding.text import category_tokens
-from pipeline.vision.grounding.vocabulary import KINDS, PHRASES
-
-SMALL = 16
-"""Visible pixels below which an object is ignored by the scores."""
 
 _PRIOR = 4.0
 
@@ -94,25 +90,16 @@ def _prepare(model: GroundingDINO) -> None:
 def validate(training: GroundingPretraining, scenes: Scenes, size: int) -> dict[str, float]:
     """Return AP50 of every default category and their mean, over scenes on the model's device."""
     training.eval()
-    settings = GroundingSettings(box_threshold=0.02, text_threshold=0.02, boxes=100)
+    settings = every_box(GroundingSettings())
     categories = parse_prompts(settings.prompts)
     caption, tokens = category_tokens(training.model.tokenizer, categories)
     side = scenes.images.shape[-1]
-    found: list[list[Found]] = [[] for _ in categories]
-    truth: list[list[Truth]] = [[] for _ in categories]
+    seen = []
     for start in range(0, len(scenes), size):
         images = scenes.images[start : start + size]
         answer = training(images, [caption.text] * len(images))
-        for row in range(len(images)):
-            seen = select(answer, tokens.to(images.device), settings, row, (side, side), side)
-            boxes, scores, labels = (part.cpu().numpy() for part in (seen.boxes, seen.scores, seen.categories))
-            for k, category in enumerate(categories):
-                kinds = set().union(*(PHRASES[phrase] for phrase in category.phrases))
-                mine = np.isin(scenes.kinds[start + row], [KINDS.index(kind) for kind in sorted(kinds)])
-                found[k].append(Found(boxes[labels == k], scores[labels == k]))
-                truth[k].append(Truth(scenes.boxes[start + row][mine], scenes.areas[start + row][mine] < SMALL))
-    scores_by_name = {
-        f"ap50_{category.name}": average_precision(found[k], truth[k]) for k, category in enumerate(categories)
-    }
-    known = [value for value in scores_by_name.values() if not math.isnan(value)]
-    return {"ap50": float(np.mean(known)), **{name: value for name, value in scores_by_name.items() if value == value}}
+        seen += [
+            select(answer, tokens.to(images.device), settings, row, (side, side), side) for row in range(len(images))
+        ]
+    scores = precision_by_category(scenes, categories, seen)
+    return {"ap50": float(np.mean(list(scores.values()))), **{f"ap50_{name}": score for name, score in scores.items()}}

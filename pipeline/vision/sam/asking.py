@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.vision.sam.candidates import Candidates, View, joined
 from pipeline.vision.sam.decoding import Decoded, PromptDecoder
 from pipeline.vision.sam.filtering import cut_off, measure
-from pipeline.vision.sam.points import grid
+from pipeline.vision.sam.points import every, grid
 from pipeline.vision.sam.settings import GeneratorSettings
+from pipeline.vision.sam.upsampling import THRESHOLD
 
 _AMBIGUOUS = slice(1, 4)
 """The three masks that the decoder gives for a point."""
@@ -43,7 +45,7 @@ class PointAsker:
         self._embedded: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
     def ask(self, embeddings: Tensor, views: Sequence[View], prompts: int) -> list[Candidates]:
-        """Ask every point of every view.
+        """Ask the points of every view: all, or with a coarse stride those first, then what no mask covers yet.
 
         Every pass has the same shape, short ones being filled up: it then takes the same kernels, so that what is found
         in a view depends on no other.
@@ -59,20 +61,48 @@ class PointAsker:
         points = torch.stack([self._points(view) for view in views])
         each = min(prompts, points.shape[1])
         together = max(1, min(prompts // each, len(views)))
-        found: list[list[Candidates]] = [[] for _ in views]
+        found: list[list[Candidates]] = [[self._none(embeddings)] for _ in views]
+        first = every(views[0].crop.points, self._settings.coarse_stride)
         for owners, real in _portions(np.arange(len(views)), together):
-            images = self.decoder.image_side(embeddings[owners])
-            for asked, meant in _portions(np.arange(points.shape[1]), each):
-                decoded = self.decoder.decode(images, points[owners][:, asked])
-                good = self._good(decoded).reshape(together, each, -1)
-                good[real:] = good[:, meant:] = False
-                for of, logits, iou in self._drawn(decoded, good.reshape(together * each, -1)):
-                    owner = owners[of // each]
-                    for number in np.unique(owner):
-                        mine = torch.from_numpy(np.flatnonzero(owner == number)).to(logits.device)
-                        found[number].append(self._judged(views[number], logits[mine], iou[mine]))
-        none = self._none(embeddings)
-        return [joined(parts or [none]) for parts in found]
+            self._ask(embeddings, views, owners, real, points, first, each, found)
+        if self._settings.coarse_stride > 1:
+            for number, view in enumerate(views):
+                rest = self._uncovered(view, joined(found[number]), first)
+                self._ask(embeddings, views, np.array([number]), 1, points, rest, each, found)
+        return [joined(parts) for parts in found]
+
+    def _ask(
+        self,
+        embeddings: Tensor,
+        views: Sequence[View],
+        owners: Numbers,
+        real: int,
+        points: Tensor,
+        asked: Numbers,
+        each: int,
+        found: list[list[Candidates]],
+    ) -> None:
+        """Ask the first `real` of the views numbered `owners` the points numbered `asked`, and add to `found`."""
+        images = self.decoder.image_side(embeddings[owners])
+        for portion, meant in _portions(asked, each):
+            decoded = self.decoder.decode(images, points[owners][:, portion])
+            good = self._good(decoded).reshape(len(owners), each, -1)
+            good[real:] = good[:, meant:] = False
+            for of, logits, iou in self._drawn(decoded, good.reshape(len(owners) * each, -1)):
+                owner = owners[of // each]
+                for number in np.unique(owner):
+                    mine = torch.from_numpy(np.flatnonzero(owner == number)).to(logits.device)
+                    found[number].append(self._judged(views[number], logits[mine], iou[mine]))
+
+    def _uncovered(self, view: View, found: Candidates, asked: Numbers) -> Numbers:
+        """Return the points of a view's grid that are neither among `asked` nor within a mask that was found."""
+        # The middle of the pixel that a point lies in, from −1 to 1 over the encoder's image.
+        pixels = np.floor(grid(view.crop.points, view.crop.size, view.shown)) + 0.5
+        places = torch.from_numpy(pixels * 2 / self.decoder.encoder_size - 1).to(found.logits)
+        logits = F.grid_sample(found.logits[None], places[None, None], padding_mode="border", align_corners=False)
+        left = ~(logits[0, :, 0] > THRESHOLD).any(0).cpu().numpy()
+        left[asked] = False
+        return np.flatnonzero(left)
 
     def _good(self, decoded: Decoded) -> NDArray[np.bool_]:
         """Tell of each prompt (B) which of its masks (3) have a high enough predicted IoU."""

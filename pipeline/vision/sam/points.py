@@ -75,3 +75,9 @@ def grid(points: int, size: tuple[int, int], shown: tuple[int, int]) -> NDArray[
     # In this order of multiplications, so that the numbers are the reference's to the last bit.
     placed: NDArray[np.float64] = unit * np.array(size[::-1]) * (np.array(shown[::-1]) / np.array(size[::-1]))
     return placed
+
+
+def every(points: int, stride: int) -> NDArray[np.int64]:
+    """Return the numbers of every `stride`-th point, in both directions, of a grid of `points` × `points`."""
+    line = np.arange(min(stride // 2, points - 1), points, stride)
+    return np.asarray((line[:, None] * points + line).ravel())

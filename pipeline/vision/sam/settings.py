@@ -38,6 +38,13 @@ class GeneratorSettings(Section):
     points_per_side: int = Field(
         16, ge=1, le=256, description="points a side of the grid over the image (published: 32, at 1024 pixels)"
     )
+    coarse_stride: int = Field(
+        1,
+        ge=1,
+        le=32,
+        description="every this many points of the grid, in both directions, are asked first, and of the others only "
+        "those that no mask found by then covers; 1: all are asked (published)",
+    )
     crop_layers: int = Field(
         0,
         ge=0,

@@ -19,6 +19,7 @@ from pipeline.vision.sam.cache import MaskSet
 from pipeline.vision.sam.decoding import PromptDecoder
 from pipeline.vision.sam.encoding import ImageEncoder
 from pipeline.vision.sam.generator import MaskGenerator
+from pipeline.vision.sam.points import every, grid
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from tests.datasets.reference import reference
 
@@ -43,10 +44,13 @@ def _changed(**changes: Any) -> GeneratorSettings:
     return EVERYTHING.model_copy(update=changes)
 
 
-def _reference(sam: Sam, settings: GeneratorSettings) -> SamAutomaticMaskGenerator:
+def _reference(
+    sam: Sam, settings: GeneratorSettings, points: list[NDArray[np.float64]] | None = None
+) -> SamAutomaticMaskGenerator:
     return SamAutomaticMaskGenerator(
         sam,
-        points_per_side=settings.points_per_side,
+        points_per_side=None if points else settings.points_per_side,
+        point_grids=points,
         pred_iou_thresh=settings.predicted_iou,
         stability_score_thresh=settings.stability,
         stability_score_offset=settings.stability_offset,
@@ -113,6 +117,22 @@ def test_masks_of_the_published_layout_are_the_references(world: list[NDArray[np
     theirs = _reference(sam, settings)
     for image, masks in zip(world, found, strict=True):
         _same(masks, theirs.generate(image))
+
+
+def test_a_coarse_stride_asks_what_no_mask_covers(sam: Sam) -> None:
+    settings = _changed(points_per_side=7, coarse_stride=3)
+    image = picture(128, 128, seed=5)
+    places = grid(7, (128, 128), (128, 128)) / 128
+    first = every(7, 3)
+    early = _reference(sam, settings, [places[first]]).generate(image)
+    shown = np.any([record["segmentation"] for record in early], axis=0)
+    columns, rows = (128 * places).astype(int).T
+    rest = np.setdiff1d(np.flatnonzero(~shown[rows, columns]), first)
+    assert 0 < len(rest) < 45
+    late = _reference(sam, settings, [places[rest]]).generate(image)
+    found = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([image, image])
+    for masks in found:
+        _same(masks, early + late)
 
 
 @pytest.mark.reference_data

@@ -8,7 +8,7 @@ from segment_anything.utils.amg import build_all_layer_point_grids, generate_cro
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from pipeline.vision.sam.encoding import input_size
-from pipeline.vision.sam.points import Crop, crops, grid
+from pipeline.vision.sam.points import Crop, crops, every, grid
 from pipeline.vision.sam.settings import GeneratorSettings
 
 
@@ -42,3 +42,13 @@ def test_a_crop_is_cut_out() -> None:
     crop = Crop(left=2, top=1, right=6, bottom=4, points=1)
     assert crop.size == (3, 4)
     np.testing.assert_array_equal(crop.of(image), image[1:4, 2:6])
+
+
+@pytest.mark.parametrize(("points", "stride"), [(16, 1), (16, 2), (24, 3), (5, 4), (3, 9)])
+def test_every_nth_point_is_asked_in_both_directions(points: int, stride: int) -> None:
+    chosen = every(points, stride)
+    rows, columns = (sorted(set(line.tolist())) for line in np.divmod(chosen, points))
+    assert rows == columns
+    assert len(set(chosen.tolist())) == len(chosen) == len(rows) ** 2
+    assert set(np.diff(rows).tolist()) <= {stride}
+    assert np.abs(np.arange(points)[:, None] - rows).min(axis=1).max() < max(stride, 2)
