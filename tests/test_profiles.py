@@ -63,8 +63,9 @@ def test_dvc_stages_are_the_commands_and_sections_in_order() -> None:
     outputs = [path for stage in stages.values() for key in ("outs", "metrics", "plots") for path in stage.get(key, [])]
     name = "${train.name}"
     named = [paths.models(name), paths.curves(name), paths.captions(name)]
+    caches = [paths.SCENES, paths.MASKS, paths.REGIONS, paths.MATCHES, paths.SEMANTICS]
     assert outputs == [
-        str(path) for path in [paths.PREPARED, paths.SCENES, paths.GRAPH, *named, paths.METRICS, paths.PLOTS]
+        str(path) for path in [paths.PREPARED, *caches, paths.GRAPH, *named, paths.METRICS, paths.PLOTS]
     ]
 
 

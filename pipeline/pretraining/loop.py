@@ -10,11 +10,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.config import settings_hash
+from pipeline.errors import CheckpointError
 from pipeline.execution.progress import track
-from pipeline.files import write_json
+from pipeline.files import content_key, sha256_file, write_json
 from pipeline.pretraining.settings import PretrainSchedule
 from pipeline.training.state import Progress, load_state, save_state
 from pipeline.training.tensors import save_tensors
+from pipeline.vision.weights import load_exactly, load_state_dict
 
 Batch = TypeVar("Batch")
 
@@ -80,6 +83,36 @@ def pretrain(
             save_state(state, progress, model, optimizer, {})
             bar.say("  ".join(f"{key} {value:.3f}" for key, value in record.items()))
     return progress.history
+
+
+def begin_with(module: nn.Module, start: str | None, *, kind: str) -> None:
+    """Load the weights that a training is to go on from, if there are any.
+
+    Args:
+        module: What `write_mini` wrote the weights of.
+        start: Their file; None leaves the module as it is.
+        kind: What the weights should be, with its article.
+
+    Raises:
+        CheckpointError: They are missing, damaged, or another model's.
+    """
+    if start is not None:
+        path = Path(start)
+        load_exactly(module, load_state_dict(path), kind=kind, path=path, fix="correct the setting `start`")
+
+
+def state_key(schedule: PretrainSchedule) -> str:
+    """Return what a training's state is kept under: its settings, and the weights that it begins with.
+
+    Raises:
+        CheckpointError: These are not there.
+    """
+    if schedule.start is None:
+        return settings_hash(schedule)
+    path = Path(schedule.start)
+    if not path.is_file():
+        raise CheckpointError("the weights to begin with are not there", where=path, fix="correct the setting `start`")
+    return content_key(settings_hash(schedule), sha256_file(path))
 
 
 def one_cycle(share: float) -> float:

@@ -14,4 +14,7 @@ class PretrainSchedule(Section):
     batch: int = Field(12, ge=1, description="pairs per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's weight decay")
+    start: str | None = Field(
+        None, description="weights to begin with, as an earlier training of the same model wrote them; null: none"
+    )
     seed: int = Field(0, ge=0, description="initial weights and order of the pairs")

@@ -40,9 +40,8 @@ def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSett
     import numpy as np
     import torch
 
-    from pipeline.config import settings_hash
     from pipeline.devices import resolve_device
-    from pipeline.pretraining.loop import pretrain, write_mini
+    from pipeline.pretraining.loop import begin_with, pretrain, state_key, write_mini
     from pipeline.pretraining.worlds import training_world
     from pipeline.training.determinism import deterministic
     from pipeline.vision.grounding.model import build_grounding_dino
@@ -62,6 +61,7 @@ def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSett
         )
         torch.manual_seed(settings.seed)
         module = GroundingPretraining(model).to(device)
+        begin_with(model, settings.start, kind="a mini Grounding DINO")
         history = pretrain(
             title,
             module,
@@ -72,6 +72,6 @@ def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSett
             ),
             losses=lambda batch: module.losses(batch.to(device)),
             validate=lambda: validate(module, validation, settings.batch),
-            work=paths.WORK / "pretrain-grounding-dino" / settings_hash(settings),
+            work=paths.WORK / "pretrain-grounding-dino" / state_key(settings),
         )
     return write_mini(output, model, settings.model_dump(mode="json"), history)

@@ -84,11 +84,10 @@ def run(
     """
     import numpy as np
 
-    from pipeline.config import settings_hash
     from pipeline.devices import resolve_device
     from pipeline.errors import DataError, SettingsError
     from pipeline.files import content_key, sha256_file
-    from pipeline.pretraining.loop import pretrain, write_mini
+    from pipeline.pretraining.loop import begin_with, pretrain, state_key, write_mini
     from pipeline.training.determinism import deterministic
     from pipeline.vision.matching.examples.source import PreparedImages
     from pipeline.vision.matching.examples.store import compute_examples
@@ -131,6 +130,7 @@ def run(
         )
     with deterministic(device):
         matcher = learned_matcher(settings, describer.head.width, seed=settings.seed).to(device)
+        begin_with(matcher, settings.start, kind=f"a {settings.method} of these settings")
         held_out = validation.to(device)
         history = pretrain(
             title,
@@ -142,7 +142,7 @@ def run(
             ),
             losses=lambda part: losses(matcher, part.to(device)),
             validate=lambda: validate(matcher, held_out, settings.batch, AssignmentSettings()),
-            work=paths.WORK / "pretrain-matcher" / content_key(key, settings_hash(settings))[:32],
+            work=paths.WORK / "pretrain-matcher" / content_key(key, state_key(settings))[:32],
         )
     return write_mini(output, matcher, settings.model_dump(mode="json"), history)
 

@@ -56,10 +56,9 @@ def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) 
     import numpy as np
     import torch
 
-    from pipeline.config import settings_hash
     from pipeline.datasets.world import LAND_CLASSES
     from pipeline.devices import resolve_device
-    from pipeline.pretraining.loop import pretrain, write_mini
+    from pipeline.pretraining.loop import begin_with, pretrain, state_key, write_mini
     from pipeline.pretraining.orthogonal import OrthogonalAdamW
     from pipeline.pretraining.worlds import training_world
     from pipeline.training.determinism import deterministic
@@ -77,6 +76,7 @@ def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) 
     with deterministic(device):
         torch.manual_seed(settings.seed)
         model = SamPretraining(build_sam(sam, random_weights=True, seed=settings.seed), len(LAND_CLASSES)).to(device)
+        begin_with(model.sam, settings.start, kind="a mini SAM")
         history = pretrain(
             title,
             model,
@@ -91,7 +91,7 @@ def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) 
             ),
             losses=lambda part: model.losses(part.to(device)),
             validate=lambda: validate(model, validation),
-            work=paths.WORK / "pretrain-sam" / settings_hash(settings),
+            work=paths.WORK / "pretrain-sam" / state_key(settings),
             optimizer=OrthogonalAdamW(
                 model.parameters(),
                 model.matrices(),

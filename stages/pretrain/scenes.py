@@ -44,10 +44,9 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
     import numpy as np
     import torch
 
-    from pipeline.config import settings_hash
     from pipeline.datasets.world import LAND_CLASSES
     from pipeline.devices import resolve_device
-    from pipeline.pretraining.loop import pretrain, write_mini
+    from pipeline.pretraining.loop import begin_with, pretrain, state_key, write_mini
     from pipeline.pretraining.worlds import training_world
     from pipeline.training.determinism import deterministic
     from pipeline.vision.scenes.backbones import build_backbone
@@ -62,6 +61,7 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
         backbone = build_backbone("mini", None, seed=settings.seed)
         model = ScenePretraining(backbone, len(LAND_CLASSES), BackboneSettings())
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        begin_with(model.backbone, settings.start, kind="a mini scene backbone")
         history = pretrain(
             title,
             model,
@@ -70,7 +70,7 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
             batches=lambda epoch: batches(training, settings.batch, np.random.default_rng([settings.seed, epoch])),
             losses=lambda part: model.losses(part.to(device)),
             validate=lambda: validate(model, validation, settings.batch),
-            work=paths.WORK / "pretrain-scenes" / settings_hash(settings),
+            work=paths.WORK / "pretrain-scenes" / state_key(settings),
         )
     return write_mini(output, model.backbone, settings.model_dump(mode="json"), history)
 

@@ -11,9 +11,9 @@ from pipeline.datasets.world import WorldSettings
 from pipeline.errors import SettingsError
 
 
-def test_defaults_are_2100_pairs_of_128_metres() -> None:
+def test_defaults_are_1400_pairs_of_128_metres() -> None:
     settings = WorldSettings()
-    assert (settings.train, settings.val, settings.test) == (1600, 200, 300)
+    assert (settings.train, settings.val, settings.test) == (1000, 100, 300)
     assert settings.extent == 128
 
 
