@@ -47,7 +47,10 @@ class Case:
 def build(case: Case, pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> tuple[Sam, GeneratorSettings]:
     """Return the model of a case on `device`, and thresholds under which it finds masks."""
     if Path(case.sam.weights).is_file():
-        settings = GeneratorSettings(points_per_side=case.points, keep=4096, images_per_pass=case.batch)
+        thresholds = {} if case.sam.variant == "mini" else {"predicted_iou": 0.88, "stability": 0.95}
+        settings = GeneratorSettings(
+            points_per_side=case.points, coarse_stride=1, keep=4096, images_per_pass=case.batch, **thresholds
+        )
         return build_sam(case.sam).to(device), settings
     sam = lively_sam(case.sam).to(device)
     predictor = SamPredictor(sam)
@@ -65,6 +68,7 @@ def build(case: Case, pictures: Sequence[NDArray[np.uint8]], device: torch.devic
     # Masks of random weights fill the picture: by a lower threshold for overlaps all but one would go.
     settings = GeneratorSettings(
         points_per_side=case.points,
+        coarse_stride=1,
         predicted_iou=0.5,
         # At 0 the reference returns masks without a pixel, and ours does not.
         stability=max(0.05, round(stability.quantile(1 - _STABLE).item(), 3)),

@@ -64,9 +64,7 @@ def test_dvc_stages_are_the_commands_and_sections_in_order() -> None:
     name = "${train.name}"
     named = [paths.models(name), paths.curves(name), paths.captions(name)]
     caches = [paths.SCENES, paths.MASKS, paths.REGIONS, paths.MATCHES, paths.SEMANTICS]
-    assert outputs == [
-        str(path) for path in [paths.PREPARED, *caches, paths.GRAPH, *named, paths.METRICS, paths.PLOTS]
-    ]
+    assert outputs == [str(path) for path in [paths.PREPARED, *caches, paths.GRAPH, *named, paths.METRICS, paths.PLOTS]]
 
 
 def test_dvc_code_dependencies_exist() -> None:

@@ -24,7 +24,14 @@ from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from tests.datasets.reference import reference
 
 EVERYTHING = GeneratorSettings(
-    points_per_side=6, predicted_iou=0.5, stability=0.6, stability_offset=0.15, box_nms=1, crop_nms=1, keep=4096
+    points_per_side=6,
+    coarse_stride=1,
+    predicted_iou=0.5,
+    stability=0.6,
+    stability_offset=0.15,
+    box_nms=1,
+    crop_nms=1,
+    keep=4096,
 )
 """Thresholds that masks of random weights pass in numbers."""
 
