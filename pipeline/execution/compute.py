@@ -107,6 +107,7 @@ def _loaded(worker: Worker, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]
     def load(payload: Any) -> Any:
         try:
             return worker.load(payload)
+        # Whatever it is, it belongs to this item; `on_bad_item` decides what becomes of it.
         except Exception as error:
             return Failure.of(error)
 
@@ -129,6 +130,7 @@ def _computed(worker: Worker, batch: list[tuple[Item, Any]]) -> list[tuple[Item,
         return []
     try:
         return list(zip([item for item, _ in batch], _padded(worker, [loaded for _, loaded in batch]), strict=True))
+    # As for loading. Where everything fails, `mapping` takes it for a fault of the program.
     except Exception as error:
         if len(batch) == 1:
             return [(batch[0][0], Failure.of(error))]

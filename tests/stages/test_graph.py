@@ -36,7 +36,7 @@ HASHED = {"encoder": "hashed"}
 
 def prepare(folder: Path, splits: dict[str, tuple[str, ...]]) -> Path:
     pairs = [
-        Pair(id=f"{split}-{number}", split=split, before="a.png", after="b.png", captions=captions)  # type: ignore[arg-type]
+        Pair(id=f"{split}-{number}", split=split, before="a.png", after="b.png", captions=captions)
         for split, captions in splits.items()
         for number in range(3)
     ]

@@ -103,7 +103,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypa
     def stop_in_the_second_epoch(*arguments: object) -> dict[str, float]:
         if state.exists():
             raise KeyboardInterrupt
-        return validate_once(*arguments)  # type: ignore[arg-type]
+        return validate_once(*arguments)
 
     monkeypatch.setattr(pretraining, "validate", stop_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
