@@ -193,7 +193,7 @@ def unknown_settings(folder: Path) -> None:
         (drop_weights, "not there"),
         (drop_card, "cannot read"),
         (extend_card, "colour"),
-        (other_shape, "belong to another model"),
+        (other_shape, "are not this model's"),
         (unknown_settings, "does not know"),
     ],
 )
