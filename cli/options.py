@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import Section, parse_section, read_document, with_overrides
+from pipeline.config import parse_section, read_document, with_overrides
 from pipeline.config.sections import SectionT
 from pipeline.errors import SettingsError
 from pipeline.execution.settings import EngineSettings
@@ -41,10 +41,3 @@ class Settings:
     def engine(self) -> EngineSettings:
         """How to run."""
         return self.section("engine", EngineSettings)
-
-
-def check_all(settings: Settings) -> dict[str, Section]:
-    """Check every section, so that a slip in a late stage shows before an early one has run."""
-    from stages.sections import SECTIONS
-
-    return {name: settings.section(name, kind) for name, kind in SECTIONS.items()}

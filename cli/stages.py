@@ -1,4 +1,4 @@
-"""One command per stage, in the order of dvc.yaml."""
+"""One command per stage, in the order of the pipeline."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One module per DVC stage, in the order of dvc.yaml; each holds its settings and one `run(…) -> Path`."""
+"""One module per command that computes: its settings, if it has any of its own, and one `run(…)`."""

@@ -32,13 +32,13 @@ def test_trainings_of_mini_models_are_written_once_one_is_changed(tmp_path: Path
 def test_mini_needs_no_published_checkpoint() -> None:
     for profile in PROFILES:
         sections = profile_sections(profile, None if profile == "synthetic" else "some/folder", mini=True)
-        assert (PROJECT / sections["scenes"].weights).is_file()  # type: ignore[attr-defined]
+        assert (PROJECT / sections["scenes"].weights).is_file()
 
 
 def test_every_setting_is_described() -> None:
     def undescribed(kind: type, prefix: str) -> list[str]:
         found = []
-        for name, field in kind.model_fields.items():  # type: ignore[attr-defined]
+        for name, field in kind.model_fields.items():
             if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields"):
                 found += undescribed(field.annotation, f"{prefix}.{name}")
             elif not field.description:

@@ -34,11 +34,11 @@ def test_three_real_pairs_are_learnt_word_for_word(tmp_path: Path, monkeypatch: 
     ]
     sections = profile_sections("levir-cc", str(root), changes, mini=True)
     engine = EngineSettings(device="cpu")
-    prepare.run(sections["prepare"], paths.PREPARED, engine=engine)  # type: ignore[arg-type]
-    scenes.run(sections["scenes"], paths.PREPARED, paths.SCENES, engine=engine)  # type: ignore[arg-type]
+    prepare.run(sections["prepare"], paths.PREPARED, engine=engine)
+    scenes.run(sections["scenes"], paths.PREPARED, paths.SCENES, engine=engine)
     models, captions = paths.models("baseline"), paths.captions("baseline")
-    train.run(sections["train"], paths.PREPARED, paths.SCENES, models, engine=engine)  # type: ignore[arg-type]
-    caption.run(sections["caption"], paths.PREPARED, paths.SCENES, models, captions, engine=engine)  # type: ignore[arg-type]
+    train.run(sections["train"], paths.PREPARED, paths.SCENES, models, engine=engine)
+    caption.run(sections["caption"], paths.PREPARED, paths.SCENES, models, captions, engine=engine)
 
     data = read_prepared(paths.PREPARED)
     said = {row["image_id"]: row["caption"] for row in json.loads((captions / "seed-1.json").read_text())}

@@ -75,6 +75,6 @@ class GuardedFile:
             return pretended
         try:
             return action()
-        except BaseException as failure:
+        except BaseException as failure:  # a key press too; `check` raises it
             self._failure = failure
             return pretended

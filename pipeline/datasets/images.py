@@ -64,6 +64,22 @@ def read_rgb(path: Path, *, convert: bool = False, max_megapixels: float = MAX_M
     return check_image(path, convert=convert, max_megapixels=max_megapixels).pixels
 
 
+def read_unchanged(path: Path, sha256: str) -> NDArray[np.uint8]:
+    """Read an image of a prepared data set as RGB, uint8 (H, W, 3).
+
+    Args:
+        path: The file.
+        sha256: What `prepare` has seen in it.
+
+    Raises:
+        DataError: It cannot be read, or has changed since.
+    """
+    found = check_image(path, convert=True)
+    if found.sha256 != sha256:
+        raise DataError("the image has changed since `sagecc prepare`", where=path, fix="run `sagecc prepare`")
+    return found.pixels
+
+
 def check_image(path: Path, *, convert: bool = False, max_megapixels: float = MAX_MEGAPIXELS) -> ImageFile:
     """Read an image file once, for its pixels and its hash; see `read_rgb` for arguments and errors."""
     data = _read(path)

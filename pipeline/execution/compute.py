@@ -42,13 +42,22 @@ class Finished:
         return len(self.keys) + len(self.failures)
 
 
-def compute_shards(worker: Worker, items: Iterable[Item], group: int, folder: Path) -> Iterator[Finished]:
+def compute_shards(
+    worker: Worker, items: Iterable[Item], group: int, folder: Path, prefix: str = ""
+) -> Iterator[Finished]:
     """Compute items and write their results to shards of about `group` items, as they come.
 
     How items fall into batches and shards changes no result: `compute` always gets exactly `batch_size` items. A short
     batch is filled up by repeating its last item, and what comes of the repetitions is dropped. Kernels are chosen by
     the shapes they are given; with one shape for all, an item's bits depend neither on its neighbours nor on
     where an earlier run was stopped.
+
+    Args:
+        worker: Loads and computes.
+        items: In any order.
+        group: Items per shard.
+        folder: Where shards are written.
+        prefix: What their names begin with.
 
     Raises:
         OutputError: A shard cannot be written.
@@ -65,15 +74,15 @@ def compute_shards(worker: Worker, items: Iterable[Item], group: int, folder: Pa
                 size += sum(array.nbytes for array in outcome.values())
         full = len(results) + len(failures) >= group or size >= _SHARD_BYTES
         if full or time.monotonic() - started >= _SHARD_SECONDS:
-            yield _finish(folder, results, failures)
+            yield _finish(folder, prefix, results, failures)
             results, failures = {}, {}
             size, started = 0, time.monotonic()
     if results or failures:
-        yield _finish(folder, results, failures)
+        yield _finish(folder, prefix, results, failures)
 
 
-def _finish(folder: Path, results: dict[str, Arrays], failures: dict[str, Failure]) -> Finished:
-    return Finished(write_shard(folder, results) if results else None, list(results), failures)
+def _finish(folder: Path, prefix: str, results: dict[str, Arrays], failures: dict[str, Failure]) -> Finished:
+    return Finished(write_shard(folder, results, prefix) if results else None, list(results), failures)
 
 
 def _batches(worker: Worker, items: Iterable[Item]) -> Iterator[list[tuple[Item, Arrays | Failure]]]:
@@ -98,6 +107,7 @@ def _loaded(worker: Worker, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]
     def load(payload: Any) -> Any:
         try:
             return worker.load(payload)
+        # Whatever it is, it belongs to this item; `on_bad_item` decides what becomes of it.
         except Exception as error:
             return Failure.of(error)
 
@@ -120,6 +130,7 @@ def _computed(worker: Worker, batch: list[tuple[Item, Any]]) -> list[tuple[Item,
         return []
     try:
         return list(zip([item for item, _ in batch], _padded(worker, [loaded for _, loaded in batch]), strict=True))
+    # As for loading. Where everything fails, `mapping` takes it for a fault of the program.
     except Exception as error:
         if len(batch) == 1:
             return [(batch[0][0], Failure.of(error))]

@@ -20,6 +20,8 @@ from pipeline.execution.compute import Finished, compute_shards
 from pipeline.execution.items import Failure, Item, MakeWorker, Worker
 from pipeline.execution.key_press import remembered_key_press
 from pipeline.execution.settings import EngineSettings
+from pipeline.execution.shards import find_shards
+from pipeline.files import content_key
 
 _CONNECT_SECONDS = 30
 _WORKER_SECONDS = 300
@@ -104,7 +106,8 @@ def _submit_all(
             elif future.status == "cancelled":
                 raise _lost(future.status)
             else:
-                # The worker died with the answer, its shard written or not; the scheduler gives the group to another.
+                # The worker died with the answer; the scheduler gives the group to another, which computes what the
+                # first has not written.
                 running[future] = items
                 completed.add(future)
     finally:
@@ -135,6 +138,9 @@ _workers: dict[str, Worker] = {}
 def compute_group(make_worker: MakeWorker, items: list[Item], folder: str, run: str) -> list[Finished]:
     """Compute one group of items in a worker process of Dask, which builds its worker on first use in a run.
 
+    What another process has written of the group is not computed again: that process died with its answer, or before
+    its last shard.
+
     Args:
         make_worker: Builds the worker.
         items: The group.
@@ -144,12 +150,18 @@ def compute_group(make_worker: MakeWorker, items: list[Item], folder: str, run: 
     """
     # A worker is built for one thread; where a cluster gives a process several, they take turns.
     with _worker_lock:
+        prefix = f"{content_key([item.key for item in items])[:16]}-"
+        done = [Finished(name, keys) for name, keys in find_shards(Path(folder), prefix)]
+        written = {key for finished in done for key in finished.keys}
+        items = [item for item in items if item.key not in written]
+        if not items:
+            return done
         settle()
         if run not in _workers:
             _workers.clear()
             _workers[run] = make_worker()
             settle()
-        return list(compute_shards(_workers[run], items, len(items), Path(folder)))
+        return [*done, *compute_shards(_workers[run], items, len(items), Path(folder), prefix)]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ _DTYPES = {
     "U64": "<u8",
 }
 """The names safetensors gives to the types that a cache may hold."""
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error)
+"""What reading the header of a damaged shard raises."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,13 @@ class _Entry:
     arrays: Mapping[str, _Array]
 
 
-def write_shard(folder: Path, results: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> str:
+def write_shard(folder: Path, results: Mapping[str, Mapping[str, npt.NDArray[Any]]], prefix: str = "") -> str:
     """Write the results of several items, by key, as one file; it is there whole or not at all.
+
+    Args:
+        folder: Where.
+        results: Key → arrays by name.
+        prefix: What the file's name begins with, for `find_shards`.
 
     Returns:
         The file's name within `folder`.
@@ -71,10 +78,19 @@ def write_shard(folder: Path, results: Mapping[str, Mapping[str, npt.NDArray[Any
             tensors[f"{index}/{name}"] = array
         checksums.append(_checksum(list(ordered.values())))
     metadata = {"keys": json.dumps(list(results)), "checksums": json.dumps(checksums)}
-    name = content_key(list(results))[:32] + _SUFFIX
+    name = prefix + content_key(list(results))[:32] + _SUFFIX
     with atomic_path(folder / name) as temporary:
         temporary.write_bytes(save(tensors, metadata))
     return name
+
+
+def find_shards(folder: Path, prefix: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield name and keys of each shard in `folder` that was written with `prefix`; unreadable ones are left out."""
+    for path in sorted(folder.glob(f"{prefix}*{_SUFFIX}")):
+        try:
+            yield path.name, list(_read_header(path))
+        except _UNREADABLE:
+            continue
 
 
 class ShardStore:
@@ -118,7 +134,7 @@ class ShardStore:
         path = self._folder / name
         try:
             self._entries.update(_read_header(path))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+        except _UNREADABLE as error:
             raise CacheError("a shard cannot be read", where=path, fix="run the same command again") from error
 
     def __contains__(self, key: str) -> bool:

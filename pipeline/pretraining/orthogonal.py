@@ -38,6 +38,7 @@ class OrthogonalAdamW(torch.optim.AdamW):
         self._matrices = list(matrices)
         self._ratio = ratio
 
+    # torch's types promise the closure's value where one is given; here none is taken.
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move all parameters that have a gradient.

@@ -18,7 +18,8 @@ from pipeline.folders import atomic_folder
 from pipeline.language.vocabulary import Vocabulary
 from pipeline.training.inputs import backbone_of
 from pipeline.training.model import ImageFront, PairCaptioner, build_model
-from pipeline.training.tensors import load_tensors, load_weights, save_tensors
+from pipeline.training.tensors import load_tensors, save_tensors
+from pipeline.vision.weights import load_exactly
 
 WEIGHTS, CARD, VOCABULARY, HISTORY = "model.safetensors", "settings.json", "vocabulary.json", "history.json"
 FILES = (WEIGHTS, CARD, VOCABULARY, HISTORY)
@@ -171,7 +172,8 @@ def load_model(folder: Path, device: torch.device) -> Trained:
             "the model was trained with settings that this version does not know", where=folder / CARD, fix=_TRAIN_AGAIN
         ) from error
     model = build_model(captioner, vocabulary.size, card.scenes.shape, seed=card.seed, front=front)
-    load_weights(model, load_tensors(path, fix=_TRAIN_AGAIN)[0], path, fix=_TRAIN_AGAIN)
+    weights, _ = load_tensors(path, fix=_TRAIN_AGAIN)
+    load_exactly(model, weights, kind="this model's", path=path, fix=_TRAIN_AGAIN, same_types=True)
     return Trained(model.to(device).eval(), vocabulary, card, folder)
 
 

@@ -38,7 +38,7 @@ class Curves:
         for name, value in record.items():
             if name != "epoch":
                 self._live.log_metric(name, value)
-        self._live.make_summary()  # type: ignore[no-untyped-call]
+        self._live.make_summary()
 
     def __enter__(self) -> Self:
         return self
@@ -46,7 +46,7 @@ class Curves:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._live.end()  # type: ignore[no-untyped-call]
+        self._live.end()
 
 
 def write_curves(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.utils.deterministic
+
+_filling: Any = torch.utils.deterministic
+"""Has its switch from a class that the module takes on as it is imported, which type checkers do not see."""
 
 
 @contextmanager
@@ -21,16 +25,16 @@ def deterministic(device: torch.device) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     enabled = torch.are_deterministic_algorithms_enabled()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    filled = _filling.fill_uninitialized_memory
     tuned = torch.backends.cudnn.benchmark
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
             # Nothing here reads memory that it has not written; filling it costs time in every step.
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            _filling.fill_uninitialized_memory = False
             torch.backends.cudnn.benchmark = False
             yield
         finally:
             torch.use_deterministic_algorithms(enabled, warn_only=only_warned)
-            torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+            _filling.fill_uninitialized_memory = filled
             torch.backends.cudnn.benchmark = tuned

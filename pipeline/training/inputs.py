@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache import Cache, Expectation, Provenance
-from pipeline.datasets.images import read_rgb
+from pipeline.datasets.images import read_rgb, read_unchanged
 from pipeline.datasets.records import Pair, Prepared, read_prepared
 from pipeline.errors import CacheError, DataError
-from pipeline.files import atomic_path, content_key, sha256_file
+from pipeline.files import atomic_path, content_key
 from pipeline.language.vocabulary import Vocabulary
 from pipeline.training.places import PairSource
 from pipeline.vision.scenes.settings import BackboneSettings
@@ -129,9 +129,7 @@ def _decode(pairs: Sequence[Pair], root: Path, size: int | None, path: Path) -> 
 
 
 def _read(path: Path, sha256: str | None, shape: tuple[int, int], *, resize: bool) -> NDArray[np.uint8]:
-    pixels = read_rgb(path, convert=True)
-    if sha256 is not None and sha256_file(path) != sha256:
-        raise DataError("the image has changed since `sagecc prepare`", where=path, fix="run `sagecc prepare`")
+    pixels = read_rgb(path, convert=True) if sha256 is None else read_unchanged(path, sha256)
     if pixels.shape[:2] != shape:
         if not resize:
             (height, width), (first_height, first_width) = pixels.shape[:2], shape
@@ -152,9 +150,3 @@ def _resized(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.ui
     image = interpolate(image, size=shape, mode="bilinear", align_corners=False, antialias=True)
     resized: NDArray[np.uint8] = image[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     return resized
-
-
-def name_pairs(pairs: Sequence[Pair]) -> str:
-    """Name some pairs in a message: the first ones, and how many more."""
-    names = ", ".join(repr(pair.id) for pair in pairs[:3])
-    return names if len(pairs) <= 3 else f"{names} and {len(pairs) - 3} more"

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.errors import CheckpointError
-from pipeline.training.tensors import load_tensors, load_weights, save_tensors
+from pipeline.training.tensors import load_tensors, save_tensors
+from pipeline.vision.weights import load_exactly
 
 
 @dataclass
@@ -72,7 +73,7 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer) -> tuple[Prog
     """
     fix = f"delete {path} to train from the beginning"
     tensors, about = load_tensors(path, fix=fix)
-    load_weights(model, _under(tensors, "model."), path, fix=fix)
+    load_exactly(model, _under(tensors, "model."), kind="this model's", path=path, fix=fix, same_types=True)
     moments = {key: _under(tensors, f"optimizer.{key}.") for key in ("step", "exp_avg", "exp_avg_sq")}
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     # A parameter that no gradient has reached yet has no moments.

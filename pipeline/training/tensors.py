@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.errors import CheckpointError, OutputError
 from pipeline.files import atomic_path
@@ -53,28 +52,3 @@ def load_tensors(path: Path, *, fix: str | None = None) -> tuple[dict[str, Tenso
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"these weights cannot be read: {error}", where=path, fix=fix) from error
     return tensors, about
-
-
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, fix: str | None = None) -> None:
-    """Load `tensors` into `module`; names, shapes and types must be exactly the module's.
-
-    Raises:
-        CheckpointError: A tensor is missing, unknown, or of another shape or type.
-    """
-    expected = module.state_dict()
-    absent, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    other = [
-        name
-        for name in sorted(expected.keys() & tensors.keys())
-        if (expected[name].shape, expected[name].dtype) != (tensors[name].shape, tensors[name].dtype)
-    ]
-    if absent or unknown or other:
-        examples = ", ".join([*absent, *unknown, *other][:3])
-        raise CheckpointError(
-            f"these weights belong to another model: {len(absent)} tensors missing, {len(unknown)} unknown and "
-            f"{len(other)} of another shape or type (for example {examples})",
-            where=path,
-            fix=fix,
-        )
-    with torch.no_grad():
-        module.load_state_dict(dict(tensors), strict=True)

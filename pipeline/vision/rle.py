@@ -28,3 +28,18 @@ def decode(counts: NDArray[np.unsignedinteger], height: int, width: int) -> NDAr
         raise ValueError(f"runs of {total} pixels for a mask of {height}×{width}")
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape((height, width), order="F")
+
+
+def decode_all(
+    runs: NDArray[np.integer], counts: NDArray[np.unsignedinteger], height: int, width: int
+) -> NDArray[np.bool_]:
+    """Return the masks (N, height, width) whose run lengths lie in `counts` one after the other, `runs` (N) of each.
+
+    Raises:
+        ValueError: The runs of a mask do not add up to height × width.
+    """
+    masks = np.zeros((len(runs), height, width), dtype=np.bool_)
+    ends = np.cumsum(runs, dtype=np.int64)
+    for mask, end, length in zip(masks, ends, runs, strict=True):
+        mask[:] = decode(counts[end - length : end], height, width)
+    return masks

@@ -46,8 +46,16 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, kind: str, path: Path, fix: str) -> None:
-    """Load a state dict into a module whose tensors must have the same names and shapes; types follow the module.
+def load_exactly(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    kind: str,
+    path: Path,
+    fix: str | None = None,
+    same_types: bool = False,
+) -> None:
+    """Load a state dict into a module whose tensors must have the same names and shapes.
 
     Args:
         module: What is filled.
@@ -55,18 +63,23 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, kind: str, p
         kind: What the weights should be, with its article: "a mini", "a SAM vit_h".
         path: Where they come from, for messages.
         fix: What to do about weights of another model.
+        same_types: Whether tensors of another type are another model's too; otherwise they take on the module's.
 
     Raises:
         CheckpointError: They are another model's.
     """
     expected = module.state_dict()
     unknown, absent = sorted(state.keys() - expected.keys()), sorted(expected.keys() - state.keys())
-    other = sorted(name for name in state.keys() & expected.keys() if state[name].shape != expected[name].shape)
+    other = [
+        name
+        for name in sorted(state.keys() & expected.keys())
+        if state[name].shape != expected[name].shape or (same_types and state[name].dtype != expected[name].dtype)
+    ]
     if unknown or absent or other:
         examples = ", ".join([*unknown, *absent, *other][:3])
         raise CheckpointError(
             f"these weights are not {kind}: {len(unknown)} unknown, {len(absent)} missing and {len(other)} "
-            f"differently shaped tensors (for example {examples})",
+            f"differently shaped{' or typed' if same_types else ''} tensors (for example {examples})",
             where=path,
             fix=fix,
         )

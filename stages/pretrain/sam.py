@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -14,8 +14,6 @@ from pipeline.pretraining.settings import PretrainSchedule
 from stages import paths
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from pipeline.vision.sam.examples import SegmentedImages
 
 
@@ -107,22 +105,17 @@ def read_images(world: Path, split: Split) -> SegmentedImages:
     """Read both dates of a split of a generated world, with their segments, into memory."""
     import numpy as np
     import torch
-    from PIL import Image
 
-    from pipeline.datasets.world import read_objects
+    from pipeline.datasets.world import read_objects, read_picture
     from pipeline.vision.sam.examples import SegmentedImages, segment
-
-    def picture(*parts: str) -> npt.NDArray[Any]:
-        with Image.open(world.joinpath(*parts)) as image:
-            return np.asarray(image)
 
     images, land_cover, segments, surfaces = [], [], [], []
     for name in read_objects(world, split):
         for date in "AB":
             at = (split, date, f"{name}.png")
-            images.append(picture("images", *at).transpose(2, 0, 1))
-            land_cover.append(picture("semantic", *at))
-            parts = segment(picture("instances", *at), land_cover[-1])
+            images.append(read_picture(world, "images", *at).transpose(2, 0, 1))
+            land_cover.append(read_picture(world, "semantic", *at))
+            parts = segment(read_picture(world, "instances", *at), land_cover[-1])
             segments.append(parts[0])
             surfaces.append(parts[1])
     stacks = (np.stack(part) for part in (images, land_cover, segments, surfaces))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -15,8 +15,6 @@ from pipeline.vision.scenes.settings import BackboneSettings
 from stages import paths
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from pipeline.vision.scenes.pretraining import ScenePairs
 
 
@@ -79,21 +77,16 @@ def read_pairs(world: Path, split: Split) -> ScenePairs:
     """Read a split of a generated world with its oracles into memory."""
     import numpy as np
     import torch
-    from PIL import Image
 
-    from pipeline.datasets.world import read_objects
+    from pipeline.datasets.world import read_objects, read_picture
     from pipeline.vision.scenes.pretraining import ScenePairs
-
-    def picture(*parts: str) -> npt.NDArray[Any]:
-        with Image.open(world.joinpath(*parts)) as image:
-            return np.asarray(image)
 
     images, land_cover, centres, change = [], [], [], []
     for name, record in read_objects(world, split).items():
         file = f"{name}.png"
-        images.append(np.stack([picture("images", split, date, file).transpose(2, 0, 1) for date in "AB"]))
-        land_cover.append(np.stack([picture("semantic", split, date, file) for date in "AB"]))
-        change.append(picture("change", split, file) > 0)
+        images.append(np.stack([read_picture(world, "images", split, date, file).transpose(2, 0, 1) for date in "AB"]))
+        land_cover.append(np.stack([read_picture(world, "semantic", split, date, file) for date in "AB"]))
+        change.append(read_picture(world, "change", split, file) > 0)
         points = np.zeros(land_cover[-1].shape, dtype=bool)
         for date, objects in enumerate((record["before"], record["after"])):
             for item in objects:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -16,8 +18,8 @@ def test_all_sides_are_measured() -> None:
 
 def test_sides_must_read_the_same() -> None:
     content = cache_reads._Images(5, seed=0)
-    right = lambda units: cache_reads._sliced(content.flat, content.offsets, units)  # noqa: E731
-    wrong = lambda units: cache_reads._sliced(content.flat + 1, content.offsets, units)  # noqa: E731
+    right = partial(cache_reads._sliced, content.flat, content.offsets)
+    wrong = partial(cache_reads._sliced, content.flat + 1, content.offsets)
     cache_reads._check_equal({"ram": right, "cache": right}, np.array([3, 1]))
     with pytest.raises(ValueError, match="side cache"):
         cache_reads._check_equal({"ram": right, "cache": wrong}, np.array([3, 1]))

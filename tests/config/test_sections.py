@@ -47,7 +47,7 @@ def test_values_are_read_and_frozen(tmp_path: Path) -> None:
     section = load(tmp_path, "example: {rate: 0.25, inner: {depth: 3}}")
     assert (section.rate, section.inner.depth) == (0.25, 3)
     with pytest.raises(ValidationError):
-        section.rate = 1.0  # type: ignore[misc]
+        section.rate = 1.0
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ def test_all_are_counted_and_the_first_are_listed() -> None:
 @pytest.mark.parametrize("kind", MISMATCH_KINDS)
 def test_each_kind_can_be_an_error_with_a_cure(kind: str) -> None:
     audit = Audit()
-    audit.note(kind, "x.png")  # type: ignore[arg-type]
-    audit.check(set(MISMATCH_KINDS) - {kind}, ROOT)  # type: ignore[arg-type]
+    audit.note(kind, "x.png")
+    audit.check(set(MISMATCH_KINDS) - {kind}, ROOT)
     with pytest.raises(DataError, match=r"x\.png") as caught:
-        audit.check({kind}, ROOT)  # type: ignore[arg-type]
+        audit.check({kind}, ROOT)
     assert caught.value.where == "data"
     assert kind in str(caught.value.fix) or "allow_missing_images" in str(caught.value.fix)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import CheckpointError, DataError, ServiceError
-from pipeline.execution import engines, map_items
+from pipeline.execution import compute, engines, map_items
 from tests.execution.workers import Refuses, Squares, engine, item, items
 
 ROOT = Path(__file__).parents[2]
@@ -74,8 +74,33 @@ def test_a_lost_worker_costs_its_unfinished_shard_only(tmp_path: Path, cluster: 
     assert marker.exists()
     assert all(one.key in store for one in todo)
     computed = log.read_text(encoding="utf-8").count("computed")
-    # Beyond one computation per item: at most the shard under way, and finished ones that were not yet reported.
-    assert computed <= len({one.key for one in todo}) + 3 * 5
+    # Beyond one computation per item: the shard under way. Its last item is the deadly one.
+    assert computed <= len({one.key for one in todo}) + 5 - 1
+
+
+def test_what_a_lost_worker_has_written_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "_SHARD_BYTES", 20)  # several shards a group
+    monkeypatch.setattr(engines, "_workers", {})
+    todo, log = [*items(6)[1:4], item([-1.0], "bad"), *items(12)[9:12]], tmp_path / "log"
+    first = engines.compute_group(partial(Squares, log, batch_size=1), todo, str(tmp_path), "a run")
+    assert sum(finished.shard is not None for finished in first) > 2
+    last = [finished.shard for finished in first if finished.shard is not None][-1]
+    (tmp_path / last).unlink()
+    lost = next(finished for finished in first if finished.shard == last)
+    log.unlink()
+    again = engines.compute_group(partial(Squares, log, batch_size=1), todo, str(tmp_path), "a run")
+    assert log.read_text(encoding="utf-8").count("computed") == len(lost.keys)
+    assert {key for finished in again for key in finished.keys} == {one.key for one in todo if one.label != "bad"}
+    assert [key for finished in again for key in finished.failures] == [todo[3].key]
+    # Nothing is left to do, so no worker is built.
+    good = [one for one in todo if one.label != "bad"]
+    written = engines.compute_group(partial(Squares, batch_size=1), good, str(tmp_path), "a run")
+    found = engines.compute_group(Refuses, good, str(tmp_path), "another run")
+    assert sorted(found, key=_shard) == sorted(written, key=_shard)
+
+
+def _shard(finished: compute.Finished) -> str:
+    return finished.shard or ""
 
 
 def test_an_item_that_kills_every_worker_is_a_bad_item(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_counts_follow_their_edges() -> None:
     counted = GraphTensors(graph.features, graph.edge_index, graph.edge_type, 4, torch.arange(5))
     chosen = counted.with_edges(torch.tensor([3, 1]))
     assert torch.equal(chosen.triples, graph.triples[[3, 1]])
-    assert chosen.with_inverses().stated.tolist() == [3, 1, 3, 1]  # type: ignore[union-attr]
+    assert chosen.with_inverses().stated.tolist() == [3, 1, 3, 1]
     with pytest.raises(ValueError, match="counts do not fit"):
         GraphTensors(graph.features, graph.edge_index, graph.edge_type, 4, torch.arange(4))
 

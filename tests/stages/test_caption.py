@@ -18,20 +18,20 @@ from pipeline.vision.scenes.settings import BackboneSettings
 from stages import caption, train
 from stages.caption import CaptionSettings
 from tests.training import world
-from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401
+from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
 from tests.training.world import train_settings
 
 MODELS, OUTPUT = Path("models/baseline"), Path("captions/baseline")
 
 
 @pytest.fixture
-def models(prepared: Path, scenes: Path, engine: EngineSettings) -> Path:  # noqa: F811
+def models(prepared: Path, scenes: Path, engine: EngineSettings) -> Path:
     """Two seeds of a tiny model, trained a little."""
     return train.run(train_settings(seeds=(2, 11), epochs=1), prepared, scenes, MODELS, engine=engine)
 
 
 @pytest.fixture
-def run(prepared: Path, scenes: Path, models: Path, engine: EngineSettings):  # noqa: F811
+def run(prepared: Path, scenes: Path, models: Path, engine: EngineSettings):
     """Run the stage on the tiny data set."""
 
     def run(output: Path = OUTPUT, **changes: object) -> Path:
@@ -87,7 +87,7 @@ def test_n_best_come_best_first(run):
     assert result["n_best"][0] == {"caption": result["caption"], "score": result["score"]}
 
 
-def test_an_empty_split_is_replaced_and_that_is_said(run, prepared, scenes, models, engine, capfd):  # noqa: F811
+def test_an_empty_split_is_replaced_and_that_is_said(run, prepared, scenes, models, engine, capfd):
     world.write_pairs(prepared, splits=("train",) * 4 + ("val",) * 2)
     world.write_scenes(scenes, prepared)
     run()
@@ -101,14 +101,14 @@ def test_an_empty_split_is_replaced_and_that_is_said(run, prepared, scenes, mode
     assert json.loads((OUTPUT / "provenance.json").read_text())["split"] == "train"
 
 
-def test_pairs_without_scenes_are_left_out_and_counted(run, prepared, scenes):  # noqa: F811
+def test_pairs_without_scenes_are_left_out_and_counted(run, prepared, scenes):
     world.write_scenes(scenes, prepared, missing=[3])
     run(split="train")
     assert [result["image_id"] for result in read("seed-2.json")] == ["p0", "p2", "p3"]
     assert "1 train pairs have no scenes" in json.loads((OUTPUT / "provenance.json").read_text())["remarks"][0]
 
 
-def test_another_data_sets_vocabulary_is_refused(run, prepared, scenes):  # noqa: F811
+def test_another_data_sets_vocabulary_is_refused(run, prepared, scenes):
     world.write_pairs(prepared, name="second-cc")
     world.write_scenes(scenes, prepared)
     with pytest.raises(DataError, match="one of the data set folder") as caught:
@@ -119,14 +119,14 @@ def test_another_data_sets_vocabulary_is_refused(run, prepared, scenes):  # noqa
     assert read("seed-2.json")
 
 
-def test_a_vocabulary_of_other_captions_is_refused(run, prepared, scenes):  # noqa: F811
+def test_a_vocabulary_of_other_captions_is_refused(run, prepared, scenes):
     world.write_pairs(prepared, captions=(*world.CAPTIONS[:5], ("an unheard word",)))
     world.write_scenes(scenes, prepared)
     with pytest.raises(DataError, match="prepared with other settings or captions"):
         run()
 
 
-def test_scenes_made_otherwise_than_the_trainings_are_refused(run, prepared, scenes):  # noqa: F811
+def test_scenes_made_otherwise_than_the_trainings_are_refused(run, prepared, scenes):
     world.write_scenes(scenes, prepared, backbone=BackboneSettings(mean=(1.0, 2.0, 3.0)))
     with pytest.raises(CacheError, match=r"other settings \(mean\)") as caught:
         run()
@@ -193,7 +193,7 @@ def unknown_settings(folder: Path) -> None:
         (drop_weights, "not there"),
         (drop_card, "cannot read"),
         (extend_card, "colour"),
-        (other_shape, "belong to another model"),
+        (other_shape, "are not this model's"),
         (unknown_settings, "does not know"),
     ],
 )
@@ -220,7 +220,7 @@ def test_captions_of_seeds_that_are_gone_go(run, models):
     assert {path.name for path in OUTPUT.iterdir()} == {"seed-2.json", "provenance.json"}
 
 
-def test_arrays_at_hand_are_described_like_cached_ones(run, models, prepared):  # noqa: F811
+def test_arrays_at_hand_are_described_like_cached_ones(run, models, prepared):
     run(split="train")
     features = world.Features(12, world.SHAPE, 0, ()).values.reshape(6, 2, *world.SHAPE)
     rows = [read_prepared(prepared).index[result["image_id"]] for result in read("seed-2.json")]

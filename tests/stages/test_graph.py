@@ -36,7 +36,7 @@ HASHED = {"encoder": "hashed"}
 
 def prepare(folder: Path, splits: dict[str, tuple[str, ...]]) -> Path:
     pairs = [
-        Pair(id=f"{split}-{number}", split=split, before="a.png", after="b.png", captions=captions)  # type: ignore[arg-type]
+        Pair(id=f"{split}-{number}", split=split, before="a.png", after="b.png", captions=captions)
         for split, captions in splits.items()
         for number in range(3)
     ]
@@ -85,14 +85,14 @@ def test_the_encoder_can_be_loaded_again(prepared: Path, tmp_path: Path) -> None
 
     from pipeline.graphs.encoders import GraphEncoder
     from pipeline.graphs.tensors import tensors_of
-    from pipeline.training.tensors import load_tensors, load_weights
+    from pipeline.training.tensors import load_tensors
 
     settings = make()
     output = run(settings, prepared, tmp_path / "graph")
     graph = tensors_of(read_tensors(output))
     weights, about = load_tensors(output / "encoder.safetensors")
     encoder = GraphEncoder(settings.encoder, graph.features.shape[1], graph.relations)
-    load_weights(encoder, weights, output)
+    encoder.load_state_dict(weights)
     assert torch.isfinite(encoder.eval()(graph)).all()
     assert about["encoder"] == settings.encoder.model_dump(mode="json")
 

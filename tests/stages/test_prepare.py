@@ -310,7 +310,7 @@ def stand_in_world(monkeypatch: pytest.MonkeyPatch) -> None:
             pairs.append(
                 Pair(
                     id=str(number),
-                    split=split,  # type: ignore[arg-type]
+                    split=split,
                     captions=("a house is built",),
                     changed=True,
                     sha256={date: sha256_file(path) for date, path in paths.items()},
@@ -320,7 +320,7 @@ def stand_in_world(monkeypatch: pytest.MonkeyPatch) -> None:
         return pairs
 
     module = types.ModuleType("pipeline.datasets.world")
-    module.generate_world = generate_world  # type: ignore[attr-defined]
+    module.generate_world = generate_world
     module.__path__ = list(sys.modules["pipeline.datasets.world"].__path__)
     monkeypatch.setitem(sys.modules, "pipeline.datasets.world", module)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 from pipeline.datasets.world import WorldSettings
 from pipeline.errors import CacheError, CheckpointError, DataError, SettingsError
 from pipeline.execution import EngineSettings
-from pipeline.files import sha256_file
 from pipeline.vision.matching import pretraining
 from pipeline.vision.matching.settings import MatcherSettings
 from pipeline.vision.matching.weights import build_matcher
@@ -17,6 +17,7 @@ from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from stages.masks import MasksSettings
 from stages.pretrain import matcher as pretrain_matcher
 from stages.pretrain.matcher import PretrainMatcherSettings
+from tests.pretraining.resuming import check_resumed
 from tests.stages.region_data import Bitmaps, write_masks, write_pairs, write_sam
 from tests.vision.matching.region_data import LIGHTGLUE, SUPERGLUE
 
@@ -53,33 +54,18 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     prepared, masks, _ = own_images(folder)
     settings = SETTINGS.model_copy(update={"method": method})
 
-    def run(name: str) -> Path:
-        return pretrain_matcher.run(settings, folder / name, engine=ENGINE, prepared=prepared, masks=masks)
-
-    whole = run("whole.safetensors")
+    run = partial(pretrain_matcher.run, settings, engine=ENGINE, prepared=prepared, masks=masks)
+    whole = run(folder / "whole.safetensors")
     history = json.loads((folder / "whole.json").read_text())["validation"]
     assert [record["epoch"] for record in history] == [1, 2]
     assert {"loss_matches", "loss_dustbins", "match_precision", "unmatched_recall"} <= set(history[0])
     layout = settings.model_dump(include={"method", "superglue", "lightglue"})
     build_matcher(MatcherSettings(weights=str(whole), **layout), 64)
 
-    state = next((folder / ".work" / "pretrain-matcher").glob("*/state.safetensors"))
-    state.unlink()
+    work = folder / ".work" / "pretrain-matcher"
     # One piece of the examples is gone too, as after a kill while they were made.
-    next((folder / ".work" / "pretrain-matcher" / "examples").glob("*/train/*.safetensors")).unlink()
-    validate_once = pretraining.validate
-
-    def stop_in_the_second_epoch(*arguments: object) -> dict[str, float]:
-        if state.exists():
-            raise KeyboardInterrupt
-        return validate_once(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(pretraining, "validate", stop_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        run("resumed.safetensors")
-    assert not (folder / "resumed.safetensors").exists()
-    monkeypatch.setattr(pretraining, "validate", validate_once)
-    assert sha256_file(run("resumed.safetensors")) == sha256_file(whole)
+    next((work / "examples").glob("*/train/*.safetensors")).unlink()
+    check_resumed(run, whole, work, pretraining, monkeypatch)
 
 
 def test_the_synthetic_world_is_made_when_no_images_are_given(folder: Path) -> None:

@@ -176,7 +176,7 @@ def test_out_of_memory_goes_on_with_fewer_images(
     def cramped(self: ImageEncoder, images: list[object]) -> torch.Tensor:
         if len(images) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return encode(self, images)  # type: ignore[arg-type]
+        return encode(self, images)
 
     monkeypatch.setattr(ImageEncoder, "encode", cramped)
     found = regions.run(settings(), prepared, masks, folder / "b.h5", engine=INLINE)

@@ -39,8 +39,8 @@ def loaded_units(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     load = RegionWorker.load
 
     def counting(self: RegionWorker, image: object) -> object:
-        units.append(image.unit)  # type: ignore[attr-defined]
-        return load(self, image)  # type: ignore[arg-type]
+        units.append(image.unit)
+        return load(self, image)
 
     monkeypatch.setattr(RegionWorker, "load", counting)
     return units

@@ -94,8 +94,8 @@ def test_one_changed_image_recomputes_that_image_only(folder: Path, monkeypatch:
     load = SceneWorker.load
 
     def counting(self: SceneWorker, image: object) -> object:
-        loaded.append(image.path.name)  # type: ignore[attr-defined]
-        return load(self, image)  # type: ignore[arg-type]
+        loaded.append(image.path.name)
+        return load(self, image)
 
     monkeypatch.setattr(SceneWorker, "load", counting)
     scenes.run(settings, prepared, folder / "scenes.h5", engine=INLINE)

@@ -28,7 +28,7 @@ from pipeline.vision.scenes.backbones import build_backbone
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages import train
 from tests.training import world
-from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401
+from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
 from tests.training.world import train_settings
 
 OUTPUT = Path("models/baseline")
@@ -36,7 +36,7 @@ FILES = {"model.safetensors", "settings.json", "vocabulary.json", "history.json"
 
 
 @pytest.fixture
-def run(prepared: Path, scenes: Path, engine: EngineSettings):  # noqa: F811
+def run(prepared: Path, scenes: Path, engine: EngineSettings):
     """Run the stage on the tiny data set."""
 
     def run(output: Path = OUTPUT, curves: Path | None = None, **changes: object) -> Path:
@@ -60,7 +60,7 @@ def no_training(*arguments: object) -> None:
     pytest.fail("a model is trained again")
 
 
-def test_a_model_folder_is_whole_and_says_where_it_comes_from(run, prepared, scenes):  # noqa: F811
+def test_a_model_folder_is_whole_and_says_where_it_comes_from(run, prepared, scenes):
     assert run(seeds=(3, 5)) == OUTPUT
     assert {path.name for path in OUTPUT.iterdir()} == {"seed-3", "seed-5"}
     for seed in (3, 5):
@@ -128,7 +128,7 @@ def test_a_damaged_model_is_made_good(run):
 
 
 @pytest.mark.parametrize("change", ["settings", "scenes", "pairs"])
-def test_a_model_of_other_settings_or_inputs_is_not_taken_for_done(run, prepared, scenes, change):  # noqa: F811
+def test_a_model_of_other_settings_or_inputs_is_not_taken_for_done(run, prepared, scenes, change):
     before = content(run())["seed-1/model.safetensors"]
     changes: dict[str, object] = {}
     if change == "settings":
@@ -183,13 +183,13 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, capfd):
     assert "best bleu_4" in capfd.readouterr().err
 
 
-def _train_and_leave(settings: TrainSettings, prepared: Path, scenes: Path) -> None:  # noqa: F811
-    training.Loop = functools.partial(Loop, save_every=0.0)  # type: ignore[assignment,misc]
+def _train_and_leave(settings: TrainSettings, prepared: Path, scenes: Path) -> None:
+    training.Loop = functools.partial(Loop, save_every=0.0)
     train.run(settings, prepared, scenes, OUTPUT, engine=EngineSettings(device="cpu"))
     os._exit(0)
 
 
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(run, prepared, scenes):  # noqa: F811
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(run, prepared, scenes):
     changes = {"epochs": 40, "batch": 1, "captions_per_pair": "one", "validate_every": 7}
     whole = content(run(Path("whole"), **changes))
     forget()
@@ -222,7 +222,7 @@ def test_two_runs_do_not_work_in_one_folder(run, monkeypatch):
     run()
 
 
-def test_scenes_of_other_pairs_are_refused(run, prepared, scenes):  # noqa: F811
+def test_scenes_of_other_pairs_are_refused(run, prepared, scenes):
     world.write_pairs(prepared, captions=(("other",), *world.CAPTIONS[1:]))
     with pytest.raises(CacheError, match=r"pairs\.jsonl") as caught:
         run()
@@ -233,14 +233,14 @@ def test_scenes_of_other_pairs_are_refused(run, prepared, scenes):  # noqa: F811
     ("ids", "message"),
     [(["p0", "p1", "p2", "p3", "p4"], "'p5' is not in it"), (["p1", "p0", "p2", "p3", "p4", "p5"], "another order")],
 )
-def test_scenes_that_lack_a_pair_or_mix_them_up_are_refused(run, prepared, scenes, ids, message):  # noqa: F811
+def test_scenes_that_lack_a_pair_or_mix_them_up_are_refused(run, prepared, scenes, ids, message):
     world.write_scenes(scenes, prepared, ids=ids)
     with pytest.raises(CacheError, match=message) as caught:
         run()
     assert "sagecc scenes" in caught.value.fix and not OUTPUT.exists()
 
 
-def test_missing_scenes_are_named(run, scenes):  # noqa: F811
+def test_missing_scenes_are_named(run, scenes):
     scenes.unlink()
     with pytest.raises(CacheError, match="does not exist") as caught:
         run()
@@ -248,7 +248,7 @@ def test_missing_scenes_are_named(run, scenes):  # noqa: F811
 
 
 @pytest.mark.parametrize("place", ["device", "host", "file"])
-def test_features_that_are_no_numbers_are_refused_with_their_pair(run, scenes, place):  # noqa: F811
+def test_features_that_are_no_numbers_are_refused_with_their_pair(run, scenes, place):
     values = world.Features(12, world.SHAPE, 0, ()).values
     spoiled = values[5].copy()
     spoiled[0, 0, 0] = np.nan
@@ -258,7 +258,7 @@ def test_features_that_are_no_numbers_are_refused_with_their_pair(run, scenes, p
     assert not OUTPUT.exists()
 
 
-def test_pairs_without_captions_or_scenes_are_left_out_and_counted(run, prepared, scenes, capfd):  # noqa: F811
+def test_pairs_without_captions_or_scenes_are_left_out_and_counted(run, prepared, scenes, capfd):
     world.write_pairs(prepared, captions=(world.CAPTIONS[0], (), *world.CAPTIONS[2:]))
     world.write_scenes(scenes, prepared, missing=[6])
     run()
@@ -271,14 +271,14 @@ def test_pairs_without_captions_or_scenes_are_left_out_and_counted(run, prepared
     assert all(remark in capfd.readouterr().err for remark in history["remarks"][:1])
 
 
-def test_without_any_captions_there_is_nothing_to_train_on(run, prepared, scenes):  # noqa: F811
+def test_without_any_captions_there_is_nothing_to_train_on(run, prepared, scenes):
     world.write_pairs(prepared, captions=((), (), (), (), *world.CAPTIONS[4:]))
     world.write_scenes(scenes, prepared)
     with pytest.raises(DataError, match="no pair of the training split"):
         run()
 
 
-def test_without_a_validation_split_the_training_pairs_are_validated_on(run, prepared, scenes, capfd):  # noqa: F811
+def test_without_a_validation_split_the_training_pairs_are_validated_on(run, prepared, scenes, capfd):
     world.write_pairs(prepared, splits=("train",) * 6)
     world.write_scenes(scenes, prepared)
     run()
@@ -315,7 +315,7 @@ def test_settings_out_of_range_are_refused(changes):
 
 
 @pytest.fixture
-def images(project: Path) -> tuple[Path, Path, BackboneSettings]:  # noqa: F811
+def images(project: Path) -> tuple[Path, Path, BackboneSettings]:
     """Pairs with images of 32 pixels, scenes of the mini backbone's shape, and random backbone weights."""
     generator = np.random.default_rng(0)
     sha256: dict[str, dict[str, str]] = {}
@@ -327,7 +327,7 @@ def images(project: Path) -> tuple[Path, Path, BackboneSettings]:  # noqa: F811
             sha256.setdefault(f"p{index}", {})[date] = sha256_file(path)
     save_file(build_backbone("mini", None).state_dict(), "mini.safetensors")
     backbone = BackboneSettings(weights="mini.safetensors")
-    prepared = world.write_pairs(Path("prepared"), sha256=sha256)  # noqa: F811
+    prepared = world.write_pairs(Path("prepared"), sha256=sha256)
     world.write_scenes(
         Path("scenes.h5"), prepared, shape=(256, 2, 2), backbone=backbone, weights=sha256_file(Path("mini.safetensors"))
     )
@@ -335,8 +335,8 @@ def images(project: Path) -> tuple[Path, Path, BackboneSettings]:  # noqa: F811
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "trained", "all"])
-def test_finetuning_trains_the_backbone_from_layer2_on(images, engine, batch_norm):  # noqa: F811
-    prepared, scenes, _ = images  # noqa: F811
+def test_finetuning_trains_the_backbone_from_layer2_on(images, engine, batch_norm):
+    prepared, scenes, _ = images
     settings = train_settings(finetune=True, batch_norm=batch_norm, epochs=1)
     folder = train.run(settings, prepared, scenes, OUTPUT, engine=engine) / "seed-1"
     before, after = load_file("mini.safetensors"), load_file(folder / "model.safetensors")
@@ -349,8 +349,8 @@ def test_finetuning_trains_the_backbone_from_layer2_on(images, engine, batch_nor
     assert load_model(folder, torch.device("cpu")).takes_images
 
 
-def test_finetuning_is_deterministic_wherever_the_images_lie(images, engine):  # noqa: F811
-    prepared, scenes, _ = images  # noqa: F811
+def test_finetuning_is_deterministic_wherever_the_images_lie(images, engine):
+    prepared, scenes, _ = images
     found = []
     for place in ("device", "host", "file"):
         settings = train_settings(finetune=True, epochs=1, data=place)
@@ -359,8 +359,8 @@ def test_finetuning_is_deterministic_wherever_the_images_lie(images, engine):  #
     assert found[0] == found[1] == found[2]
 
 
-def test_finetuning_refuses_other_backbone_weights_and_changed_images(images, engine):  # noqa: F811
-    prepared, scenes, _ = images  # noqa: F811
+def test_finetuning_refuses_other_backbone_weights_and_changed_images(images, engine):
+    prepared, scenes, _ = images
     settings = train_settings(finetune=True, epochs=1)
     save_file(build_backbone("mini", None, seed=1).state_dict(), "mini.safetensors")
     with pytest.raises(CheckpointError, match="not the backbone weights"):
@@ -373,8 +373,8 @@ def test_finetuning_refuses_other_backbone_weights_and_changed_images(images, en
     assert caught.value.where == str(Path("images/B/p1.png"))
 
 
-def test_images_of_another_size_are_refused_or_resized(images, engine):  # noqa: F811
-    prepared, scenes, backbone = images  # noqa: F811
+def test_images_of_another_size_are_refused_or_resized(images, engine):
+    prepared, scenes, backbone = images
     Image.new("RGB", (40, 40)).save("images/B/p1.png")
     hashes = {pair.id: dict(pair.sha256) for pair in read_prepared(prepared).pairs}
     hashes["p1"]["after"] = sha256_file(Path("images/B/p1.png"))
@@ -400,7 +400,7 @@ def test_two_processes_share_the_steps(run):
 
 
 @pytest.mark.slow
-def test_an_error_in_a_shared_run_is_the_users_error(run, scenes):  # noqa: F811
+def test_an_error_in_a_shared_run_is_the_users_error(run, scenes):
     values = world.Features(12, world.SHAPE, 0, ()).values
     spoiled = np.full_like(values[5], np.nan)
     scenes.write_bytes(scenes.read_bytes().replace(values[5].tobytes(), spoiled.tobytes()))

@@ -57,7 +57,7 @@ def test_a_feed_that_is_closed_early_reads_no_further():
     store = open_store(source(features(), list(range(9))), CPU, "file")
     taken = []
     take = store.take
-    store.take = lambda pairs: taken.append(pairs) or take(pairs)  # type: ignore[method-assign]
+    store.take = lambda pairs: taken.append(pairs) or take(pairs)
     batches = Feed(store, table).batches(plan_epoch(table, batch=1, one_caption=False, seed=1, epoch=0))
     next(batches)
     batches.close()

@@ -7,7 +7,8 @@ from torch import nn
 
 from pipeline.errors import CheckpointError, OutputError
 from pipeline.training.state import Progress, load_state, save_state
-from pipeline.training.tensors import load_tensors, load_weights, save_tensors
+from pipeline.training.tensors import load_tensors, save_tensors
+from pipeline.vision.weights import load_exactly
 
 
 def small(width: int = 3) -> nn.Module:
@@ -84,8 +85,8 @@ def test_weights_of_another_model_are_refused(tmp_path):
         {**weights, "extra": torch.zeros(1)},
         {name: value.double() for name, value in weights.items()},
     ):
-        with pytest.raises(CheckpointError, match="belong to another model"):
-            load_weights(small(), other, tmp_path / "weights.safetensors")
+        with pytest.raises(CheckpointError, match="are not this model's"):
+            load_exactly(small(), other, kind="this model's", path=tmp_path / "weights.safetensors", same_types=True)
 
 
 def test_a_state_of_another_version_is_refused(tmp_path):

@@ -52,3 +52,11 @@ def test_masks_without_pixels(height: int, width: int) -> None:
 def test_runs_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="5 pixels for a mask of 2×3"):
         rle.decode(np.array([2, 3], dtype=np.uint32), 2, 3)
+
+
+@given(arrays.arrays(np.bool_, arrays.array_shapes(min_dims=3, max_dims=3, min_side=0, max_side=5)))
+def test_all_masks_come_back(masks: NDArray[np.bool_]) -> None:
+    pieces = [rle.encode(mask) for mask in masks]
+    runs = np.array([len(piece) for piece in pieces], dtype=np.int32)
+    counts = np.concatenate([np.zeros(0, dtype=np.uint32), *pieces])
+    np.testing.assert_array_equal(rle.decode_all(runs, counts, *masks.shape[1:]), masks)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.datasets.world.classes import LAND_CLASSES, OBJECT_CLASSES
     from pipeline.datasets.world.emit import generate_world
     from pipeline.datasets.world.export import export_world
-    from pipeline.datasets.world.objects import read_objects
+    from pipeline.datasets.world.objects import read_objects, read_picture
     from pipeline.datasets.world.pair import WorldPair, make_pair
     from pipeline.datasets.world.settings import NuisanceSettings, WorldSettings
     from pipeline.datasets.world.sheet import contact_sheet
@@ -32,6 +32,7 @@ __all__ = [
     "generate_world",
     "make_pair",
     "read_objects",
+    "read_picture",
 ]
 
 __getattr__ = lazy_names(
@@ -49,5 +50,6 @@ __getattr__ = lazy_names(
         "generate_world": "emit",
         "make_pair": "pair",
         "read_objects": "objects",
+        "read_picture": "objects",
     },
 )

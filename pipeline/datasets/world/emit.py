@@ -124,6 +124,7 @@ def _map(
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield from pool.map(write, jobs, chunksize=_CHUNK)
+        # A key press too: jobs that wait would otherwise all be done before the pool closes.
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

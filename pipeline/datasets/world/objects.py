@@ -1,4 +1,4 @@
-"""Objects of a label map as records, and the file that lists them for every pair."""
+"""Objects of a label map as records, the file that lists them for every pair, and the maps beside it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.datasets.records import Split
 from pipeline.errors import DataError
@@ -89,3 +90,21 @@ def read_objects(folder: Path, split: Split) -> dict[str, dict[str, Any]]:
         raise DataError(f"cannot read the world's objects: {error.strerror}", where=path, fix=_REPAIR) from error
     except (ValueError, TypeError, KeyError) as error:
         raise DataError("not a list of a world's objects", where=path, fix=_REPAIR) from error
+
+
+def read_picture(folder: Path, *parts: str) -> NDArray[Any]:
+    """Read a picture or a map of a generated world as it is stored: (H, W, 3) or (H, W).
+
+    Args:
+        folder: The world.
+        parts: Where in it, such as "images", "train", "A", "train_000001.png".
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    path = folder.joinpath(*parts)
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
+        raise DataError("cannot read a picture of the world", where=path, fix=_REPAIR) from error

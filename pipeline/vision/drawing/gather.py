@@ -80,7 +80,9 @@ def _matches(path: Path, identity: str, regions: tuple[DrawnRegions, DrawnRegion
         skipped = unit in cache.missing
         found = read_matches(cache, unit)
     if not skipped and counts != [len(each.masks) for each in regions]:
-        raise CacheError("the matches are of other masks than these", where=path, fix="run `dvc repro matches`")
+        raise CacheError(
+            "the matches are of other masks than these", where=path, fix="run `sagecc regions` and `sagecc matches`"
+        )
     return DrawnMatches(found.matched, found.unmatched_before, found.unmatched_after)
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache import Cache, Field, Schema
 from pipeline.vision import rle
+from pipeline.vision.fields import SIZE, run_lengths
 
 SCHEMA = Schema(
     stage="semantics",
@@ -30,16 +31,7 @@ SCHEMA = Schema(
             offsets="regions",
             description="number of the category in the setting semantics.grounding.prompts, from 0",
         ),
-        Field("runs", dtype="int32", offsets="regions", description="number of run lengths of each mask in `counts`"),
-        Field(
-            "counts",
-            dtype="uint32",
-            offsets="rle",
-            unit="px",
-            description="run lengths of the masks that SAM makes of the boxes, one after the other, as COCO counts "
-            "them: down the columns, alternately without and with the mask",
-            compression="gzip",
-        ),
+        *run_lengths("regions", "the masks that SAM makes of the boxes,"),
         Field(
             "embeddings",
             dtype="float16",
@@ -78,7 +70,7 @@ SCHEMA = Schema(
             description="score of that mask",
             compression="gzip",
         ),
-        Field("size", dtype="int32", shape=(2,), unit="px", description="height and width of the image"),
+        SIZE,
     ),
 )
 """What semantics.h5 holds."""
@@ -119,18 +111,13 @@ class SemanticSet:
 def read_semantics(cache: Cache, unit: int) -> SemanticSet:
     """Read one image; unit 2i + t is pair i at date t. One that was skipped has no regions, and zeros for a map."""
     height, width = cache.row("size", unit).tolist()
-    ends = np.cumsum(cache.row("runs", unit), dtype=np.int64)
-    pieces = np.split(cache.row("counts", unit), ends[:-1]) if len(ends) else []
-    masks = np.zeros((len(pieces), height, width), dtype=np.bool_)
-    for mask, piece in zip(masks, pieces, strict=True):
-        mask[:] = rle.decode(piece, height, width)
     plain = {
         name: cache.row(name, unit)
         for name in ("boxes", "scores", "category", "embeddings", "descriptors", "similarity")
     }
     return SemanticSet(
         **plain,
-        masks=masks,
+        masks=rle.decode_all(cache.row("runs", unit), cache.row("counts", unit), height, width),
         selected=cache.row("selected", unit) > 0,
         map=cache.row("map", unit),
         map_score=cache.row("map_score", unit),

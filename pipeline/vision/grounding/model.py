@@ -198,7 +198,7 @@ def _text_models(tokenizer: PreTrainedTokenizerBase, config: BertConfig) -> Iter
     """Have GroundingDINO's constructor take this tokenizer and a BERT by `config` instead of downloading them."""
     functions: dict[str, Any] = {
         "get_tokenlizer": lambda _: tokenizer,
-        "get_pretrained_language_model": lambda _: BertModel(config),  # type: ignore[no-untyped-call]
+        "get_pretrained_language_model": lambda _: BertModel(config),
     }
     originals = {name: getattr(text_models, name) for name in functions}
     try:

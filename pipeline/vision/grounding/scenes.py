@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.datasets.records import Split
-from pipeline.datasets.world import read_objects
+from pipeline.datasets.world import read_objects, read_picture
 from pipeline.vision.grounding.text import Caption, compose
 from pipeline.vision.grounding.vocabulary import KINDS, PHRASES
 
@@ -80,10 +79,8 @@ def read_scenes(world: Path, split: Split) -> Scenes:
     images, boxes, kinds, areas, land = [], [], [], [], []
     for name, record in read_objects(world, split).items():
         for date, key in (("A", "before"), ("B", "after")):
-            with Image.open(world / "images" / split / date / f"{name}.png") as image:
-                images.append(np.asarray(image).transpose(2, 0, 1))
-            with Image.open(world / "semantic" / split / date / f"{name}.png") as image:
-                land.append(np.asarray(image))
+            images.append(read_picture(world, "images", split, date, f"{name}.png").transpose(2, 0, 1))
+            land.append(read_picture(world, "semantic", split, date, f"{name}.png"))
             objects = [item for item in record[key] if item["area"] >= SMALLEST]
             boxes.append(np.array([item["bbox"] for item in objects], dtype=np.float32).reshape(-1, 4))
             kinds.append(np.array([KINDS.index(item["class"]) for item in objects], dtype=np.int64))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.datasets.images import check_image
+from pipeline.datasets.images import read_unchanged
 from pipeline.errors import DataError
 from pipeline.vision import rle
 from pipeline.vision.grounding.detector import Detector
@@ -95,19 +95,15 @@ class SemanticWorker:
         Raises:
             DataError: It cannot be read, has changed since `prepare`, or has another size than the first image.
         """
-        found = check_image(image.path, convert=True)
-        if found.sha256 != image.sha256:
-            raise DataError(
-                "the image has changed since `sagecc prepare`", where=image.path, fix="run `sagecc prepare`"
-            )
-        if self._settings.map_size is None and found.pixels.shape[:2] != image.size:
-            here, first = (f"{width}×{height}" for height, width in (found.pixels.shape[:2], image.size))
+        pixels = read_unchanged(image.path, image.sha256)
+        if self._settings.map_size is None and pixels.shape[:2] != image.size:
+            here, first = (f"{width}×{height}" for height, width in (pixels.shape[:2], image.size))
             raise DataError(
                 f"the image is {here} pixels, the first one {first}",
                 where=image.path,
                 fix="set semantics.map_size to the side that all maps are to be resized to",
             )
-        return found.pixels, image.size
+        return pixels, image.size
 
     @torch.inference_mode()
     def regions(self, images: Sequence[NDArray[np.uint8]]) -> list[Region]:

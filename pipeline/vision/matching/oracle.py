@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.cache import Cache
 from pipeline.datasets.records import Split
-from pipeline.datasets.world import read_objects
+from pipeline.datasets.world import read_objects, read_picture
 from pipeline.vision.matching.assignment import Assignment
 from pipeline.vision.matching.cache import read_matches
 from pipeline.vision.matching.settings import AssignmentSettings
@@ -157,8 +156,7 @@ def read_gold(world: Path, split: Split, masks: Cache) -> dict[str, Gold]:
     for name, record in read_objects(world, split).items():
         objects = []
         for date, folder in enumerate("AB"):
-            with Image.open(world / "instances" / split / folder / f"{name}.png") as image:
-                instances = np.asarray(image)
+            instances = read_picture(world, "instances", split, folder, f"{name}.png")
             bitmaps = read_masks(masks, masks.unit(name, date)).bitmaps()
             objects.append(objects_of_regions(bitmaps, instances))
         gold[name] = gold_of(record, *objects)

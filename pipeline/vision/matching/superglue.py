@@ -116,7 +116,8 @@ class _Attention(nn.Module):
             for layer, tokens in zip(self.proj, (x, source, source), strict=True)
         )
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.merge(attended.permute(0, 2, 3, 1).flatten(2))  # type: ignore[no-any-return]
+        merged: Tensor = self.merge(attended.permute(0, 2, 3, 1).flatten(2))
+        return merged
 
 
 class _Layer(nn.Module):

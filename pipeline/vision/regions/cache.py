@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache import Cache, Field, Schema
+from pipeline.vision.fields import SIZE, geometry
 from pipeline.vision.regions.roi import GRID
 
 SCHEMA = Schema(
@@ -30,25 +31,9 @@ SCHEMA = Schema(
             description="what the descriptors are made of, AAPool7×7(RoIAlign) of equations (7) and (8): channels, "
             "rows, columns; of no channels where the setting regions.store is vectors",
         ),
-        Field(
-            "boxes",
-            dtype="float32",
-            shape=(4,),
-            offsets="regions",
-            unit="px",
-            description="smallest box around each mask: left, top, right, bottom, the latter two exclusive",
-        ),
-        Field(
-            "centroids",
-            dtype="float32",
-            shape=(2,),
-            offsets="regions",
-            unit="px",
-            description="mean x and y of the centres of a mask's pixels, from the corner of the image",
-        ),
-        Field("areas", dtype="int32", offsets="regions", unit="px", description="number of pixels of each mask"),
+        *geometry("regions"),
         Field("scores", dtype="float32", offsets="regions", description="intersection over union that SAM predicts"),
-        Field("size", dtype="int32", shape=(2,), unit="px", description="height and width of the image"),
+        SIZE,
     ),
 )
 """What regions.h5 holds. Region k of an image is mask k of masks.h5."""

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import CheckpointError
 from pipeline.vision.regions.roi import region_grids
 from pipeline.vision.regions.settings import HeadSettings, RoiSettings
-from pipeline.vision.weights import load_state_dict
+from pipeline.vision.weights import load_exactly, load_state_dict
 
 # See `roi._BLOCK`.
 _BLOCK = 32
@@ -67,16 +66,13 @@ def build_head(channels: int, settings: HeadSettings) -> DescriptorHead:
         head = DescriptorHead(channels, settings)
     if settings.kind == "conv" and settings.weights is not None:
         path = Path(settings.weights)
-        state = load_state_dict(path)
-        expected = {name: tensor.shape for name, tensor in head.state_dict().items()}
-        if {name: tensor.shape for name, tensor in state.items()} != expected:
-            raise CheckpointError(
-                f"these weights are not of a descriptor head from {channels} to {settings.width} channels",
-                where=path,
-                fix="set regions.head.width to the head that the file belongs to, or regions.head.weights to another "
-                "file",
-            )
-        head.load_state_dict(state)
+        load_exactly(
+            head,
+            load_state_dict(path),
+            kind=f"a descriptor head from {channels} to {settings.width} channels",
+            path=path,
+            fix="set regions.head.width to the head that the file belongs to, or regions.head.weights to another file",
+        )
     return head.eval()
 
 

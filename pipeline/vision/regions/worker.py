@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cache import Cache
-from pipeline.datasets.images import check_image
+from pipeline.datasets.images import read_unchanged
 from pipeline.errors import DataError
 from pipeline.vision.regions.descriptor import build_head, describe
 from pipeline.vision.regions.roi import region_grids
@@ -98,12 +98,7 @@ class RegionWorker:
         if self._source.stored:
             embedding = self._cache.row("embedding", image.unit)
         else:
-            found = check_image(image.path, convert=True)
-            if found.sha256 != image.sha256:
-                raise DataError(
-                    "the image has changed since `sagecc prepare`", where=image.path, fix="run `sagecc prepare`"
-                )
-            pixels = found.pixels
+            pixels = read_unchanged(image.path, image.sha256)
         return LoadedImage(masks, embedding, pixels, masks.bitmaps() if self._settings.roi.mask_pooling else None)
 
     @torch.inference_mode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,30 +10,14 @@ from numpy.typing import NDArray
 
 from pipeline.cache import Cache, Field, Schema
 from pipeline.vision import rle
+from pipeline.vision.fields import SIZE, geometry, run_lengths
 
 SCHEMA = Schema(
     stage="masks",
     version=1,
     unit="image",
     fields=(
-        Field(
-            "boxes",
-            dtype="float32",
-            shape=(4,),
-            offsets="masks",
-            unit="px",
-            description="smallest box around each mask: left, top, right, bottom, the latter two exclusive; masks in "
-            "order of falling predicted IoU",
-        ),
-        Field(
-            "centroids",
-            dtype="float32",
-            shape=(2,),
-            offsets="masks",
-            unit="px",
-            description="mean x and y of the centres of a mask's pixels, from the corner of the image",
-        ),
-        Field("areas", dtype="int32", offsets="masks", unit="px", description="number of pixels of each mask"),
+        *geometry("masks", "; masks in order of falling predicted IoU"),
         Field(
             "predicted_iou",
             dtype="float32",
@@ -47,17 +30,8 @@ SCHEMA = Schema(
             offsets="masks",
             description="intersection over union of the masks at a higher and a lower threshold of the logits",
         ),
-        Field("runs", dtype="int32", offsets="masks", description="number of run lengths of each mask in `counts`"),
-        Field(
-            "counts",
-            dtype="uint32",
-            offsets="rle",
-            unit="px",
-            description="run lengths of all masks one after the other, as COCO counts them: down the columns, "
-            "alternately without and with the mask",
-            compression="gzip",
-        ),
-        Field("size", dtype="int32", shape=(2,), unit="px", description="height and width of the image"),
+        *run_lengths("masks", "all masks"),
+        SIZE,
         Field(
             "embedding",
             dtype="float16",
@@ -97,21 +71,9 @@ class MaskSet:
     def __len__(self) -> int:
         return len(self.areas)
 
-    @cached_property
-    def _ends(self) -> NDArray[np.int64]:
-        return np.cumsum(self.runs, dtype=np.int64)
-
-    def bitmap(self, number: int) -> NDArray[np.bool_]:
-        """Return one mask as bool (H, W)."""
-        end = int(self._ends[number])
-        return rle.decode(self.counts[end - int(self.runs[number]) : end], *self.size)
-
     def bitmaps(self) -> NDArray[np.bool_]:
         """Return all masks as bool (N, H, W)."""
-        masks = np.zeros((len(self), *self.size), dtype=np.bool_)
-        for number in range(len(self)):
-            masks[number] = self.bitmap(number)
-        return masks
+        return rle.decode_all(self.runs, self.counts, *self.size)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what `SCHEMA` names, other than the embedding."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ class ImageEncoder:
         self._mean = sam.pixel_mean.to(self.device)
         self._std = sam.pixel_std.to(self.device)
         encoder = fused(sam.image_encoder).to(self.device, self._dtype)
-        self._encode: nn.Module = torch.compile(encoder) if compiled else encoder  # type: ignore[assignment]
+        self._encode: Callable[[Tensor], Tensor] = torch.compile(encoder) if compiled else encoder
 
     def scale(self, height: int, width: int) -> float:
         """Return encoder pixels per pixel of an image of `height` × `width`."""
@@ -103,8 +103,7 @@ class ImageEncoder:
         for slot, image in zip(batch, images, strict=True):
             pixels = torch.from_numpy(np.array(resize(image, self.size))).to(self.device).permute(2, 0, 1)
             slot[:, : pixels.shape[1], : pixels.shape[2]] = (pixels - self._mean) / self._std
-        embeddings: Tensor = self._encode(batch.to(self._dtype))
-        return embeddings.float()
+        return self._encode(batch.to(self._dtype)).float()
 
 
 def fused(encoder: ImageEncoderViT) -> ImageEncoderViT:

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.vision.sam.attention import CrossAttention, self_attention
-
-MASKS = 4
-"""Masks per prompt: number 0 is for prompts that mean one thing (boxes), 1 to 3 for those that may mean several."""
+from pipeline.vision.sam.decoding import MASKS
 
 
 def embed_boxes(encoder: PromptEncoder, boxes: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.images import check_image
+from pipeline.datasets.images import read_unchanged
 from pipeline.devices import resolve_device
-from pipeline.errors import DataError
 from pipeline.vision.sam.encoding import resize
 from pipeline.vision.sam.generator import MaskGenerator
 from pipeline.vision.sam.model import build_sam
@@ -72,12 +71,8 @@ class MaskWorker:
         Raises:
             DataError: It cannot be read, or has changed since `prepare`.
         """
-        file = check_image(image.path, convert=True)
-        if file.sha256 != image.sha256:
-            raise DataError(
-                "the image has changed since `sagecc prepare`", where=image.path, fix="run `sagecc prepare`"
-            )
-        return LoadedImage(file.pixels, resize(file.pixels, self._generator.encoder.size))
+        pixels = read_unchanged(image.path, image.sha256)
+        return LoadedImage(pixels, resize(pixels, self._generator.encoder.size))
 
     def compute(self, images: Sequence[LoadedImage]) -> list[dict[str, NDArray[Any]]]:
         """Return the arrays of each image; see `pipeline.vision.sam.cache.SCHEMA`."""

@@ -45,7 +45,8 @@ class SceneBackbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (N, 3, H, W) to features (N, C, H/stride, W/stride)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))  # type: ignore[no-any-return]
+        features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return features
 
     def train_from_layer2(self) -> None:
         """Freeze the stem and layer1, as the authors' release does when it fine-tunes the backbone."""

@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.cache import Field, Schema
-from pipeline.datasets.images import read_rgb
+from pipeline.datasets.images import read_unchanged
 from pipeline.errors import DataError
-from pipeline.files import sha256_file
 from pipeline.vision.scenes.backbones import build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
 
@@ -67,11 +66,7 @@ class SceneWorker:
         Raises:
             DataError: It cannot be read, has changed since `prepare`, or has another size than the first image.
         """
-        pixels = read_rgb(image.path, convert=True)
-        if sha256_file(image.path) != image.sha256:
-            raise DataError(
-                "the image has changed since `sagecc prepare`", where=image.path, fix="run `sagecc prepare`"
-            )
+        pixels = read_unchanged(image.path, image.sha256)
         if self._settings.size is None and pixels.shape[:2] != image.size:
             found, first = (f"{width}×{height}" for height, width in (pixels.shape[:2], image.size))
             raise DataError(

@@ -5,10 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.datasets.records import Pair
-from pipeline.datasets.world import LAND_CLASSES, WorldSettings, emit, generate_world, make_pair, read_objects
+from pipeline.datasets.world import (
+    LAND_CLASSES,
+    WorldSettings,
+    emit,
+    generate_world,
+    make_pair,
+    read_objects,
+    read_picture,
+)
 from pipeline.errors import DataError, OutputError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
@@ -56,10 +63,9 @@ def test_files_hold_the_pair(world_folder: tuple[Path, list[Pair]]) -> None:
         pair = make_pair(SMALL, "train", index)
         for letter, date in (("A", 0), ("B", 1)):
             for kind, array in (("images", pair.images), ("semantic", pair.semantic), ("instances", pair.instances)):
-                with Image.open(folder / f"{kind}/train/{letter}/{pair.id}.png") as image:
-                    assert np.array_equal(np.asarray(image), array[date])
-        with Image.open(folder / f"change/train/{pair.id}.png") as image:
-            assert np.array_equal(np.asarray(image), np.where(pair.change, 255, 0))
+                assert np.array_equal(read_picture(folder, kind, "train", letter, f"{pair.id}.png"), array[date])
+        change = read_picture(folder, "change", "train", f"{pair.id}.png")
+        assert np.array_equal(change, np.where(pair.change, 255, 0))
 
 
 def test_objects_can_be_read_back(world_folder: tuple[Path, list[Pair]]) -> None:
@@ -88,6 +94,16 @@ def test_missing_and_damaged_objects_are_named(tmp_path: Path) -> None:
     (tmp_path / "objects/train.jsonl").write_text('{"id": 1')
     with pytest.raises(DataError, match="not a list of a world's objects"):
         read_objects(tmp_path, "train")
+
+
+def test_missing_and_damaged_pictures_are_named(world_folder: tuple[Path, list[Pair]], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read a picture of the world"):
+        read_picture(tmp_path, "images", "a.png")
+    whole = next(world_folder[0].glob("images/train/A/*.png")).read_bytes()
+    for damaged in (b"", whole[:100], whole[:-200], whole[:60] + b"x" * 40 + whole[100:]):
+        (tmp_path / "a.png").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"cannot read a picture of the world[\s\S]*a\.png"):
+            read_picture(tmp_path, "a.png")
 
 
 def test_a_world_is_replaced_but_nothing_else(tmp_path: Path) -> None:

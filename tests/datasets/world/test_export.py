@@ -108,6 +108,6 @@ def test_a_missing_file_is_named(world_folder: tuple[Path, list[Pair]], tmp_path
     victim = next(iter(sorted((copy / lost).rglob("*.png"))))
     victim.unlink()
     with pytest.raises(DataError) as caught:
-        export_world(copy, layout, tmp_path / "out")  # type: ignore[arg-type]
+        export_world(copy, layout, tmp_path / "out")
     assert caught.value.where == str(victim)
     assert not list((tmp_path / "out").glob("*.json"))

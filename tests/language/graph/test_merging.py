@@ -89,7 +89,7 @@ class Model:
     """A language model that merges in each round the first two names of each group, up to a number of rounds."""
 
     def __init__(self, rounds: int) -> None:
-        self.left, self.seen = rounds, []  # type: ignore[var-annotated]
+        self.left, self.seen = rounds, []
 
     def propose_merges(self, groups: Sequence[Sequence[str]], kind: NameKind = "entity") -> list[list[list[str]]]:
         self.seen.append((kind, [list(group) for group in groups]))

@@ -35,7 +35,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_a_folder_of_bert_gives_vectors_that_do_not_depend_on_their_company(tiny_bert: Path, pooling: str) -> None:
-    encoder = build_text_encoder(TextEncoderSettings(encoder=str(tiny_bert), pooling=pooling))  # type: ignore[arg-type]
+    encoder = build_text_encoder(TextEncoderSettings(encoder=str(tiny_bert), pooling=pooling))
     together = encoder.encode(["road", "swimming pool", "house"])
     assert together.dtype == np.float32
     assert together.shape == (3, 16)

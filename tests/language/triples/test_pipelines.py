@@ -19,7 +19,7 @@ def _pipeline(folder: Path, tags: dict[str, str]) -> str:
     language = spacy.blank("en")
     ruler = language.add_pipe("attribute_ruler") if tags else None
     for word, tag in tags.items():
-        ruler.add(patterns=[[{"LOWER": word}]], attrs={"TAG": tag})  # type: ignore[attr-defined]
+        ruler.add(patterns=[[{"LOWER": word}]], attrs={"TAG": tag})
     language.to_disk(folder)
     return str(folder)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 
 from pipeline.datasets.world import WorldSettings, generate_world
 from pipeline.execution import EngineSettings
-from pipeline.files import sha256_file
 from pipeline.vision.grounding import pretraining
 from pipeline.vision.grounding.model import build_grounding_dino
 from pipeline.vision.grounding.pretraining import GroundingPretraining
@@ -18,6 +18,7 @@ from pipeline.vision.grounding.settings import GroundingSettings
 from pipeline.vision.grounding.text import load_text_encoder
 from pipeline.vision.grounding.vocabulary import KINDS, PHRASES
 from stages.pretrain import grounding_dino
+from tests.pretraining.resuming import check_resumed
 from tests.vision.grounding.grounding_data import PRETRAINED, TEXT_ENCODER
 
 WORLD = WorldSettings(train=4, val=2, test=0, size=96, seed=3)
@@ -112,27 +113,13 @@ def test_a_few_steps_lower_the_loss(scenes: Scenes) -> None:
 def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = grounding_dino.PretrainGroundingSettings(world=WORLD, epochs=2, batch=4)
-    whole = grounding_dino.run(settings, tmp_path / "whole.safetensors", engine=ENGINE)
+    run = partial(grounding_dino.run, settings, engine=ENGINE)
+    whole = run(tmp_path / "whole.safetensors")
     history = json.loads((tmp_path / "whole.json").read_text())["validation"]
     assert [record["epoch"] for record in history] == [1, 2]
     build_grounding_dino(GroundingSettings(weights=str(whole), text_encoder=str(tmp_path / "whole")))
 
-    state = next((tmp_path / ".work" / "pretrain-grounding-dino").glob("*/state.safetensors"))
-    state.unlink()
-    validate_once = pretraining.validate
-
-    def stop_in_the_second_epoch(*arguments: object) -> dict[str, float]:
-        if state.exists():
-            raise KeyboardInterrupt
-        return validate_once(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(pretraining, "validate", stop_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        grounding_dino.run(settings, tmp_path / "resumed.safetensors", engine=ENGINE)
-    assert not (tmp_path / "resumed.safetensors").exists()
-    monkeypatch.setattr(pretraining, "validate", validate_once)
-    resumed = grounding_dino.run(settings, tmp_path / "resumed.safetensors", engine=ENGINE)
-    assert sha256_file(resumed) == sha256_file(whole)
+    check_resumed(run, whole, tmp_path / ".work" / "pretrain-grounding-dino", pretraining, monkeypatch)
 
 
 @pytest.mark.skipif(not SHIPPED.is_file(), reason="the weights of `sagecc pretrain grounding-dino` are not there")

@@ -23,7 +23,7 @@ def test_the_folder_that_ships_is_what_is_written(tmp_path: Path) -> None:
         assert (tmp_path / "encoder" / file).read_bytes() == (TEXT_ENCODER / file).read_bytes()
 
 
-def test_tokens_belong_to_their_phrases(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_tokens_belong_to_their_phrases(tokenizer) -> None:
     caption = compose(tokenizer, ["building", "swimming pool", "road"])
     assert caption.text == "building . swimming pool . road ."
     words = tokenizer.convert_ids_to_tokens(tokenizer(caption.text)["input_ids"])
@@ -31,14 +31,14 @@ def test_tokens_belong_to_their_phrases(tokenizer) -> None:  # type: ignore[no-u
     assert named == [["building"], ["swimming", "pool"], ["road"]]
 
 
-def test_categories_own_the_tokens_of_all_their_phrases(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_categories_own_the_tokens_of_all_their_phrases(tokenizer) -> None:
     caption, tokens = category_tokens(tokenizer, parse_prompts(["building . house", "swimming pool . pond"]))
     words = tokenizer.convert_ids_to_tokens(tokenizer(caption.text)["input_ids"])
     named = [[word for word, mine in zip(words, row, strict=True) if mine] for row in tokens.tolist()]
     assert named == [["building", "house"], ["swimming", "pool", "pond"]]
 
 
-def test_every_phrase_of_the_vocabulary_is_known(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_every_phrase_of_the_vocabulary_is_known(tokenizer) -> None:
     assert len(compose(tokenizer, list(PHRASES)).phrases) == len(PHRASES)
 
 
@@ -46,12 +46,12 @@ def test_every_phrase_of_the_vocabulary_is_known(tokenizer) -> None:  # type: ig
     ("phrases", "message"),
     [(["\u200b"], "sees nothing"), (["building", "quay"], "not know every word"), (["road"] * 150, "reads 256")],
 )
-def test_phrases_that_cannot_be_read_are_refused(tokenizer, phrases: list[str], message: str) -> None:  # type: ignore[no-untyped-def]
+def test_phrases_that_cannot_be_read_are_refused(tokenizer, phrases: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         compose(tokenizer, phrases)
 
 
-def test_phrases_see_themselves_only_as_in_groundingdino(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_phrases_see_themselves_only_as_in_groundingdino(tokenizer) -> None:
     # Not at the top: it warns unless our own library module is imported before it.
     from groundingdino.models.GroundingDINO.bertwarper import generate_masks_with_special_tokens_and_transfer_map
 

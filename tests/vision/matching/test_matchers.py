@@ -17,9 +17,9 @@ COUNTS = [(5, 7), (1, 1), (0, 4), (3, 0), (0, 0), (9, 2)]
 @pytest.fixture(params=METHODS)
 def matcher(request: pytest.FixtureRequest) -> Matcher:
     if request.param == "superglue":
-        return shake(SuperGlue(SUPERGLUE, WIDTH)).eval()  # type: ignore[return-value]
+        return shake(SuperGlue(SUPERGLUE, WIDTH)).eval()
     if request.param == "lightglue":
-        return shake(LightGlue(LIGHTGLUE, WIDTH)).eval()  # type: ignore[return-value]
+        return shake(LightGlue(LIGHTGLUE, WIDTH)).eval()
     return NearestMatcher().eval()
 
 
@@ -75,7 +75,7 @@ def test_a_learned_assignment_adds_up(matcher: Matcher) -> None:
     assert table.shape == (len(COUNTS), 11, 11)
     assert (table.exp()[:, :-1].sum(2)[batch.valid[:, 0]] <= 1.05).all()
     terms = table[:, :-1, -1][batch.valid[:, 0]].sum() + table[:, -1, :-1][batch.valid[:, 1]].sum()
-    terms.backward()  # type: ignore[no-untyped-call]
+    terms.backward()
     for name, parameter in matcher.named_parameters():
         if parameter.grad is not None:
             assert parameter.grad.isfinite().all(), name

@@ -24,7 +24,7 @@ def plain(scores: NDArray[np.float64], bin_score: float, iterations: int) -> NDA
 
 
 def full(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return tuple(torch.ones(len(scores), length, dtype=torch.bool) for length in scores.shape[1:])  # type: ignore[return-value]
+    return tuple(torch.ones(len(scores), length, dtype=torch.bool) for length in scores.shape[1:])
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 5), (7, 2)])

@@ -39,7 +39,7 @@ def test_same_seed_same_weights() -> None:
     one, same, other = (learned_matcher(matcher_settings("superglue"), WIDTH, seed=seed) for seed in (1, 1, 2))
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, same.state_dict()[name])
-    assert not torch.equal(one.final_proj.weight, other.final_proj.weight)  # type: ignore[union-attr,arg-type]
+    assert not torch.equal(one.final_proj.weight, other.final_proj.weight)
 
 
 def test_a_published_file_loads_with_the_published_layout(tmp_path: Path) -> None:

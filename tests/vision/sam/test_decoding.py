@@ -70,7 +70,7 @@ def test_prompts_do_not_depend_on_neighbours(sam: Sam, embeddings: Tensor) -> No
 
 @torch.inference_mode()
 def test_half_precision_is_near_and_leaves_the_model_alone(sam: Sam, embeddings: Tensor) -> None:
-    exact, half = (PromptDecoder(sam, "cpu", precision=precision) for precision in ("fp32", "bf16"))  # type: ignore[arg-type]
+    exact, half = (PromptDecoder(sam, "cpu", precision=precision) for precision in ("fp32", "bf16"))
     sparse = torch.stack([exact.points(mine) for mine in _points(4)])
     expected = exact.decode(exact.image_side(embeddings), sparse)
     found = half.decode(half.image_side(embeddings), sparse)

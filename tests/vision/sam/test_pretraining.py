@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from pipeline.datasets.world import WorldSettings
 from pipeline.errors import SettingsError
 from pipeline.execution import EngineSettings
-from pipeline.files import sha256_file
 from pipeline.vision.sam import pretraining
 from pipeline.vision.sam.dense import DenseHead, borders, box_sides
 from pipeline.vision.sam.examples import SegmentedImages, prompted
@@ -20,6 +20,7 @@ from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.pretraining import SamPretraining, validate
 from pipeline.vision.sam.settings import SamSettings
 from stages.pretrain import sam as pretrain_sam
+from tests.pretraining.resuming import check_resumed
 
 WEIGHTS = Path(__file__).parents[3] / "artifacts" / "pretrained" / "sam-mini.safetensors"
 
@@ -152,29 +153,15 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypa
         boxes=1,
     )
     engine = EngineSettings(device="cpu", workers=1)
-    whole = pretrain_sam.run(settings, tmp_path / "whole.safetensors", engine=engine)
+    run = partial(pretrain_sam.run, settings, engine=engine)
+    whole = run(tmp_path / "whole.safetensors")
     history = json.loads((tmp_path / "whole.json").read_text())["validation"]
     assert [record["epoch"] for record in history] == [1, 2]
     assert "loss_point" not in history[0]
     assert "loss_point" in history[1]
     assert build_sam(SamSettings(weights=str(whole))).image_encoder.img_size == 128
 
-    state = next((tmp_path / ".work" / "pretrain-sam").glob("*/state.safetensors"))
-    state.unlink()
-    validate_once = pretraining.validate
-
-    def stop_in_the_second_epoch(*arguments: object) -> dict[str, float]:
-        if state.exists():
-            raise KeyboardInterrupt
-        return validate_once(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(pretraining, "validate", stop_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain_sam.run(settings, tmp_path / "resumed.safetensors", engine=engine)
-    assert not (tmp_path / "resumed.safetensors").exists()
-    monkeypatch.setattr(pretraining, "validate", validate_once)
-    resumed = pretrain_sam.run(settings, tmp_path / "resumed.safetensors", engine=engine)
-    assert sha256_file(resumed) == sha256_file(whole)
+    check_resumed(run, whole, tmp_path / ".work" / "pretrain-sam", pretraining, monkeypatch)
 
 
 def test_a_world_whose_size_is_no_multiple_of_the_patch_is_refused(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 
 from pipeline.datasets.world import WorldSettings
 from pipeline.execution import EngineSettings
-from pipeline.files import sha256_file
+from pipeline.vision.scenes import pretraining
 from pipeline.vision.scenes.backbones import build_backbone
 from pipeline.vision.scenes.pretraining import ScenePairs, ScenePretraining, batches, validate
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages.pretrain import scenes as pretrain_scenes
+from tests.pretraining.resuming import check_resumed
 
 
 def random_pairs(count: int, size: int = 64) -> ScenePairs:
@@ -89,29 +91,13 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypa
         world=WorldSettings(train=4, val=2, test=0, size=96, seed=3), epochs=2, batch=2
     )
     engine = EngineSettings(device="cpu", workers=1)
-    whole = pretrain_scenes.run(settings, tmp_path / "whole.safetensors", engine=engine)
+    run = partial(pretrain_scenes.run, settings, engine=engine)
+    whole = run(tmp_path / "whole.safetensors")
     history = json.loads((tmp_path / "whole.json").read_text())["validation"]
     assert [record["epoch"] for record in history] == [1, 2]
     assert build_backbone("mini", whole).channels == 256
 
-    state = next((tmp_path / ".work" / "pretrain-scenes").glob("*/state.safetensors"))
-    state.unlink()
-    from pipeline.vision.scenes import pretraining
-
-    validate_once = pretraining.validate
-
-    def stop_in_the_second_epoch(*arguments: object) -> dict[str, float]:
-        if state.exists():
-            raise KeyboardInterrupt
-        return validate_once(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(pretraining, "validate", stop_in_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain_scenes.run(settings, tmp_path / "resumed.safetensors", engine=engine)
-    assert not (tmp_path / "resumed.safetensors").exists()
-    monkeypatch.setattr(pretraining, "validate", validate_once)
-    resumed = pretrain_scenes.run(settings, tmp_path / "resumed.safetensors", engine=engine)
-    assert sha256_file(resumed) == sha256_file(whole)
+    check_resumed(run, whole, tmp_path / ".work" / "pretrain-scenes", pretraining, monkeypatch)
 
 
 def test_the_backbone_that_ships_is_small_and_loads() -> None:

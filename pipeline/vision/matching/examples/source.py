@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Literal
 
 from pipeline.cache import Cache, Expectation
-from pipeline.datasets.images import check_image
+from pipeline.datasets.images import read_unchanged
 from pipeline.datasets.records import Prepared, read_prepared
 from pipeline.errors import CacheError, DataError
 from pipeline.vision.matching.examples.making import MaskedImage
@@ -79,11 +79,9 @@ class PreparedImages:
         """
         pair, date = self._data.pairs[unit // 2], ("before", "after")[unit % 2]
         path = self._data.root / getattr(pair, date)
-        found = check_image(path, convert=True)
-        if found.sha256 != pair.sha256[date]:
-            raise DataError("the image has changed since `sagecc prepare`", where=path, fix="run `sagecc prepare`")
+        pixels = read_unchanged(path, pair.sha256[date])
         masks = read_masks(self._masks, unit)
-        return MaskedImage(found.pixels, masks.bitmaps(), masks.predicted_iou)
+        return MaskedImage(pixels, masks.bitmaps(), masks.predicted_iou)
 
     def close(self) -> None:
         """Let go of the masks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -86,12 +86,12 @@ def compute_examples(
 class _Painter:
     """Draws images as large as one that regions are painted into."""
 
-    def __init__(self, images: object, numbers: Sequence[int], like: MaskedImage) -> None:
+    def __init__(self, images: Callable[[int], MaskedImage], numbers: Sequence[int], like: MaskedImage) -> None:
         self._images, self._numbers, self._like = images, numbers, like
 
     def __call__(self, rng: np.random.Generator) -> MaskedImage:
         for _ in range(_TRIES):
-            found = self._images(self._numbers[int(rng.integers(len(self._numbers)))])  # type: ignore[operator]
+            found = self._images(self._numbers[int(rng.integers(len(self._numbers)))])
             if found.image.shape == self._like.image.shape:
-                return found  # type: ignore[no-any-return]
+                return found
         return self._like
