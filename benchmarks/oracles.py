@@ -14,17 +14,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks.harness import Figures
 from pipeline.cache import Cache
 from pipeline.config import Section
 from pipeline.datasets.records import Prepared, read_prepared
-from pipeline.datasets.world import WorldSettings, read_objects
+from pipeline.datasets.world import WorldSettings, read_objects, read_picture
 from pipeline.devices import resolve_device
 from pipeline.execution.settings import EngineSettings
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
@@ -130,7 +128,7 @@ class Trial:
         found: list[sam.FoundObject] = []
         for name, record in read_objects(self.world, _SPLIT).items():
             for date, (folder, when) in enumerate((("A", "before"), ("B", "after"))):
-                instances = _picture(self.world / "instances" / _SPLIT / folder / f"{name}.png")
+                instances = read_picture(self.world, "instances", _SPLIT, folder, f"{name}.png")
                 bitmaps = read_masks(cache, cache.unit(name, date)).bitmaps()
                 found += sam.find_objects(instances, record[when], bitmaps, smallest=sam.SIZES[0])
         return sam.report(found)
@@ -177,7 +175,7 @@ class Trial:
                 for date, folder in enumerate("AB"):
                     name = self.data.pairs[row].id
                     predicted.append(common_map(read_semantics(cache, 2 * row + date).map, categories))
-                    true.append(common_land(_picture(self.world / "semantic" / _SPLIT / folder / f"{name}.png")))
+                    true.append(common_land(read_picture(self.world, "semantic", _SPLIT, folder, f"{name}.png")))
         ious = class_iou(np.stack(predicted), np.stack(true), len(CLASSES))
         return {name: float(iou) for name, iou in zip(CLASSES, ious, strict=True) if not np.isnan(iou)}
 
@@ -225,11 +223,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _pairs(quick: bool) -> int:
     return 20 if quick else 150
-
-
-def _picture(path: Path) -> NDArray[Any]:
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def _recall_table(report: sam.RecallReport) -> str:

@@ -95,12 +95,12 @@ class PointAsker:
                     found[number].append(self._judged(views[number], logits[mine], iou[mine]))
 
     def _uncovered(self, view: View, found: Candidates, asked: Numbers) -> Numbers:
-        """Return the points of a view's grid that are neither among `asked` nor within a mask that was found."""
+        """Return the points of a view's grid that are neither among `asked` nor well within a mask that was found."""
         # The middle of the pixel that a point lies in, from −1 to 1 over the encoder's image.
         pixels = np.floor(grid(view.crop.points, view.crop.size, view.shown)) + 0.5
         places = torch.from_numpy(pixels * 2 / self.decoder.encoder_size - 1).to(found.logits)
         logits = F.grid_sample(found.logits[None], places[None, None], padding_mode="border", align_corners=False)
-        left = ~(logits[0, :, 0] > THRESHOLD).any(0).cpu().numpy()
+        left = ~(logits[0, :, 0] > THRESHOLD + self._settings.stability_offset).any(0).cpu().numpy()
         left[asked] = False
         return np.flatnonzero(left)
 

@@ -43,7 +43,8 @@ class GeneratorSettings(Section):
         ge=1,
         le=32,
         description="every this many points of the grid, in both directions, are asked first, and of the others only "
-        "those that no mask found by then covers; 1: all are asked (published)",
+        "those that no mask found by then covers, even with its threshold moved up by stability_offset; 1: all are "
+        "asked (published)",
     )
     crop_layers: int = Field(
         0,
