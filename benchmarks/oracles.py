@@ -47,7 +47,7 @@ BARS = {
     "ap50_least": 0.6,
 }
 
-_SEED = 2_000_003
+_SEED = 2_500_009
 """No model was trained on this seed, and no data set of a profile is made of it."""
 _SPLIT: Final = "train"
 """The split that a world has most of; here it only holds the images."""

@@ -20,7 +20,7 @@ _SAM = {"variant": "vit_h", "weights": "artifacts/checkpoints/sam_vit_h_4b8939.p
 _REGIONS: dict[str, dict[str, Any]] = {
     "masks": {
         "sam": _SAM,
-        "generator": {"points_per_side": 32, "predicted_iou": 0.88, "stability": 0.95},
+        "generator": {"points_per_side": 32, "coarse_stride": 1, "predicted_iou": 0.88, "stability": 0.95},
     },
     "matches": {"weights": "artifacts/checkpoints/matcher.safetensors"},
     "semantics": {
@@ -41,6 +41,7 @@ _TRAIN_LARGE = {"captioner": _LARGE}
 
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "synthetic": {
+        "engine": {"engine": "local"},
         # The generator's code is what the synthetic data set is made from, so DVC watches it as the data root.
         "prepare": {"dataset": "synthetic", "root": "pipeline/datasets/world"},
         # More than 1e-4 and fewer epochs than the paper: the captioner is small and the time short.

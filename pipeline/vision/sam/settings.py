@@ -33,13 +33,16 @@ class SamSettings(Section):
 
 
 class GeneratorSettings(Section):
-    """Automatic masks of whole images: a grid of points, each of which may give up to three masks."""
+    """Automatic masks of whole images: a grid of points, each of which may give up to three masks.
+
+    The defaults are those of the mini SAM; the profiles of real data sets set the published ones.
+    """
 
     points_per_side: int = Field(
-        16, ge=1, le=256, description="points a side of the grid over the image (published: 32, at 1024 pixels)"
+        20, ge=1, le=256, description="points a side of the grid over the image (published: 32, at 1024 pixels)"
     )
     coarse_stride: int = Field(
-        1,
+        3,
         ge=1,
         le=32,
         description="every this many points of the grid, in both directions, are asked first, and of the others only "
@@ -60,9 +63,14 @@ class GeneratorSettings(Section):
         1, ge=1, description="in crop layer i the grid has this number to the power of i fewer points a side"
     )
     predicted_iou: float = Field(
-        0.88, ge=0, le=1, description="masks whose IoU the model predicts to be no higher are dropped"
+        0.4,
+        ge=0,
+        le=1,
+        description="masks whose IoU the model predicts to be no higher are dropped (published: 0.88)",
     )
-    stability: float = Field(0.95, ge=0, le=1, description="masks of a lower stability score are dropped")
+    stability: float = Field(
+        0.2, ge=0, le=1, description="masks of a lower stability score are dropped (published: 0.95)"
+    )
     stability_offset: float = Field(
         1.0, ge=0, description="how far the logits' threshold is moved up and down for the stability score"
     )
