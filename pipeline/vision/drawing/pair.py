@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -20,6 +20,7 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """masks: of both dates; matches: correspondences; semantics: semantic regions of both dates; maps: semantic maps."""
 
 _DATES: Final = ("before", "after")
+_GREY: Final = 128
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ class DrawnPair:
         """The kinds of pictures that can be drawn of it."""
         there = {"masks": True, "matches": self.matches, "semantics": self.semantics, "maps": self.semantics}
         return tuple(kind for kind in KINDS if there[kind])
+
+
+def without_imagery(pair: DrawnPair) -> DrawnPair:
+    """Return the pair with grey in place of its images."""
+    before, after = (replace(date, image=np.full_like(date.image, _GREY)) for date in pair.regions)
+    return replace(pair, regions=(before, after))
 
 
 def draw_pair(pair: DrawnPair, *, zoom: int | None = None) -> Image.Image:
