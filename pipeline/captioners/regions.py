@@ -66,8 +66,18 @@ class Regions:
             dates: For each pair (n_i,).
             centroids: For each pair (n_i, 2).
             scores: For each pair (n_i,).
+
+        Raises:
+            DataError: A field has another number of regions than `features`.
         """
         counts = torch.tensor([len(rows) for rows in features])
+        for name, given in (("dates", dates), ("centroids", centroids), ("scores", scores)):
+            if given is not None and [len(rows) for rows in given] != counts.tolist():
+                raise DataError(
+                    f"`{name}` are not of as many regions as `features`",
+                    where=f"regions.{name}",
+                    fix="bring all fields of the regions from the same rows of their cache",
+                )
         mask = torch.arange(int(counts.max())) < counts[:, None]
 
         def pad(rows: Sequence[Tensor] | None) -> Tensor | None:

@@ -114,19 +114,16 @@ class CrossBlock(nn.Module):
         Returns:
             (B, T, width).
         """
-        if memory.shape[1]:
-            update = self.attention(
-                self.query_norm(x),
-                *self.attention.keys_values(self.memory_norm(memory)),
-                mask=None if mask is None else _open(mask)[:, None, None],
-            )
-            if mask is not None:
-                update = update * mask.any(1)[:, None, None]
-            x = x + self.dropout(update)
+        if not memory.shape[1]:
+            memory, mask = memory.new_zeros(len(x), 1, x.shape[2]), x.new_zeros((len(x), 1), dtype=torch.bool)
+        keys, values = self.attention.keys_values(self.memory_norm(memory))
+        if mask is None:
+            update = self.attention(self.query_norm(x), keys, values)
+        else:
+            # A softmax over nothing is no number: who has nothing attends to padding, and the result does not count.
+            some = mask.any(1, keepdim=True)
+            update = self.attention(self.query_norm(x), keys, values, mask=(mask | ~some)[:, None, None])
+            update = update * some.unsqueeze(2)
+        x = x + self.dropout(update)
         y: Tensor = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
         return y
-
-
-def _open(mask: Tensor) -> Tensor:
-    # A softmax over nothing is no number; its result is then multiplied by zero.
-    return mask | ~mask.any(1, keepdim=True)

@@ -9,11 +9,13 @@ import torch
 
 from benchmarks._plain_search import Recomputing, plain_generate
 from pipeline.captioners.evidence import Evidence
+from pipeline.captioners.explanation import by_section, explain
 from pipeline.captioners.generation import generate
 from pipeline.captioners.loss import caption_loss
 from pipeline.captioners.sage_cc import SageCC
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.language.vocabulary import END
+from pipeline.training.determinism import deterministic
 from tests.captioners.fused import (
     WIDTHS,
     fused_settings,
@@ -125,11 +127,13 @@ def test_every_weight_learns(scenes, fusion, changes):
 
 
 @pytest.mark.parametrize("fusion", ["paper", "release"])
-def test_training_without_any_region_gives_numbers(scenes, fusion):
-    model = make_fused(fusion).train()
+@pytest.mark.parametrize("graph", [True, False])
+def test_training_without_any_region_gives_numbers(scenes, fusion, graph):
+    """And a gradient for every weight, if only zero, which training on several devices asks for."""
+    model = make_fused(fusion, evidence={"graph": graph}).train()
     memory = model.encode(scenes, make_evidence((0, 0, 0), (0, 0, 0)))
     caption_loss(model.decode(memory, captions(3, 6), torch.arange(3)), captions(3, 6)).backward()
-    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
 
 
 @pytest.mark.parametrize("fusion", ["none", "paper", "release"])
@@ -206,6 +210,36 @@ def test_no_look_falls_on_padding(scenes, fusion):
     torch.testing.assert_close(looked.sum(-1), torch.ones(3, 5, 2, 2))
     if memory.mask is not None:
         assert not looked.masked_fill(memory.mask[:, None, None, None], 0.0).any()
+
+
+@pytest.mark.parametrize("fusion", ["none", "paper", "release"])
+def test_an_explanation_is_taken_apart_by_what_was_looked_at(scenes, fusion):
+    model, evidence = make_fused(fusion), make_evidence()
+    memory = model.encode(scenes, evidence)
+    looked = by_section(explain(model, memory, (5, 7, 3), row=0), memory)
+    if fusion != "release":
+        assert list(looked) == ["image"]
+        assert looked["image"].shape == (3, 2, 2, 6)
+        return
+    assert list(looked) == ["image", "motion", "semantics", "nodes", "image attended"]
+    torch.testing.assert_close(sum(part.sum(-1) for part in looked.values()), torch.ones(3, 2, 2))
+    for name in ("motion", "semantics"):
+        there = getattr(evidence, name).mask[0]
+        assert (looked[name][..., there] > 0).all()
+        assert not looked[name][..., ~there].any()
+
+
+@each
+def test_the_same_step_gives_the_same_bits(scenes, fusion, changes):
+    def step():
+        torch.manual_seed(4)
+        model = SageCC(fused_settings(fusion, **changes), VOCABULARY, SCENE, WIDTHS)
+        memory = model.encode(scenes, make_evidence())
+        caption_loss(model.decode(memory, captions(3, 6), torch.arange(3)), captions(3, 6)).backward()
+        return [weight.grad for weight in model.parameters()]
+
+    with deterministic(torch.device("cpu")):
+        assert all(torch.equal(first, second) for first, second in zip(step(), step(), strict=True))
 
 
 @pytest.mark.cuda

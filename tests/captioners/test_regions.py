@@ -26,6 +26,15 @@ def test_no_regions_at_all():
     regions.check_values("motion")
 
 
+@pytest.mark.parametrize("field", ["dates", "centroids", "scores"])
+def test_fields_of_other_regions_are_refused(field):
+    features = [torch.zeros(2, 3), torch.zeros(4, 3)]
+    with pytest.raises(DataError, match=f"`{field}` are not of as many regions"):
+        Regions.padded(features, **{field: [torch.zeros(4, 2), torch.zeros(2, 2)]})
+    with pytest.raises(DataError, match=f"`{field}` are not of as many regions"):
+        Regions.padded(features, **{field: [torch.zeros(2, 2)]})
+
+
 def test_select_takes_all_fields_along():
     regions = make_regions((2, 0, 4), 3, seed=0)
     rows = torch.tensor([2, 0, 2])
