@@ -170,6 +170,25 @@ def test_zero_weights_are_no_bias(scenes, fusion):
     torch.testing.assert_close(biased.decode(memory, tokens, rows), without, atol=1e-6, rtol=0)
 
 
+def test_the_bias_falls_on_the_grid_alone(scenes):
+    """Equation (18) where the memory holds more than the grid: nothing is added elsewhere, and padding is shut."""
+    model = make_fused("release")
+    memory = model.encode(scenes, make_evidence())
+    with torch.no_grad():
+        model.decoder.alpha.fill_(0.7)
+        model.decoder.beta.fill_(-0.3)
+        bias = model.start(memory, 1, 2).cross[0].bias
+    assert bias.shape == (3, 1, 1, 24)
+    for pair in range(3):
+        M, C = memory.change[pair].flatten(), memory.consistency[pair].flatten()
+        for token in range(24):
+            if token < 6:
+                expected = 0.7 * M[token].item() - 0.3 * C[token].item()
+            else:
+                expected = 0.0 if memory.mask[pair, token] else -torch.inf
+            assert bias[pair, 0, 0, token].item() == pytest.approx(expected, abs=1e-6)
+
+
 @each
 @pytest.mark.parametrize("beams", [1, 3])
 def test_cached_search_equals_recomputing_searches(fusion, changes, beams):
