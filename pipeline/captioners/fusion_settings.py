@@ -18,6 +18,18 @@ class EvidenceSettings(Section):
     motion: bool = Field(True, description="take regions without a counterpart at the other date (MCL of Table 4)")
     semantics: bool = Field(True, description="take regions that text prompts name (SCA of Table 4)")
     graph: bool = Field(True, description="take the graph of the training captions (CGR of Table 4)")
+    masks_kept: int | None = Field(
+        None,
+        ge=1,
+        description="of each image use only so many masks, those of the largest predicted IoU; null: all that SAM "
+        "kept. Confidences are those that `matches` computed among all (Table 5)",
+    )
+    match_threshold: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="τ of equation (10), applied to the stored confidences; null: what `matches` decided (Table 6)",
+    )
     top_q: int | None = Field(
         None,
         ge=1,
@@ -29,6 +41,11 @@ class EvidenceSettings(Section):
     )
     graph_encoder: GraphEncoderSettings = Field(
         default_factory=GraphEncoderSettings, description="graph encoder, equation (15), and its readout, (16)"
+    )
+    pretrained_graph: bool = Field(
+        True,
+        description="the graph encoder starts with the weights that the stage `graph` pretrained (paper); false: with "
+        "random ones (release)",
     )
     frozen_graph: bool = Field(
         False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -93,11 +93,20 @@ class Regions:
 
     def select(self, rows: Tensor) -> Regions:
         """Return the regions of pairs `rows`, (M,) integers; a pair may come several times."""
-        return replace(self, **{name: tensor[rows] for name, tensor in self._tensors().items()})
+        return self.map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device) -> Regions:
         """Return the same on `device`."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Regions:
+        """Return the same with `change` made to every tensor (B, N, …)."""
+        return replace(self, **{name: change(tensor) for name, tensor in self._tensors().items()})
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors in bytes."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def check_values(self, name: str) -> None:
         """Look for values that no cache should hold.
