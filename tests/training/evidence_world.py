@@ -36,7 +36,7 @@ COUNTS = ((4, 3), (0, 0), (2, 5), (1, 0), (3, 3), (0, 2))
 """Masks before and after of each pair; pair 1 has none at all."""
 NAMED = ((2, 3), (1, 0), (0, 0), (3, 3), (4, 1), (2, 2))
 """Semantic regions before and after; pair 2 has none at all."""
-WIDTH, EMBEDDING, NODE, PROMPTS = 6, 5, 4, 3
+WIDTH, EMBEDDING, NODE, PROMPTS, RELATIONS = 6, 5, 4, 3, 3
 SIZE = (64, 128)
 """Height and width of every image."""
 ENCODER_SETTINGS = GraphEncoderSettings(widths=(8, 6))
@@ -117,12 +117,19 @@ def write_graph(
     provenance = Provenance("graph", GRAPH.version, {}, "0" * 64, upstream={"pairs.jsonl": pairs, "graph.json": digest})
     write_tensors(folder / "graph.h5", graph, features, provenance)
     if width:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(11)
-            weights = GraphEncoder(encoder, width, len(graph.relations)).state_dict()
-        about = {"encoder": encoder.model_dump(mode="json"), "graph_sha256": digest}
-        save_tensors(folder / ENCODER, weights, about)
+        write_encoder(folder, encoder, width)
     return folder
+
+
+def write_encoder(
+    folder: Path, encoder: GraphEncoderSettings = ENCODER_SETTINGS, width: int = NODE, *, seed: int = 11
+) -> Path:
+    """Write an encoder with random weights for the graph in `folder`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        weights = GraphEncoder(encoder, width, RELATIONS).state_dict()
+    about = {"encoder": encoder.model_dump(mode="json"), "graph_sha256": sha256_file(folder / "graph.json")}
+    return save_tensors(folder / ENCODER, weights, about)
 
 
 def spoil(path: Path, row: NDArray[Any], value: float) -> None:
@@ -136,7 +143,7 @@ def spoil(path: Path, row: NDArray[Any], value: float) -> None:
 
 def confidences(pair: int) -> NDArray[np.float16]:
     """Confidences of a pair: many around the thresholds that are tried."""
-    return (np.random.default_rng(100 + pair).random(COUNTS[pair]) ** 3).astype(np.float16)
+    return (np.random.default_rng(100 + pair).random(COUNTS[pair]) ** 6).astype(np.float16)
 
 
 def _region_arrays(unit: int) -> Arrays:
