@@ -13,12 +13,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.config import parse_section
+from pipeline.datasets.records import read_prepared, write_prepared
 from pipeline.errors import CacheError, CheckpointError, SettingsError
 from pipeline.execution.settings import EngineSettings
+from pipeline.language.settings import VocabularySettings
+from pipeline.language.vocabulary import build_vocabulary
 from pipeline.training import seeds as training
 from pipeline.training.checkpoints import load_model
+from pipeline.training.evidence import EvidencePaths
 from pipeline.training.graph_source import ENCODER
-from stages import train
+from stages import caption, graph, matches, regions, semantics, train
+from stages.caption import CaptionSettings
+from stages.graph import GraphSettings
+from stages.semantics import SemanticsSettings
+from tests.stages import region_data
+from tests.stages.semantic_data import write_grounding
 from tests.stages.test_train import Impatient, _train_and_leave, content, forget, no_training
 from tests.training import evidence_world, world
 from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401
@@ -212,3 +222,34 @@ def test_two_processes_share_the_steps(run, fusion):
     alone = json.loads((run(Path("alone"), fusion, epochs=2, batch=4) / "seed-1/history.json").read_text())
     shared = json.loads((run(Path("shared"), fusion, epochs=2, batch=4, devices=2) / "seed-1/history.json").read_text())
     assert shared["epochs"][1]["val_loss"] == pytest.approx(alone["epochs"][1]["val_loss"], rel=0.1)
+
+
+def test_what_the_stages_themselves_write_is_read(project, engine):  # noqa: F811
+    prepared, masks, sam = region_data.make(project)  # noqa: F811
+    records = read_prepared(prepared)
+    texts = ("a house is built along the road", "a road appears on the bareland")
+    pairs = [pair.model_copy(update={"captions": texts}) for pair in records.pairs]
+    write_prepared(prepared, records.card.name, records.card.root, pairs)
+    build_vocabulary(texts, VocabularySettings(min_count=1), "folder").save(prepared / "vocabulary.json")
+    region_data.write_masks(masks, prepared, sam)
+    where = EvidencePaths(project / "regions.h5", project / "matches.h5", project / "semantics.h5", project / "graph")
+    regions.run(region_data.settings(), prepared, masks, where.regions, engine=engine)
+    matches.run(matches.MatchesSettings(method="nearest"), where.regions, where.matches, engine=engine)
+    named = SemanticsSettings(grounding=write_grounding(project), sam=sam, q=3, batch_size=2)
+    semantics.run(named, prepared, where.semantics, engine=engine)
+    hashed = {"encoder": "hashed"}
+    build = {"min_count": 1, "merge": {"text": hashed}, "features": hashed}
+    encoder = evidence_world.ENCODER_SETTINGS.model_dump()
+    asked = parse_section({"build": build, "encoder": encoder, "pretraining": {"epochs": 2}}, "graph", GraphSettings)
+    graph.run(asked, prepared, where.graph, engine=engine)
+    scenes = world.write_scenes(project / "scenes.h5", prepared)  # noqa: F811
+    settings = world.train_settings(epochs=1, captioner=captioner(masks_kept=3, match_threshold=0.3))
+    models = train.run(settings, prepared, scenes, OUTPUT, engine=engine, **where.by_stage())
+    search = CaptionSettings(split="train", max_length=8)
+    output = Path("captions")
+    caption.run(search, prepared, scenes, models, output, engine=engine, **where.by_stage())
+    assert len(json.loads((output / "seed-1.json").read_text())) == len(pairs)
+    # Masks made anew leave the regions behind.
+    region_data.write_masks(masks, prepared, sam, embeddings=True)
+    with pytest.raises(CacheError, match=r"masks\.h5"):
+        train.run(settings, prepared, scenes, OUTPUT, engine=engine, **where.by_stage())
