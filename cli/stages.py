@@ -13,6 +13,20 @@ from stages import paths
 Prepared = Annotated[Path, typer.Option("--prepared", help="Folder that `sagecc prepare` wrote.")]
 Scenes = Annotated[Path, typer.Option("--scenes", help="Cache that `sagecc scenes` wrote.")]
 
+Regions = Annotated[
+    Path, typer.Option("--regions", help="Cache that `sagecc regions` wrote; read where the fusion takes motion.")
+]
+Matches = Annotated[
+    Path, typer.Option("--matches", help="Cache that `sagecc matches` wrote; read where the fusion takes motion.")
+]
+Semantics = Annotated[
+    Path,
+    typer.Option("--semantics", help="Cache that `sagecc semantics` wrote; read where the fusion takes semantics."),
+]
+Graph = Annotated[
+    Path, typer.Option("--graph", help="Folder that `sagecc graph` wrote; read where the fusion takes the graph.")
+]
+
 
 def prepare(
     params: Params = PARAMS,
@@ -123,6 +137,10 @@ def train(
     curves: Annotated[
         Path | None, typer.Option("--curves", help="Folder of training curves [default: artifacts/curves/NAME].")
     ] = None,
+    regions: Regions = paths.REGIONS,
+    matches: Matches = paths.MATCHES,
+    semantics: Semantics = paths.SEMANTICS,
+    graph: Graph = paths.GRAPH,
 ) -> None:
     """Train the captioner from the caches, once per seed.
 
@@ -133,7 +151,19 @@ def train(
     settings = Settings(params, changes)
     section = settings.section("train", stage.TrainSettings)
     models, plots = out or paths.models(section.name), curves or paths.curves(section.name)
-    _done(stage.run(section, prepared, scenes, models, engine=settings.engine, curves=plots))
+    found = stage.run(
+        section,
+        prepared,
+        scenes,
+        models,
+        engine=settings.engine,
+        curves=plots,
+        regions=regions,
+        matches=matches,
+        semantics=semantics,
+        graph=graph,
+    )
+    _done(found)
 
 
 def caption(
@@ -147,6 +177,10 @@ def caption(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of captions to write [default: artifacts/captions/NAME].")
     ] = None,
+    regions: Regions = paths.REGIONS,
+    matches: Matches = paths.MATCHES,
+    semantics: Semantics = paths.SEMANTICS,
+    graph: Graph = paths.GRAPH,
 ) -> None:
     """Write a sentence for every pair of a split, with every trained seed.
 
@@ -159,7 +193,19 @@ def caption(
     name = settings.section("train", TrainSettings).name
     section = settings.section("caption", stage.CaptionSettings)
     target = out or paths.captions(name)
-    _done(stage.run(section, prepared, scenes, models or paths.models(name), target, engine=settings.engine))
+    found = stage.run(
+        section,
+        prepared,
+        scenes,
+        models or paths.models(name),
+        target,
+        engine=settings.engine,
+        regions=regions,
+        matches=matches,
+        semantics=semantics,
+        graph=graph,
+    )
+    _done(found)
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from pipeline.captioners.settings import GenerationSettings
+from pipeline.captioners.settings import CaptionerSettings, GenerationSettings
 from pipeline.execution.settings import EngineSettings
 from stages import paths
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.datasets.records import Pair
     from pipeline.training.checkpoints import ModelCard
     from pipeline.training.describing import Sentence
+    from pipeline.training.evidence import EvidenceCaches, EvidencePaths
     from pipeline.training.inputs import Inputs
 
 PROVENANCE = "provenance.json"
@@ -42,6 +43,10 @@ def run(
     output: Path,
     *,
     engine: EngineSettings,
+    regions: Path = paths.REGIONS,
+    matches: Path = paths.MATCHES,
+    semantics: Path = paths.SEMANTICS,
+    graph: Path = paths.GRAPH,
 ) -> Path:
     """Describe the pairs of a split with each trained seed.
 
@@ -53,6 +58,10 @@ def run(
         output: Folder to write, as a whole: `seed-<n>.json` in COCO's results format (a list of `image_id`, `caption`,
             `score`, and with several sentences per pair `n_best`), and provenance.json.
         engine: Which device.
+        regions: Cache that `sagecc regions` wrote; this and what follows is read where the models' fusion takes it.
+        matches: Cache that `sagecc matches` wrote.
+        semantics: Cache that `sagecc semantics` wrote.
+        graph: Folder that `sagecc graph` wrote for the pairs that the models were trained on.
 
     Returns:
         `output`.
@@ -60,7 +69,8 @@ def run(
     Raises:
         CheckpointError: There is no trained model, or one is damaged.
         DataError: The models were trained with another data set's vocabulary.
-        CacheError: The scenes are not those of the prepared pairs, or were made otherwise than the training's.
+        CacheError: The scenes, or another cache that is read, are not those of the prepared pairs, or were made
+            otherwise than the training's; or the graph is another one.
         OutputError: `output` cannot be written or holds other files.
     """
     from pipeline.devices import resolve_device
@@ -69,6 +79,9 @@ def run(
     from pipeline.folders import atomic_folder
     from pipeline.training.checkpoints import load_model, model_folders, read_card
     from pipeline.training.describing import describe, stored_batches
+    from pipeline.training.evidence import EvidencePaths
+    from pipeline.training.evidence_reading import read_evidence
+    from pipeline.training.evidence_store import EvidenceStore
     from pipeline.training.inputs import open_inputs
     from pipeline.training.places import PairStore, open_store
 
@@ -79,6 +92,7 @@ def run(
     for folder, card in cards.items():
         _check_vocabulary(card, inputs, folder, settings)
         _check_scenes(card, inputs, folder)
+    evidence = _open_evidence(cards, EvidencePaths(regions, matches, semantics, graph), inputs)
     split, pairs, remarks = _choose_pairs(inputs, settings)
     for remark in remarks:
         say(remark)
@@ -90,7 +104,10 @@ def run(
             if trained.takes_images not in stores:
                 source = inputs.images(pairs, paths.WORK / "images") if trained.takes_images else inputs.features(pairs)
                 stores[trained.takes_images] = open_store(source, device)
-            batches = stored_batches(stores[trained.takes_images], settings.batch)
+            known = None
+            if (taken := evidence[model]) is not None:
+                known = EvidenceStore(read_evidence(taken, [pair.id for pair in pairs]), device)
+            batches = stored_batches(stores[trained.takes_images], settings.batch, known)
             found = [sentences for batch in describe(trained, batches, settings) for sentences in batch]
             results = [_result(pair, sentences) for pair, sentences in zip(pairs, found, strict=True)]
             write_json(folder / f"{model.name}.json", results)
@@ -154,6 +171,35 @@ def _check_scenes(card: ModelCard, inputs: Inputs, folder: Path) -> None:
         where=inputs.scenes.path,
         fix=f"run `sagecc scenes` with the settings in {folder / 'settings.json'}, or `sagecc train` on these scenes",
     )
+
+
+def _open_evidence(
+    cards: dict[Path, ModelCard], where: EvidencePaths, inputs: Inputs
+) -> dict[Path, EvidenceCaches | None]:
+    """Open what each model takes beside the scenes, made as for its training."""
+    from pipeline.errors import CheckpointError
+    from pipeline.training.checkpoints import captioner_of
+    from pipeline.training.evidence import open_evidence
+    from pipeline.training.evidence_card import check_alike
+
+    opened: dict[CaptionerSettings, EvidenceCaches | None] = {}
+    found = {}
+    for folder, card in cards.items():
+        captioner = captioner_of(card, folder)
+        if captioner not in opened:
+            opened[captioner] = open_evidence(captioner, where, inputs.data, training=False)
+        caches = found[folder] = opened[captioner]
+        if caches is None:
+            continue
+        if card.evidence is None:
+            raise CheckpointError(
+                f"the model has fusion: {captioner.fusion}, and its card does not say what it was trained on",
+                where=folder / "settings.json",
+                fix="run `sagecc train`",
+            )
+        same = card.pairs_sha256 == inputs.data.card.pairs_sha256
+        check_alike(card.evidence, caches.card(), same_pairs=same, model=folder, where=where.by_stage())
+    return found
 
 
 def _result(pair: Pair, sentences: list[Sentence]) -> dict[str, Any]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.execution.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from pipeline.training.checkpoints import ModelCard
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ def run(settings: GenerationSettings, before: Path, after: Path, model: Path, *,
 
     Raises:
         DataError: An image cannot be read, or the two differ in size.
-        CheckpointError: The model, or the backbone it was trained with, is missing or another.
+        CheckpointError: The model, or the backbone it was trained with, is missing or another; or the model takes more
+            than the two images.
     """
     import numpy as np
     import torch
@@ -51,6 +56,7 @@ def run(settings: GenerationSettings, before: Path, after: Path, model: Path, *,
     from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
 
     card = read_card(model)
+    _check_images_suffice(card, model)
     backbone_settings = backbone_of(card.scenes.settings)
     images = [read_rgb(path, convert=True) for path in (before, after)]
     if images[0].shape != images[1].shape:
@@ -83,4 +89,22 @@ def run(settings: GenerationSettings, before: Path, after: Path, model: Path, *,
         sentences=[sentence.text for sentence in found],
         scores=[sentence.hypothesis.score for sentence in found],
         remarks=remarks,
+    )
+
+
+def _check_images_suffice(card: ModelCard, model: Path) -> None:
+    from pipeline.errors import CheckpointError
+    from pipeline.training.checkpoints import captioner_of
+
+    captioner = captioner_of(card, model)
+    if captioner.fusion == "none":
+        return
+    taken = captioner.evidence
+    caches = {"regions.h5": taken.motion, "matches.h5": taken.motion, "semantics.h5": taken.semantics}
+    missing = [name for name, needed in {**caches, "the caption graph": taken.graph}.items() if needed]
+    raise CheckpointError(
+        f"the model has fusion: {captioner.fusion} and reads {', '.join(missing)}, which own images do not have",
+        where=model,
+        fix="name a model trained with captioner.fusion: none by --model; or make the pair a data set "
+        "(prepare.dataset: folder), run its stages and describe it with `sagecc caption`",
     )

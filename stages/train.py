@@ -20,6 +20,10 @@ def run(
     *,
     engine: EngineSettings,
     curves: Path | None = None,
+    regions: Path = paths.REGIONS,
+    matches: Path = paths.MATCHES,
+    semantics: Path = paths.SEMANTICS,
+    graph: Path = paths.GRAPH,
 ) -> Path:
     """Train the captioner with each seed in turn; finished seeds are not trained again.
 
@@ -30,14 +34,21 @@ def run(
         output: Folder of the models, `seed-<n>` each: model.safetensors, settings.json, vocabulary.json, history.json.
         engine: Which device.
         curves: Folder for DVCLive's training curves, `seed-<n>` each; None for none.
+        regions: Cache that `sagecc regions` wrote; this and what follows is read where the captioner's fusion takes it.
+        matches: Cache that `sagecc matches` wrote.
+        semantics: Cache that `sagecc semantics` wrote.
+        graph: Folder that `sagecc graph` wrote.
 
     Returns:
         `output`.
 
     Raises:
-        CacheError: The scenes are missing, damaged, not those of the prepared pairs, or hold NaN.
+        CacheError: The scenes, or another cache that is read, are missing, damaged, not those of the prepared pairs or
+            of each other, lack a pair, or hold NaN.
         DataError: The prepared data set is missing or damaged, or no training pair has a caption.
-        CheckpointError: With finetune, the backbone's weights are missing or not those of the scenes.
+        CheckpointError: With finetune, the backbone's weights are missing or not those of the scenes; or the pretrained
+            graph encoder is missing or that of another graph.
+        SettingsError: The pretrained graph encoder is built otherwise than the captioner's.
         Interrupted: The user stopped it; the state is saved and the same call goes on from there.
         DivergedError: The loss became NaN or infinite.
         OutputError: A file cannot be written, or the inputs do not fit where `data` wants them.
@@ -48,6 +59,7 @@ def run(
     from pipeline.files import read_json
     from pipeline.training.checkpoints import HISTORY, copy_model, is_complete, remove_other_seeds
     from pipeline.training.curves import write_curves
+    from pipeline.training.evidence import EvidencePaths, open_evidence
     from pipeline.training.inputs import open_inputs
     from pipeline.training.ranks import count_devices, launch
     from pipeline.training.seeds import Job, choose_pairs, seed_key, train_seeds, training_key
@@ -56,7 +68,9 @@ def run(
     devices = count_devices(settings.devices, device)
     inputs = open_inputs(prepared, scenes)
     choose_pairs(inputs, settings)
-    key = training_key(settings, inputs)
+    where = EvidencePaths(regions, matches, semantics, graph)
+    evidence = open_evidence(settings.captioner, where, inputs.data, training=True)
+    key = training_key(settings, inputs, evidence)
     work = paths.WORK / "train" / key[:16]
     pending = []
     for seed in settings.seeds:
@@ -71,7 +85,7 @@ def run(
         if curves is not None:
             write_curves(curves / f"seed-{seed}", read_json(model / HISTORY)["epochs"])
     if pending:
-        job = Job(settings, pending, prepared, scenes, work, paths.WORK / "images", output, curves)
+        job = Job(settings, pending, prepared, scenes, work, paths.WORK / "images", output, curves, evidence)
         with exclusive(work):
             launch(partial(train_seeds, job), device, devices)
     remove_other_seeds(output, settings.seeds)

@@ -6,6 +6,7 @@ import math
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.captioners.attention import Attention, FeedForward, initialise
@@ -111,7 +112,7 @@ class Decoder(nn.Module):
         contexts: list[CrossContext] = []
         for index, layer in enumerate(self._layers()):
             keys, values = layer.cross_attention.keys_values(memory.tokens)
-            contexts.append(CrossContext(keys, values, self._bias(memory, index)))
+            contexts.append(CrossContext(keys, values, _hide(memory, self._bias(memory, index))))
         return contexts
 
     def _bias(self, memory: Memory, layer: int) -> Tensor | None:
@@ -203,6 +204,18 @@ class DecoderLayer(nn.Module):
     def _before(self, x: Tensor) -> Tensor:
         normed: Tensor = self.self_norm(x) if self.placement == "pre" else x
         return normed
+
+
+def _hide(memory: Memory, bias: Tensor | None) -> Tensor | None:
+    """Extend the bias of the grid's cells (B, 1, 1, h·w) to all tokens (B, 1, 1, S): −∞ where they pad, else 0."""
+    tokens = memory.tokens.shape[1]
+    if bias is not None:
+        bias = F.pad(bias, (0, tokens - bias.shape[-1]))
+    if memory.mask is None:
+        return bias
+    if bias is None:
+        bias = memory.change.new_zeros(1, 1, 1, tokens)
+    return bias.masked_fill(~memory.mask[:, None, None], -torch.inf)
 
 
 def _addend(condition: Tensor | None) -> Tensor | None:

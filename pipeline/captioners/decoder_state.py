@@ -15,7 +15,7 @@ class CrossContext:
     Attributes:
         keys: (N, H, S, d).
         values: (N, H, S, d).
-        bias: The spatial bias b of equation (18), (N, 1, 1, S) float32; None without.
+        bias: The spatial bias b of equation (18), (N, 1, 1, S) float32, −∞ at tokens that pad; None without.
     """
 
     keys: Tensor

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.captioners.generation import EncodedPairs
+from pipeline.captioners.memory import Memory
 from pipeline.language.vocabulary import START
 
 MemoryT = TypeVar("MemoryT", bound=EncodedPairs, contravariant=True)
@@ -18,7 +19,7 @@ class AttentiveCaptioner(Protocol[MemoryT]):
     """A captioner that tells its cross-attention weights."""
 
     def cross_attention(self, memory: MemoryT, tokens: Tensor, rows: Tensor) -> Tensor:
-        """Return the weights (N, T, layers, heads, h·w) of captions `tokens` (N, T) on pairs `rows` (N,)."""
+        """Return the weights (N, T, layers, heads, S) of captions `tokens` (N, T) on pairs `rows` (N,)."""
         ...
 
 
@@ -33,7 +34,25 @@ def explain(model: AttentiveCaptioner[MemoryT], memory: MemoryT, tokens: Sequenc
         row: The caption's pair in `memory`.
 
     Returns:
-        (T, layers, heads, h·w) float32; the weights of each head sum to 1, row t belongs to `tokens[t]`.
+        (T, layers, heads, S) float32; the weights of each head sum to 1, row t belongs to `tokens[t]`. S is the grid's
+        h·w; where a fusion gave the memory further tokens, `by_section` takes it apart.
     """
     given = torch.tensor([[START, *tokens[:-1]]], device=memory.device)
     return model.cross_attention(memory, given, torch.tensor([row], device=memory.device))[0]
+
+
+def by_section(looked: Tensor, memory: Memory) -> dict[str, Tensor]:
+    """Take weights of cross-attention apart by what was looked at.
+
+    Args:
+        looked: (…, S), as `explain` returns them.
+        memory: The encoded pairs that were looked at.
+
+    Returns:
+        By the names of `memory.sections` in their order, (…, number of tokens): "image" and "image attended" have a
+        weight for each of the h·w cells, "motion" and "semantics" for each region (0 where they pad), "nodes" for
+        each node of the graph. All in "image" where the memory holds nothing else.
+    """
+    sections = memory.sections or (("image", looked.shape[-1]),)
+    parts = looked.split([count for _, count in sections], dim=-1)
+    return dict(zip((name for name, _ in sections), parts, strict=True))

@@ -1,4 +1,4 @@
-"""Positional embeddings of words and of grid cells."""
+"""Positional embeddings of words, of grid cells and of points."""
 
 from __future__ import annotations
 
@@ -23,6 +23,27 @@ def sinusoid(length: int, width: int, device: torch.device | None = None) -> Ten
     rates = torch.exp(torch.arange(half, device=device) * (-math.log(10000.0) / max(half, 1)))
     angles = torch.arange(length, device=device)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def point_waves(points: Tensor, width: int, finest: int) -> Tensor:
+    """Return sines and cosines of the coordinates of points in an image.
+
+    With Q = width / 4 and k = 0 … Q − 1, coordinate x gives sin(π r_k x) and cos(π r_k x) where r_k rises
+    geometrically from 1 to `finest`: the first wave tells the two sides of the image apart, the last what lies
+    1 / `finest` of it from another.
+
+    Args:
+        points: (…, 2), x and y as shares of the image.
+        width: Channels, a multiple of 4; a quarter each for sin x, cos x, sin y, cos y.
+        finest: Half periods of the shortest wave across the image.
+
+    Returns:
+        (…, width) float32.
+    """
+    quarter = width // 4
+    steps = torch.arange(quarter, device=points.device) / max(quarter - 1, 1)
+    angles = points.float().unsqueeze(-1) * (math.pi * float(finest) ** steps)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
 class GridPositions(nn.Module):

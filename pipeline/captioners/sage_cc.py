@@ -1,48 +1,85 @@
-"""The SAGE-CC captioner: scenes of two dates in, sentences on their difference out."""
+"""The SAGE-CC captioner: scenes of two dates and what is known beside them in, sentences on their difference out."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from pipeline.captioners.decoder import Decoder
 from pipeline.captioners.decoder_state import DecoderState
+from pipeline.captioners.evidence import Evidence, EvidenceWidths
+from pipeline.captioners.evidence_checks import check_widths, checked_evidence
 from pipeline.captioners.memory import Memory
+from pipeline.captioners.paper_fusion import PaperFusion
+from pipeline.captioners.release_fusion import ReleaseFusion
 from pipeline.captioners.scene_encoder import SceneEncoder
 from pipeline.captioners.settings import CaptionerSettings
 
 
 class SageCC(nn.Module):
-    """Scene encoder and decoder of SAGE-CC; `pipeline.captioners.generation.generate` searches with it.
+    """Scene encoder, fusion and decoder of SAGE-CC; `pipeline.captioners.generation.generate` searches with it.
 
     Weights are drawn from torch's global generator (Xavier-uniform linear layers, He-normal convolutions, normal
-    word vectors): construct it inside `torch.random.fork_rng` after `torch.manual_seed`.
+    word vectors): construct it inside `torch.random.fork_rng` after `torch.manual_seed`. Those of scene encoder and
+    decoder are the same with every fusion and without.
 
     Args:
-        settings: Scene encoder and decoder.
+        settings: Scene encoder, decoder, and how regions and graph join them.
         vocabulary_size: Number of words V, specials counted.
         scene_shape: (C, h, w) of one date's backbone features.
+        widths: Widths of what is taken beside the scenes; needed with a fusion only.
+
+    Raises:
+        SettingsError: The settings do not go with the shape of the scenes, or ask for regions or a graph of which
+            `widths` knows nothing.
     """
 
-    def __init__(self, settings: CaptionerSettings, vocabulary_size: int, scene_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        settings: CaptionerSettings,
+        vocabulary_size: int,
+        scene_shape: tuple[int, int, int],
+        widths: EvidenceWidths | None = None,
+    ) -> None:
         super().__init__()
-        channels = settings.scene.channels or settings.decoder.width
-        self.scene = SceneEncoder(settings.scene, scene_shape, channels)
-        self.decoder = Decoder(settings.decoder, vocabulary_size, channels)
+        self.settings = settings
+        self.widths = widths or EvidenceWidths()
+        self.scene = SceneEncoder(settings.scene, scene_shape, settings.channels)
+        self.decoder = Decoder(settings.decoder, vocabulary_size, settings.channels)
+        self.fusion = _fusion(settings, self.widths)
 
-    def encode(self, scenes: Tensor) -> Memory:
-        """Encode pairs once for all their captions, equations (1) to (6).
+    def encode(self, scenes: Tensor, evidence: Evidence | None = None) -> Memory:
+        """Encode pairs once for all their captions, equations (1) to (6) and (15) to (17).
 
         Args:
             scenes: Backbone features of both dates, (B, 2, C, h, w), any floating type.
+            evidence: What is known of the B pairs beside them, on the same device; what the settings do not take is
+                not looked at.
 
         Returns:
             Memory of B pairs.
 
         Raises:
-            CheckpointError: The features are of another shape than the model was built for.
+            CheckpointError: Scenes or evidence are of another shape than the model was built for.
+            DataError: Evidence that the settings ask for is missing or of other pairs, or holds what is no number.
         """
         memory: Memory = self.scene(scenes)
-        return memory
+        if self.fusion is None:
+            return memory
+        fused: Memory = self.fusion(memory, checked_evidence(self.settings, self.widths, evidence, len(memory)))
+        return fused
+
+    def load_graph_encoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the weights of a pretrained graph encoder, those in the graph stage's encoder.safetensors.
+
+        Raises:
+            CheckpointError: They are of another encoder than the settings say.
+            ValueError: The captioner has no graph encoder.
+        """
+        if self.fusion is None or self.fusion.graph is None:
+            raise ValueError("this captioner has no graph encoder")
+        self.fusion.graph.load_encoder(weights)
 
     def decode(self, memory: Memory, tokens: Tensor, rows: Tensor) -> Tensor:
         """Score every next word of given captions, equations (18) to (22).
@@ -59,7 +96,10 @@ class SageCC(nn.Module):
         return logits
 
     def cross_attention(self, memory: Memory, tokens: Tensor, rows: Tensor) -> Tensor:
-        """Return the cross-attention weights of given captions, (N, T, layers, heads, h·w); see `decode`."""
+        """Return the cross-attention weights of given captions, (N, T, layers, heads, S); see `decode`.
+
+        S is h·w; with fusion: release it is what `Memory.sections` tells.
+        """
         return self.decoder.cross_attention(memory, tokens, rows)
 
     def start(self, memory: Memory, beams: int, length: int) -> DecoderState:
@@ -77,3 +117,12 @@ class SageCC(nn.Module):
     def keep(self, state: DecoderState, pairs: Tensor) -> None:
         """Go on with the pairs at indices `pairs` alone."""
         state.keep(pairs)
+
+
+def _fusion(settings: CaptionerSettings, widths: EvidenceWidths) -> PaperFusion | ReleaseFusion | None:
+    if settings.fusion == "none":
+        return None
+    check_widths(settings, widths)
+    if settings.fusion == "paper":
+        return PaperFusion(settings.evidence, settings.paper, widths, settings.decoder.width)
+    return ReleaseFusion(settings.evidence, settings.release, widths, settings.channels)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from pipeline.captioners.fusion_settings import EvidenceSettings, FusionKind, PaperFusionSettings, ReleaseFusionSettings
 from pipeline.config import Section
 
 
@@ -100,6 +101,49 @@ class CaptionerSettings(Section):
     decoder: DecoderSettings = Field(
         default_factory=DecoderSettings, description="caption decoder, equations (18)-(22)"
     )
+    fusion: FusionKind = Field(
+        default="none",
+        description="how regions and caption graph join the scenes: none, paper (one vector r, equation (17)) or "
+        "release (cross-attention between tokens; its decoder has spatial_bias: false)",
+    )
+    evidence: EvidenceSettings = Field(
+        default_factory=EvidenceSettings, description="what is taken beside the scenes; unless fusion: none"
+    )
+    paper: PaperFusionSettings = Field(
+        default_factory=PaperFusionSettings, description="with fusion: paper, how r is made"
+    )
+    release: ReleaseFusionSettings = Field(
+        default_factory=ReleaseFusionSettings, description="with fusion: release, how tokens attend to each other"
+    )
+
+    _idle: ClassVar[dict[FusionKind, tuple[str, ...]]] = {
+        "none": ("fusion", "evidence", "paper", "release"),
+        "paper": ("release",),
+        "release": ("paper",),
+    }
+
+    @property
+    def channels(self) -> int:
+        """Channels C_e of the scene embedding."""
+        return self.scene.channels or self.decoder.width
+
+    @model_validator(mode="after")
+    def _can_fuse(self) -> Self:
+        taken = self.evidence
+        if self.fusion != "none" and not (taken.motion or taken.semantics or taken.graph):
+            raise ValueError(f"fusion ({self.fusion}) has nothing to join: turn on a part of evidence, or say none")
+        if self.fusion == "release" and self.channels % self.release.heads:
+            raise ValueError(
+                f"channels of the scene embedding ({self.channels}) must be a multiple of release.heads "
+                f"({self.release.heads})"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_idle(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What cannot show in a model is not among the settings that it is known by.
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name not in self._idle[self.fusion]}
 
 
 class GenerationSettings(Section):

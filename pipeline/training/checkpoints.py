@@ -12,10 +12,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.captioners.settings import CaptionerSettings
-from pipeline.errors import CheckpointError, DataError, SageccError
+from pipeline.errors import CheckpointError, DataError, SageccError, SettingsError
 from pipeline.files import read_json, sha256_file, write_json
 from pipeline.folders import atomic_folder
 from pipeline.language.vocabulary import Vocabulary
+from pipeline.training.evidence_card import EvidenceCard
 from pipeline.training.inputs import backbone_of
 from pipeline.training.model import ImageFront, PairCaptioner, build_model
 from pipeline.training.tensors import load_tensors, save_tensors
@@ -52,6 +53,8 @@ class ModelCard(BaseModel):
     pairs_sha256: str
     vocabulary_sha256: str
     scenes: ScenesCard
+    evidence: EvidenceCard | None = None
+    """What else it was trained on; None, and not in the file, without a fusion."""
     train: dict[str, Any]
     """The settings of the stage `train` that decide the result, the captioner's among them."""
     weights_sha256: str
@@ -100,7 +103,8 @@ def write_model(
         vocabulary.save(partial / VOCABULARY)
         write_json(partial / HISTORY, history)
         full = ModelCard(**card, weights_sha256=sha256_file(partial / WEIGHTS))
-        write_json(partial / CARD, full.model_dump(mode="json"))
+        unfused = {"evidence"} if full.evidence is None else None
+        write_json(partial / CARD, full.model_dump(mode="json", exclude=unfused))
     return folder
 
 
@@ -149,6 +153,23 @@ def is_complete(folder: Path, key: str) -> bool:
         return False
 
 
+def captioner_of(card: ModelCard, folder: Path) -> CaptionerSettings:
+    """Return the captioner's settings that a model in `folder` was trained with.
+
+    Raises:
+        CheckpointError: This version does not know them.
+    """
+    try:
+        return CaptionerSettings.model_validate(card.train["captioner"])
+    except (ValidationError, KeyError) as error:
+        raise _unknown_settings(folder) from error
+
+
+def _unknown_settings(folder: Path) -> CheckpointError:
+    what = "the model was trained with settings that this version does not know"
+    return CheckpointError(what, where=folder / CARD, fix=_TRAIN_AGAIN)
+
+
 def load_model(folder: Path, device: torch.device) -> Trained:
     """Load a trained model.
 
@@ -164,14 +185,18 @@ def load_model(folder: Path, device: torch.device) -> Trained:
     if sha256_file(path) != card.weights_sha256 or vocabulary.sha256 != card.vocabulary_sha256:
         name = VOCABULARY if sha256_file(path) == card.weights_sha256 else WEIGHTS
         raise CheckpointError(f"{name} is not the one that {CARD} describes", where=folder, fix=_TRAIN_AGAIN)
+    captioner = captioner_of(card, folder)
     try:
-        captioner = CaptionerSettings.model_validate(card.train["captioner"])
         front = ImageFront(backbone_of(card.scenes.settings), None, "frozen") if card.train["finetune"] else None
     except (ValidationError, KeyError) as error:
+        raise _unknown_settings(folder) from error
+    widths = None if card.evidence is None else card.evidence.widths
+    try:
+        model = build_model(captioner, vocabulary.size, card.scenes.shape, seed=card.seed, widths=widths, front=front)
+    except SettingsError as error:
         raise CheckpointError(
-            "the model was trained with settings that this version does not know", where=folder / CARD, fix=_TRAIN_AGAIN
+            f"the card contradicts itself: {error.what}", where=folder / CARD, fix=_TRAIN_AGAIN
         ) from error
-    model = build_model(captioner, vocabulary.size, card.scenes.shape, seed=card.seed, front=front)
     weights, _ = load_tensors(path, fix=_TRAIN_AGAIN)
     load_exactly(model, weights, kind="this model's", path=path, fix=_TRAIN_AGAIN, same_types=True)
     return Trained(model.to(device).eval(), vocabulary, card, folder)

@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.captioners.evidence import Evidence
 from pipeline.captioners.generation import Hypothesis
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.errors import CacheError
 from pipeline.training.checkpoints import Trained, load_model
 from pipeline.training.determinism import deterministic
+from pipeline.training.evidence_store import EvidenceStore
 from pipeline.training.places import PairStore, not_finite
 
 
@@ -34,13 +36,13 @@ class Sentence:
 
 
 def describe(
-    trained: Trained, batches: Iterable[Tensor], settings: GenerationSettings
+    trained: Trained, batches: Iterable[tuple[Tensor, Evidence | None]], settings: GenerationSettings
 ) -> Iterator[list[list[Sentence]]]:
     """Describe pairs batch by batch.
 
     Args:
         trained: A model in evaluation mode.
-        batches: Its inputs, (B, 2, …) each, on its device.
+        batches: Its inputs, (B, 2, …) each, and their evidence where it takes any, on its device.
         settings: How to search.
 
     Yields:
@@ -48,15 +50,18 @@ def describe(
     """
     device = next(trained.model.parameters()).device
     with torch.inference_mode(), deterministic(device):
-        for inputs in batches:
-            found = trained.model.generate(trained.model.encode(inputs), settings)
+        for inputs, evidence in batches:
+            found = trained.model.generate(trained.model.encode(inputs, evidence), settings)
             yield [[Sentence(trained.vocabulary.decode(h.tokens), h) for h in pair] for pair in found]
 
 
-def stored_batches(store: PairStore, batch: int) -> Iterator[Tensor]:
-    """Yield the inputs of all pairs of a store, in order."""
+def stored_batches(
+    store: PairStore, batch: int, evidence: EvidenceStore | None = None
+) -> Iterator[tuple[Tensor, Evidence | None]]:
+    """Yield the inputs of all pairs of a store, in order, with their evidence."""
     for start in range(0, len(store), batch):
-        yield store.take(np.arange(start, min(start + batch, len(store))))
+        pairs = np.arange(start, min(start + batch, len(store)))
+        yield store.take(pairs), None if evidence is None else evidence.take(pairs)
 
 
 def caption_features(
@@ -65,6 +70,7 @@ def caption_features(
     settings: GenerationSettings | None = None,
     *,
     device: torch.device | None = None,
+    evidence: Evidence | None = None,
 ) -> list[list[Sentence]]:
     """Describe pairs that are at hand as arrays.
 
@@ -74,6 +80,7 @@ def caption_features(
             for a model trained with finetune, images (B, 2, 3, H, W) uint8.
         settings: How to search; None takes the defaults.
         device: Where to compute; None takes the CPU.
+        evidence: Of the B pairs, on the CPU, for a model with a fusion.
 
     Returns:
         For each pair its sentences, best first.
@@ -81,6 +88,7 @@ def caption_features(
     Raises:
         CheckpointError: The model cannot be loaded, or takes features of another shape.
         CacheError: A feature is NaN or infinite.
+        DataError: The model takes evidence, and it is missing, of other pairs, or holds what is no number.
     """
     bad = not_finite(features)
     if bad.any():
@@ -88,4 +96,5 @@ def caption_features(
     device = device or torch.device("cpu")
     trained = load_model(folder, device)
     inputs = torch.from_numpy(np.ascontiguousarray(features)).to(device)
-    return next(describe(trained, [inputs], settings or GenerationSettings()))
+    known = None if evidence is None else evidence.to(device)
+    return next(describe(trained, [(inputs, known)], settings or GenerationSettings()))

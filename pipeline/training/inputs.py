@@ -21,8 +21,6 @@ from pipeline.training.places import PairSource
 from pipeline.vision.scenes.settings import BackboneSettings
 from pipeline.vision.scenes.worker import SCHEMA
 
-SCENES_AGAIN = "run `sagecc scenes`"
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -96,11 +94,23 @@ def open_inputs(prepared: Path, scenes: Path) -> Inputs:
     vocabulary = Vocabulary.load(data.vocabulary_path)
     expect = Expectation(upstream={"pairs.jsonl": data.card.pairs_sha256}, repair="sagecc scenes")
     cache = Cache.open(scenes, SCHEMA, expect=expect)
+    check_pairs(cache, data)
+    return Inputs(data, vocabulary, cache)
+
+
+def check_pairs(cache: Cache, data: Prepared) -> None:
+    """Make sure that a cache is about the prepared pairs, in their order.
+
+    Raises:
+        CacheError: It is not.
+    """
     if cache.ids != tuple(pair.id for pair in data.pairs):
         odd = next((pair.id for pair in data.pairs if pair.id not in cache.index), None)
         what = "its pairs are in another order" if odd is None else f"pair {odd!r} is not in it"
-        raise CacheError(f"the scenes are not those of the prepared pairs: {what}", where=scenes, fix=SCENES_AGAIN)
-    return Inputs(data, vocabulary, cache)
+        stage = cache.schema.stage
+        raise CacheError(
+            f"the {stage} are not those of the prepared pairs: {what}", where=cache.path, fix=f"run `sagecc {stage}`"
+        )
 
 
 def backbone_of(settings: Any) -> BackboneSettings:

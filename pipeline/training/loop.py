@@ -137,7 +137,7 @@ class Loop:
         waited_before, start = self.feed.waited, time.perf_counter()
         for batch in self.feed.batches(plan[progress.step :]):
             torch.manual_seed(step_seed(self.seed, progress.epoch, progress.step, self.ranks.rank))
-            loss = self._joined(batch.inputs, batch.tokens, batch.owners)
+            loss = self._joined(batch.inputs, batch.tokens, batch.owners, batch.evidence)
             self._optimizer.zero_grad()
             self.ranks.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip or math.inf)

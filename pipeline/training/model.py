@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.captioners.evidence import Evidence, EvidenceWidths
 from pipeline.captioners.generation import Hypothesis, generate
 from pipeline.captioners.loss import caption_loss
 from pipeline.captioners.memory import Memory
@@ -73,10 +74,10 @@ class PairCaptioner(nn.Module):
         self._smoothing = smoothing
         self._bf16 = bf16
 
-    def encode(self, inputs: Tensor) -> Memory:
-        """Encode inputs of both dates (B, 2, …): features, or images where there is a front."""
+    def encode(self, inputs: Tensor, evidence: Evidence | None = None) -> Memory:
+        """Encode inputs of both dates (B, 2, …), features, or images where there is a front, and their evidence."""
         with self._autocast(inputs):
-            return self.captioner.encode(inputs if self.front is None else self.front(inputs))
+            return self.captioner.encode(inputs if self.front is None else self.front(inputs), evidence)
 
     def loss(self, memory: Memory, tokens: Tensor, owners: Tensor) -> Tensor:
         """Return the mean cross-entropy per word, equation (23), under teacher forcing.
@@ -95,9 +96,9 @@ class PairCaptioner(nn.Module):
         with self._autocast(memory.tokens):
             return generate(self.captioner, memory, settings)
 
-    def forward(self, inputs: Tensor, tokens: Tensor, owners: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, tokens: Tensor, owners: Tensor, evidence: Evidence | None = None) -> Tensor:
         """Return the loss of a batch; see `encode` and `loss`."""
-        return self.loss(self.encode(inputs), tokens, owners)
+        return self.loss(self.encode(inputs, evidence), tokens, owners)
 
     def _autocast(self, tensor: Tensor) -> torch.autocast:
         return torch.autocast(tensor.device.type, dtype=torch.bfloat16, enabled=self._bf16)
@@ -109,6 +110,7 @@ def build_model(
     scene_shape: tuple[int, int, int],
     *,
     seed: int,
+    widths: EvidenceWidths | None = None,
     front: ImageFront | None = None,
     smoothing: float = 0.0,
     bf16: bool = False,
@@ -116,4 +118,5 @@ def build_model(
     """Build a captioner with weights drawn from `seed`; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return PairCaptioner(SageCC(captioner, vocabulary_size, scene_shape), front, smoothing=smoothing, bf16=bf16)
+        model = SageCC(captioner, vocabulary_size, scene_shape, widths)
+        return PairCaptioner(model, front, smoothing=smoothing, bf16=bf16)

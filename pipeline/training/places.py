@@ -84,7 +84,7 @@ class PairSource:
 
 def not_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Tell for each row of `values` (B, …) whether it holds NaN or infinity."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
     if values.dtype == np.float16:
         # An exponent of all ones; tenfold faster than numpy's isfinite, which has no half-precision loop of its own.
         bad: NDArray[np.bool_] = ((flat.view(np.uint16) & _HALF_EXPONENT) == _HALF_EXPONENT).any(axis=1)

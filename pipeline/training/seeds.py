@@ -18,6 +18,9 @@ from pipeline.files import content_key, sha256_file
 from pipeline.training.captions import caption_table
 from pipeline.training.checkpoints import ScenesCard, copy_model, write_model
 from pipeline.training.curves import Curves
+from pipeline.training.evidence import EvidenceCaches
+from pipeline.training.evidence_reading import read_evidence
+from pipeline.training.evidence_store import EvidenceStore
 from pipeline.training.feed import Feed
 from pipeline.training.inputs import Inputs, open_inputs
 from pipeline.training.loop import Loop, Speed
@@ -48,6 +51,7 @@ class Job:
         images: Folder of decoded images, for settings that train on images.
         output: Folder of the finished models, `seed-<n>` each.
         curves: Folder of the curves, `seed-<n>` each; None for none.
+        evidence: What the captioner takes beside the scenes; None without a fusion.
     """
 
     settings: TrainSettings
@@ -58,6 +62,7 @@ class Job:
     images: Path
     output: Path
     curves: Path | None
+    evidence: EvidenceCaches | None = None
 
 
 @dataclass(frozen=True)
@@ -113,14 +118,16 @@ def choose_pairs(inputs: Inputs, settings: TrainSettings) -> Choice:
     return Choice(train, validation, "val", remarks)
 
 
-def training_key(settings: TrainSettings, inputs: Inputs) -> str:
+def training_key(settings: TrainSettings, inputs: Inputs, evidence: EvidenceCaches | None = None) -> str:
     """Return the content key of everything but the seed that a trained model depends on."""
-    made_from = {
+    made_from: dict[str, Any] = {
         "pairs": inputs.data.card.pairs_sha256,
         "vocabulary": inputs.vocabulary.sha256,
         "scenes": inputs.provenance.settings_hash,
         "weights": dict(inputs.provenance.weights),
     }
+    if evidence is not None:
+        made_from["evidence"] = evidence.card().model_dump(mode="json")
     return content_key(_VERSION, settings.result_values(), made_from)
 
 
@@ -148,7 +155,15 @@ def train_seeds(job: Job, ranks: Ranks) -> None:
         if ranks.rank == 0:
             where = {"device": f"on the device ({ranks.device.type})", "host": "in host memory", "file": "in the file"}
             say(f"{role} pairs: {len(pairs)}, {source.nbytes / 2**20:,.0f} MiB {where[store.place]}")
-        return Feed(store, caption_table([pair.captions for pair in pairs], inputs.vocabulary))
+        return Feed(store, caption_table([pair.captions for pair in pairs], inputs.vocabulary), evidence(role, pairs))
+
+    def evidence(role: str, pairs: list[Pair]) -> EvidenceStore | None:
+        if job.evidence is None:
+            return None
+        known = EvidenceStore(read_evidence(job.evidence, [pair.id for pair in pairs]), ranks.device, settings.data)
+        if ranks.rank == 0:
+            say(f"{role} evidence: {known}")
+        return known
 
     learning = feed("training", choice.train)
     judging = learning if choice.validation is choice.train else feed("validation", choice.validation)
@@ -161,7 +176,7 @@ def train_seeds(job: Job, ranks: Ranks) -> None:
     )
     with StopRequest() as stop:
         for seed in job.seeds:
-            model = _new_model(settings, inputs, seed, ranks.device)
+            model = _new_model(settings, inputs, job.evidence, seed, ranks.device)
             state = job.work / f"seed-{seed}" / STATE
             with ExitStack() as stack:
                 curves = None
@@ -177,7 +192,9 @@ def train_seeds(job: Job, ranks: Ranks) -> None:
                 state.unlink(missing_ok=True)
 
 
-def _new_model(settings: TrainSettings, inputs: Inputs, seed: int, device: torch.device) -> PairCaptioner:
+def _new_model(
+    settings: TrainSettings, inputs: Inputs, evidence: EvidenceCaches | None, seed: int, device: torch.device
+) -> PairCaptioner:
     front = None
     if settings.finetune:
         weights = Path(inputs.backbone.weights)
@@ -193,10 +210,13 @@ def _new_model(settings: TrainSettings, inputs: Inputs, seed: int, device: torch
         inputs.vocabulary.size,
         inputs.scene_shape,
         seed=seed,
+        widths=None if evidence is None else evidence.widths,
         front=front,
         smoothing=settings.label_smoothing,
         bf16=settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda"),
     )
+    if evidence is not None and evidence.graph is not None and evidence.graph.weights is not None:
+        model.captioner.load_graph_encoder(evidence.graph.weights)
     return model.to(device)
 
 
@@ -218,11 +238,12 @@ def _finish(
     )
     card = {
         "seed": seed,
-        "key": seed_key(training_key(settings, inputs), seed),
+        "key": seed_key(training_key(settings, inputs, job.evidence), seed),
         "dataset": inputs.data.card.name,
         "pairs_sha256": inputs.data.card.pairs_sha256,
         "vocabulary_sha256": inputs.vocabulary.sha256,
         "scenes": scenes,
+        "evidence": None if job.evidence is None else job.evidence.card(),
         "train": settings.result_values(),
     }
     history: dict[str, Any] = {

@@ -68,7 +68,7 @@ class Validator:
         for batch in self.feed.batches(self.steps):
             if stop():
                 return None
-            memory = model.encode(batch.inputs)
+            memory = model.encode(batch.inputs, batch.evidence)
             count = int((batch.tokens[:, 1:] != 0).sum())
             total += float(model.loss(memory, batch.tokens, batch.owners)) * count
             words += count

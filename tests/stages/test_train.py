@@ -183,9 +183,9 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, capfd):
     assert "best bleu_4" in capfd.readouterr().err
 
 
-def _train_and_leave(settings: TrainSettings, prepared: Path, scenes: Path) -> None:
+def _train_and_leave(settings: TrainSettings, prepared: Path, scenes: Path, **evidence: Path) -> None:
     training.Loop = functools.partial(Loop, save_every=0.0)
-    train.run(settings, prepared, scenes, OUTPUT, engine=EngineSettings(device="cpu"))
+    train.run(settings, prepared, scenes, OUTPUT, engine=EngineSettings(device="cpu"), **evidence)
     os._exit(0)
 
 

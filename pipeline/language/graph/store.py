@@ -155,15 +155,22 @@ def write_tensors(path: Path, graph: CaptionGraph, features: npt.NDArray[np.floa
     return pack(path, SCHEMA, provenance, [entity.name for entity in graph.entities], _Units(graph, features))
 
 
-def read_tensors(folder: Path) -> GraphArrays:
+def read_tensors(folder: Path, *, pairs_sha256: str | None = None) -> GraphArrays:
     """Read graph.h5 of a folder that `sagecc graph` wrote, the one that belongs to its graph.json.
 
+    Args:
+        folder: The folder.
+        pairs_sha256: SHA-256 of the pairs.jsonl that it must have been made from; None: any.
+
     Raises:
-        CacheError: It is missing, damaged, or belongs to another graph.json.
+        CacheError: It is missing, damaged, belongs to another graph.json or was made from other pairs.
         DataError: graph.json is missing or damaged.
     """
     stored = read_graph(folder)
-    expect = Expectation(upstream={GRAPH: sha256_file(folder / GRAPH)}, repair="sagecc graph")
+    upstream = {GRAPH: sha256_file(folder / GRAPH)}
+    if pairs_sha256 is not None:
+        upstream["pairs.jsonl"] = pairs_sha256
+    expect = Expectation(upstream=upstream, repair="sagecc graph")
     nodes = np.arange(len(stored.graph.entities))
     with Cache.open(folder / TENSORS, SCHEMA, expect=expect) as cache:
         features, _ = cache.rows("features", nodes)

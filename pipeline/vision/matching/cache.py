@@ -76,6 +76,11 @@ def pair_arrays(confidences: NDArray[np.floating], settings: AssignmentSettings)
     }
 
 
+def stage_assignment(cache: Cache) -> AssignmentSettings:
+    """Return τ and rule that the stage decided by."""
+    return AssignmentSettings.model_validate(cache.provenance.settings["assignment"])
+
+
 def read_confidences(cache: Cache, pair: int) -> NDArray[np.float16]:
     """Return the confidences (N1, N2) of a pair."""
     before, after = cache.row("counts", pair)
@@ -83,16 +88,20 @@ def read_confidences(cache: Cache, pair: int) -> NDArray[np.float16]:
     return table
 
 
-def read_matches(cache: Cache, pair: int, settings: AssignmentSettings | None = None) -> Assignment:
+def read_matches(
+    cache: Cache, pair: int, settings: AssignmentSettings | None = None, *, kept: int | None = None
+) -> Assignment:
     """Return matches and unmatched regions of a pair.
 
     Args:
         cache: matches.h5.
         pair: Number of the pair.
-        settings: Another τ or rule than the stage's, applied to the stored confidences; None: what the stage decided.
+        settings: Another τ or rule than the stage's, applied to the stored confidences; None: those of the stage.
+        kept: Regions that count, from the first of each image on: the others are neither matched nor unmatched, nor
+            matched with; None: all.
     """
-    if settings is not None:
-        return assign(read_confidences(cache, pair), settings)
+    if settings is not None or kept is not None:
+        return assign(read_confidences(cache, pair)[:kept, :kept], settings or stage_assignment(cache))
     return Assignment(
         matched=cache.row("matched", pair),
         confidence=cache.row("matched_confidence", pair),

@@ -1,0 +1,94 @@
+"""Captioners with a fusion, and evidence for them, small enough for plain loops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from pipeline.captioners.evidence import Evidence, EvidenceWidths
+from pipeline.captioners.regions import Regions
+from pipeline.captioners.sage_cc import SageCC
+from pipeline.captioners.settings import CaptionerSettings
+from pipeline.graphs.tensors import GraphTensors
+from tests.captioners.small import SCENE, VOCABULARY, stir
+
+WIDTHS = EvidenceWidths(motion=5, semantics=7, nodes=6, relations=4)
+
+
+def fused_settings(fusion: str, **changes: Any) -> CaptionerSettings:
+    """`changes` by section; those of `evidence.graph_encoder` are named graph_encoder."""
+    encoder = {"widths": (10, 6), **changes.get("graph_encoder", {})}
+    return CaptionerSettings.model_validate(
+        {
+            "fusion": fusion,
+            "scene": {"width": 8, "heads": 2, "blocks": 1, "channels": 12},
+            "decoder": {"width": 8, "heads": 2, "layers": 2, "feedforward": 2, **changes.get("decoder", {})},
+            "evidence": {"graph_encoder": encoder, **changes.get("evidence", {})},
+            "paper": {"region_width": 6, "centroid_width": 8, "centroid_waves": 4, **changes.get("paper", {})},
+            "release": {"heads": 2, "feedforward": 2, **changes.get("release", {})},
+        }
+    )
+
+
+def make_fused(fusion: str, *, vocabulary: int = VOCABULARY, seed: int = 0, **changes: Any) -> SageCC:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = SageCC(fused_settings(fusion, **changes), vocabulary, SCENE, WIDTHS)
+        stir(model)
+    return model.eval()
+
+
+def make_regions(counts: tuple[int, ...], width: int, seed: int) -> Regions:
+    generator = torch.Generator().manual_seed(seed)
+    return Regions.padded(
+        [torch.randn(count, width, generator=generator) for count in counts],
+        dates=[torch.randint(2, (count,), generator=generator) for count in counts],
+        centroids=[torch.rand(count, 2, generator=generator) for count in counts],
+        scores=[torch.rand(count, generator=generator) for count in counts],
+    )
+
+
+def make_graph(nodes: int = 5, edges: int = 12, seed: int = 7) -> GraphTensors:
+    generator = torch.Generator().manual_seed(seed)
+    return GraphTensors(
+        torch.randn(nodes, 6, generator=generator),
+        torch.randint(nodes, (2, edges), generator=generator),
+        torch.randint(4, (edges,), generator=generator),
+        4,
+    )
+
+
+def make_evidence(
+    motion: tuple[int, ...] = (2, 0, 4), semantics: tuple[int, ...] = (3, 1, 0), *, seed: int = 0
+) -> Evidence:
+    return Evidence(make_regions(motion, 5, seed + 10), make_regions(semantics, 7, seed + 20), make_graph())
+
+
+def padded_further(regions: Regions, more: int) -> Regions:
+    """The same regions behind `more` rows of garbage per pair."""
+    pairs, _, width = regions.features.shape
+
+    def behind(tensor: torch.Tensor | None, garbage: float) -> torch.Tensor | None:
+        if tensor is None:
+            return None
+        rows = torch.full((pairs, more, *tensor.shape[2:]), garbage).to(tensor.dtype)
+        return torch.cat([rows, tensor], dim=1)
+
+    return Regions(
+        torch.cat([torch.full((pairs, more, width), torch.nan), regions.features], dim=1),
+        torch.cat([torch.zeros(pairs, more, dtype=torch.bool), regions.mask], dim=1),
+        dates=behind(regions.dates, 9),
+        centroids=behind(regions.centroids, torch.nan),
+        scores=behind(regions.scores, torch.nan),
+    )
+
+
+def shuffled(regions: Regions, seed: int = 0) -> Regions:
+    """The same regions, in another order for each pair, padding among them."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs, count = regions.mask.shape
+    order = torch.stack([torch.randperm(count, generator=generator) for _ in range(pairs)])
+    rows = torch.arange(pairs)[:, None]
+    return replace(regions, **{name: getattr(regions, name)[rows, order] for name in regions.__dataclass_fields__})

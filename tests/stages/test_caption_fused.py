@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.datasets.records import read_prepared
+from pipeline.errors import CacheError, CheckpointError, DataError
+from pipeline.execution.settings import EngineSettings
+from pipeline.training.describing import caption_features
+from pipeline.training.evidence import open_evidence
+from pipeline.training.evidence_reading import read_evidence
+from stages import caption, describe, train
+from stages.caption import CaptionSettings
+from tests.training import evidence_world, world
+from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401
+
+MODELS, OUTPUT = Path("models/baseline"), Path("captions/baseline")
+
+
+@pytest.fixture
+def where(project: Path, prepared: Path):  # noqa: F811
+    return evidence_world.write_all(project, prepared)
+
+
+@pytest.fixture(params=["paper", "release"])
+def models(request, prepared: Path, scenes: Path, engine: EngineSettings, where) -> Path:  # noqa: F811
+    """Two seeds of a tiny model with a fusion, trained a little."""
+    settings = world.train_settings(seeds=(2, 11), epochs=1, captioner=evidence_world.captioner(request.param))
+    return train.run(settings, prepared, scenes, MODELS, engine=engine, **where.by_stage())
+
+
+@pytest.fixture
+def run(prepared: Path, scenes: Path, models: Path, engine: EngineSettings, where):  # noqa: F811
+    def run(**changes: object) -> list[dict]:
+        settings = CaptionSettings(**({"max_length": 8, "split": "train"} | changes))
+        caption.run(settings, prepared, scenes, models, OUTPUT, engine=engine, **where.by_stage())
+        return json.loads((OUTPUT / "seed-2.json").read_text())
+
+    return run
+
+
+def test_each_pair_of_the_split_is_described_whatever_the_batches(run):
+    found = [[(row["image_id"], row["caption"]) for row in run(batch=batch)] for batch in (1, 3, 64)]
+    assert [name for name, _ in found[0]] == ["p0", "p1", "p2", "p3"]
+    assert found[0] == found[1] == found[2]
+    # The trained graph is kept in the model: the pretrained weights are not needed any more.
+    assert (OUTPUT / "seed-11.json").is_file()
+
+
+def test_pretrained_weights_are_not_needed_to_describe(run, where):
+    (where.graph / "encoder.safetensors").unlink()
+    assert len(run()) == 4
+
+
+def test_arrays_at_hand_are_described_like_cached_ones(run, models, prepared, where):  # noqa: F811
+    expected = [row["caption"] for row in run()]
+    data = read_prepared(prepared)
+    ids = [pair.id for pair in data.split("train")]
+    captioner = evidence_world.captioner("paper")
+    caches = open_evidence(captioner, where, data, training=False)
+    assert caches is not None
+    features = world.Features(12, world.SHAPE, 0, ()).values.reshape(6, 2, *world.SHAPE)
+    features = features[[data.index[name] for name in ids]]
+    settings = CaptionSettings(max_length=8)
+    found = caption_features(models / "seed-2", features, settings, evidence=read_evidence(caches, ids))
+    assert [sentences[0].text for sentences in found] == expected
+    with pytest.raises(DataError, match="takes motion regions, and none are given"):
+        caption_features(models / "seed-2", features, settings)
+
+
+@pytest.mark.parametrize("stage", ["regions", "matches", "semantics"])
+def test_caches_made_otherwise_than_the_trainings_are_refused(run, where, prepared, stage):  # noqa: F811
+    def write(**options: object) -> None:
+        if stage == "regions":
+            evidence_world.write_regions(where.regions, prepared, **options)
+        elif stage == "semantics":
+            evidence_world.write_semantics(where.semantics, prepared, **options)
+        if stage != "semantics":
+            others = options if stage == "matches" else {}
+            evidence_world.write_matches(where.matches, where.regions, prepared, **others)
+
+    write(weights="1" * 64)
+    with pytest.raises(CacheError, match=f"the {stage} were made with other weights") as caught:
+        run()
+    assert caught.value.where == str(where.by_stage()[stage]) and f"sagecc {stage}" in caught.value.fix
+    if stage != "matches":
+        write(settings={"colour": "red"})
+        with pytest.raises(CacheError, match=r"other settings \(colour\)"):
+            run()
+    assert not OUTPUT.exists()
+
+
+def test_regions_of_other_masks_than_the_trainings_are_refused(run, where, prepared):  # noqa: F811
+    masks = where.regions.with_name("masks.h5")
+    masks.write_bytes(b"other masks")
+    evidence_world.write_regions(where.regions, prepared, masks=masks)
+    evidence_world.write_matches(where.matches, where.regions, prepared)
+    with pytest.raises(CacheError, match=r"another masks\.h5"):
+        run()
+
+
+def test_another_graph_than_the_trainings_is_refused(run, where, prepared):  # noqa: F811
+    evidence_world.write_graph(where.graph, prepared, engine="llm")
+    with pytest.raises(CacheError, match=r"not the one that seed-2 was trained with: graph\.h5, graph\.json") as caught:
+        run()
+    assert caught.value.where == str(where.graph) and "sagecc train" in caught.value.fix
+
+
+def test_other_pairs_are_described_with_the_trainings_graph(run, where, prepared, scenes):  # noqa: F811
+    world.write_pairs(prepared, captions=(*world.CAPTIONS[:5], ("an unheard word",)), name="other")
+    world.write_scenes(scenes, prepared)
+    evidence_world.write_regions(where.regions, prepared)
+    evidence_world.write_matches(where.matches, where.regions, prepared)
+    evidence_world.write_semantics(where.semantics, prepared)
+    assert len(run(allow_other_dataset=True)) == 4
+
+
+def test_widths_of_another_training_are_refused(run, models):
+    path = models / "seed-2" / "settings.json"
+    card = json.loads(path.read_text())
+    card["evidence"]["widths"]["semantics"] = 9
+    path.write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="semantics 9, found 5") as caught:
+        run()
+    assert caught.value.where == str(path)
+
+
+def test_one_pair_of_images_does_not_suffice_for_a_fused_model(models, engine):  # noqa: F811
+    with pytest.raises(CheckpointError, match=r"regions\.h5, matches\.h5, semantics\.h5, the caption graph") as caught:
+        describe.run(CaptionSettings(), Path("a.png"), Path("b.png"), models / "seed-2", engine=engine)
+    assert "fusion: none" in caught.value.fix and "sagecc caption" in caught.value.fix

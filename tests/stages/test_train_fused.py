@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.config import parse_section
+from pipeline.datasets.records import read_prepared, write_prepared
+from pipeline.errors import CacheError, CheckpointError, SettingsError
+from pipeline.execution.settings import EngineSettings
+from pipeline.language.settings import VocabularySettings
+from pipeline.language.vocabulary import build_vocabulary
+from pipeline.training import seeds as training
+from pipeline.training.checkpoints import load_model
+from pipeline.training.evidence import EvidencePaths
+from pipeline.training.graph_source import ENCODER
+from stages import caption, graph, matches, regions, semantics, train
+from stages.caption import CaptionSettings
+from stages.graph import GraphSettings
+from stages.semantics import SemanticsSettings
+from tests.stages import region_data
+from tests.stages.semantic_data import write_grounding
+from tests.stages.test_train import Impatient, _train_and_leave, content, forget, no_training
+from tests.training import evidence_world, world
+from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401
+from tests.training.evidence_world import captioner
+
+OUTPUT = Path("models/baseline")
+GRAPH_KEY = "captioner.fusion.graph.encoder."
+
+
+@pytest.fixture
+def where(project: Path, prepared: Path):  # noqa: F811
+    return evidence_world.write_all(project, prepared)
+
+
+@pytest.fixture
+def run(prepared: Path, scenes: Path, engine: EngineSettings, where):  # noqa: F811
+    """Run the stage on the tiny data set with a fusion."""
+
+    def run(output: Path = OUTPUT, fusion: str = "paper", **changes: object) -> Path:
+        evidence = changes.pop("evidence", {})
+        settings = world.train_settings(captioner=captioner(fusion, **evidence), **changes)
+        return train.run(settings, prepared, scenes, output, engine=engine, **where.by_stage())
+
+    return run
+
+
+@pytest.mark.parametrize("fusion", ["paper", "release"])
+def test_a_fused_model_says_what_it_was_trained_on(run, where, fusion, capfd):
+    folder = run(fusion=fusion) / "seed-1"
+    card = json.loads((folder / "settings.json").read_text())
+    assert card["evidence"]["widths"] == {"motion": 6, "semantics": 5, "nodes": 4, "relations": 3}
+    assert set(card["evidence"]["caches"]) == {"regions", "matches", "semantics"}
+    assert set(card["evidence"]["graph"]) == {"graph.json", "graph.h5", ENCODER}
+    assert str(Path.cwd()) not in (folder / "settings.json").read_text()
+    trained = load_model(folder, torch.device("cpu"))
+    assert asdict(trained.model.captioner.widths) == card["evidence"]["widths"]
+    losses = [record["loss"] for record in json.loads((folder / "history.json").read_text())["epochs"]]
+    assert losses[-1] < losses[0]
+    said = capfd.readouterr().err
+    assert "motion regions" in said and "semantic regions" in said and "a graph of 4 nodes" in said
+
+
+def test_same_settings_same_bytes_wherever_the_data_lie(run):
+    first = content(run(Path("first")))
+    for place in ("device", "host", "file"):
+        forget()
+        assert content(run(Path(place), data=place)) == first
+
+
+def test_the_graph_encoder_starts_pretrained_where_that_is_asked_for(run, where):
+    pretrained = load_file(where.graph / ENCODER)
+
+    def start(name: str, **evidence: object) -> dict[str, torch.Tensor]:
+        # A rate so small that nothing moves.
+        folder = run(Path(name), epochs=1, learning_rate=1e-30, evidence=evidence) / "seed-1"
+        return load_file(folder / "model.safetensors")
+
+    one, two, frozen = start("one"), start("two", pretrained_graph=False), start("three", frozen_graph=True)
+    for name, tensor in pretrained.items():
+        assert torch.allclose(one[GRAPH_KEY + name], tensor, rtol=0, atol=1e-20)
+        assert torch.equal(frozen[GRAPH_KEY + name], tensor)
+    assert any(not torch.allclose(two[GRAPH_KEY + name], tensor) for name, tensor in pretrained.items())
+
+
+@pytest.mark.parametrize("fusion", ["paper", "release"])
+def test_regions_reach_the_weights(run, where, prepared, fusion):  # noqa: F811
+    # Other regions under the same key would be taken for trained; so the work folder is emptied.
+    before = content(run(Path("before"), fusion=fusion, epochs=1))["seed-1/model.safetensors"]
+    evidence_world.write_regions(where.regions, prepared, spoil=lambda unit, arrays: arrays["descriptors"].fill(1.0))
+    evidence_world.write_matches(where.matches, where.regions, prepared)
+    assert content(run(Path("after"), fusion=fusion, epochs=1))["seed-1/model.safetensors"] != before
+
+
+@pytest.mark.parametrize("change", ["regions", "matches", "semantics", "graph", "encoder", "masks_kept", "threshold"])
+def test_a_model_of_other_evidence_is_not_taken_for_done(run, where, prepared, change):  # noqa: F811
+    run(epochs=1)
+    key = json.loads((OUTPUT / "seed-1/settings.json").read_text())["key"]
+    evidence: dict[str, object] = {}
+    if change == "regions":
+        evidence_world.write_regions(where.regions, prepared, weights="1" * 64)
+        evidence_world.write_matches(where.matches, where.regions, prepared)
+    elif change == "matches":
+        evidence_world.write_matches(where.matches, where.regions, prepared, weights="1" * 64)
+    elif change == "semantics":
+        evidence_world.write_semantics(where.semantics, prepared, weights="1" * 64)
+    elif change == "graph":
+        evidence_world.write_graph(where.graph, prepared, engine="llm")
+    elif change == "encoder":
+        evidence_world.write_encoder(where.graph, seed=5)
+    else:
+        evidence = {"masks_kept": 2} if change == "masks_kept" else {"match_threshold": 0.5}
+    run(epochs=1, evidence=evidence)
+    assert json.loads((OUTPUT / "seed-1/settings.json").read_text())["key"] != key
+
+
+def test_finished_seeds_are_not_trained_again(run, monkeypatch):
+    before = content(run())
+    monkeypatch.setattr(training, "train_seeds", no_training)
+    assert content(run()) == before
+
+
+@pytest.mark.parametrize("fusion", ["paper", "release"])
+def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, fusion):
+    from pipeline.training.stops import Interrupted
+
+    whole = content(run(Path("whole"), fusion=fusion))
+    forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Loop", Impatient)
+        with pytest.raises(Interrupted, match=r"epoch 2 of 3"):
+            run(fusion=fusion)
+    assert content(run(fusion=fusion)) == whole
+
+
+def test_a_run_that_is_killed_ends_with_the_same_bytes(run, prepared, scenes, where):  # noqa: F811
+    changes = {"epochs": 15, "batch": 2, "validate_every": 7}
+    whole = content(run(Path("whole"), **changes))
+    forget()
+    settings = world.train_settings(captioner=captioner(), **changes)
+    moments = random.Random(1)
+    kills, states = 0, 0
+    while True:
+        process = get_context("fork").Process(
+            target=_train_and_leave, args=(settings, prepared, scenes), kwargs=where.by_stage()
+        )
+        process.start()
+        process.join(moments.uniform(0.1, 0.8) if kills < 8 else 60)
+        if process.exitcode is not None:
+            assert process.exitcode == 0
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += 1
+        states += any(Path(".work").rglob("state.safetensors"))
+    assert kills >= 2 and states >= 1
+    assert content(OUTPUT) == whole
+
+
+def test_a_missing_cache_is_named_before_anything_is_trained(run, where):
+    where.semantics.unlink()
+    with pytest.raises(CacheError, match="does not exist") as caught:
+        run()
+    assert caught.value.where == str(where.semantics) and "sagecc semantics" in caught.value.fix
+    assert not OUTPUT.exists()
+    run(evidence={"semantics": False})
+
+
+def test_a_pair_that_is_missing_or_no_number_is_refused(run, where, prepared):  # noqa: F811
+    evidence_world.write_semantics(where.semantics, prepared, missing=[4])
+    with pytest.raises(CacheError, match=r"'p2' was skipped when `sagecc semantics`"):
+        run()
+    evidence_world.write_semantics(where.semantics, prepared)
+    row = evidence_world._region_arrays(0)["descriptors"][0]
+    evidence_world.spoil(where.regions, row, np.nan)
+    evidence_world.write_matches(where.matches, where.regions, prepared)
+    with pytest.raises(CacheError, match="'p0' in regions"):
+        run(evidence={"match_threshold": 0.99})
+    assert not OUTPUT.exists()
+
+
+def test_another_graph_encoder_is_refused_with_what_to_set(run):
+    encoder = {"graph_encoder": {"kind": "gcn", "widths": (8, 6)}}
+    with pytest.raises(SettingsError, match="kind"):
+        run(evidence=encoder)
+    run(evidence={**encoder, "pretrained_graph": False})
+
+
+def test_a_card_that_contradicts_itself_is_refused(run):
+    folder = run(epochs=1) / "seed-1"
+    whole = json.loads((folder / "settings.json").read_text())
+    narrow = {**whole["evidence"], "widths": {**whole["evidence"]["widths"], "motion": 5}}
+    blind = {**whole["evidence"], "widths": {**whole["evidence"]["widths"], "motion": None}}
+    for evidence, message in ((narrow, "another model"), (blind, "contradicts itself"), (None, "contradicts itself")):
+        (folder / "settings.json").write_text(json.dumps({**whole, "evidence": evidence}))
+        with pytest.raises(CheckpointError, match=message) as caught:
+            load_model(folder, torch.device("cpu"))
+        assert caught.value.fix and caught.value.where.startswith(str(folder))
+
+
+def test_without_a_fusion_the_caches_do_not_show(prepared, scenes, engine, where):  # noqa: F811
+    settings = world.train_settings(epochs=1)
+    one = content(train.run(settings, prepared, scenes, Path("one"), engine=engine))
+    forget()
+    two = content(train.run(settings, prepared, scenes, Path("two"), engine=engine, **where.by_stage()))
+    assert one == two and b"evidence" not in one["seed-1/settings.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", ["paper", "release"])
+def test_two_processes_share_the_steps(run, fusion):
+    alone = json.loads((run(Path("alone"), fusion, epochs=2, batch=4) / "seed-1/history.json").read_text())
+    shared = json.loads((run(Path("shared"), fusion, epochs=2, batch=4, devices=2) / "seed-1/history.json").read_text())
+    assert shared["epochs"][1]["val_loss"] == pytest.approx(alone["epochs"][1]["val_loss"], rel=0.1)
+
+
+def test_what_the_stages_themselves_write_is_read(project, engine):  # noqa: F811
+    prepared, masks, sam = region_data.make(project)  # noqa: F811
+    records = read_prepared(prepared)
+    texts = ("a house is built along the road", "a road appears on the bareland")
+    pairs = [pair.model_copy(update={"captions": texts}) for pair in records.pairs]
+    write_prepared(prepared, records.card.name, records.card.root, pairs)
+    build_vocabulary(texts, VocabularySettings(min_count=1), "folder").save(prepared / "vocabulary.json")
+    region_data.write_masks(masks, prepared, sam)
+    where = EvidencePaths(project / "regions.h5", project / "matches.h5", project / "semantics.h5", project / "graph")
+    regions.run(region_data.settings(), prepared, masks, where.regions, engine=engine)
+    matches.run(matches.MatchesSettings(method="nearest"), where.regions, where.matches, engine=engine)
+    named = SemanticsSettings(grounding=write_grounding(project), sam=sam, q=3, batch_size=2)
+    semantics.run(named, prepared, where.semantics, engine=engine)
+    hashed = {"encoder": "hashed"}
+    build = {"min_count": 1, "merge": {"text": hashed}, "features": hashed}
+    encoder = evidence_world.ENCODER_SETTINGS.model_dump()
+    asked = parse_section({"build": build, "encoder": encoder, "pretraining": {"epochs": 2}}, "graph", GraphSettings)
+    graph.run(asked, prepared, where.graph, engine=engine)
+    scenes = world.write_scenes(project / "scenes.h5", prepared)  # noqa: F811
+    settings = world.train_settings(epochs=1, captioner=captioner(masks_kept=3, match_threshold=0.3))
+    models = train.run(settings, prepared, scenes, OUTPUT, engine=engine, **where.by_stage())
+    search = CaptionSettings(split="train", max_length=8)
+    output = Path("captions")
+    caption.run(search, prepared, scenes, models, output, engine=engine, **where.by_stage())
+    assert len(json.loads((output / "seed-1.json").read_text())) == len(pairs)
+    # Masks made anew leave the regions behind.
+    region_data.write_masks(masks, prepared, sam, embeddings=True)
+    with pytest.raises(CacheError, match=r"masks\.h5"):
+        train.run(settings, prepared, scenes, OUTPUT, engine=engine, **where.by_stage())
