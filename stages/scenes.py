@@ -42,6 +42,7 @@ def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: Engin
     from pipeline.files import content_key, sha256_file
 
     data = read_prepared(prepared)
+    data.require_images()
     if not data.pairs:
         raise DataError("the data set has no pairs", where=prepared, fix="look at audit.json and run `sagecc prepare`")
     weights = Path(settings.weights)

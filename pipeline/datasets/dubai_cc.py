@@ -14,7 +14,7 @@ from pipeline.datasets.adapter import no_masks
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.entries import Entry
 from pipeline.datasets.karpathy import read_captions
-from pipeline.datasets.listing import Listing, join, shared_layout
+from pipeline.datasets.listing import Listing, join, shared_layout, supposed_layout
 from pipeline.datasets.paths import check_root
 from pipeline.datasets.records import Split
 from pipeline.datasets.settings import DatasetSettings
@@ -48,4 +48,9 @@ def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
             where=folder,
             fix="set prepare.root to the folder that holds them, or prepare.captions to their folder within root",
         )
-    return join(entries, shared_layout(root, "500_2000", "500_2010", audit), audit, folder)
+    before, after = "500_2000", "500_2010"
+    if settings.images == "none":
+        layout = supposed_layout(entries, f"{before}/{{stem}}.tif", f"{after}/{{stem}}.tif")
+    else:
+        layout = shared_layout(root, before, after, audit)
+    return join(entries, layout, audit, folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.datasets.adapter import find_captions, no_masks
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.karpathy import read_captions
-from pipeline.datasets.listing import Listing, join, split_layout
+from pipeline.datasets.listing import Listing, join, split_layout, supposed_layout
 from pipeline.datasets.paths import check_root
 from pipeline.datasets.settings import DatasetSettings
 
@@ -26,4 +26,9 @@ def list_pairs(settings: DatasetSettings, audit: Audit, names: Iterable[str] = (
     check_root(root)
     captions = find_captions(settings, names)
     entries = read_captions(captions)
-    return join(entries, split_layout(root, "images/{split}/A", "images/{split}/B", audit), audit, captions)
+    before, after = "images/{split}/A", "images/{split}/B"
+    if settings.images == "none":
+        layout = supposed_layout(entries, f"{before}/{{stem}}.png", f"{after}/{{stem}}.png")
+    else:
+        layout = split_layout(root, before, after, audit)
+    return join(entries, layout, audit, captions)

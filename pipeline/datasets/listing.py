@@ -90,6 +90,25 @@ def shared_layout(root: Path, before: str, after: str, audit: Audit) -> Layout:
     return _checked(layout, root, f"{before} and {after}", audit)
 
 
+def supposed_layout(entries: Iterable[Entry], before: str, after: str) -> Layout:
+    """Suppose an image pair for every entry, without looking for any.
+
+    Args:
+        entries: What a caption file says.
+        before: Path of an earlier image; `{split}`, if splits have folders of their own, and `{stem}` stand for the
+            entry's.
+        after: Path of a later image.
+    """
+    earlier: dict[Split, dict[str, str]] = {split: {} for split in SPLITS}
+    later: dict[Split, dict[str, str]] = {split: {} for split in SPLITS}
+    for entry in entries:
+        split = entry.split or entry.folder_split
+        if split is not None:
+            earlier[split][entry.stem] = before.format(split=split, stem=entry.stem)
+            later[split][entry.stem] = after.format(split=split, stem=entry.stem)
+    return Layout(earlier, later, split_folders="{split}" in before)
+
+
 def _checked(layout: Layout, root: Path, folders: str, audit: Audit) -> Layout:
     if not any(layout.before[split] or layout.after[split] for split in SPLITS):
         raise DataError(

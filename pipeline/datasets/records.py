@@ -24,7 +24,8 @@ class Pair(BaseModel):
     """Two co-registered images of one place at two dates, with what is known about them.
 
     All paths are POSIX paths relative to the data set's root. `sha256` maps each path field that is set to the
-    SHA-256 of its file, so that a changed image is noticed wherever the pair is used.
+    SHA-256 of its file, so that a changed image is noticed wherever the pair is used. Of a data set prepared without
+    images (`DatasetCard.images`) it is empty, and `before` and `after` say where the images would lie.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +57,8 @@ class DatasetCard(BaseModel):
     """Number of pairs per split."""
     pairs_sha256: str
     """SHA-256 of pairs.jsonl."""
+    images: bool = True
+    """Whether the images were there and are those of the hashes; written only where not."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,33 @@ class Prepared:
         """Position of each pair by id; the order of rows in every cache."""
         return {pair.id: position for position, pair in enumerate(self.pairs)}
 
+    def require_images(self) -> None:
+        """Refuse a data set that was prepared without its images; for stages that read them.
+
+        Raises:
+            DataError: It was.
+        """
+        if not self.card.images:
+            raise DataError(
+                "the data set was prepared without its images",
+                where=self.folder,
+                fix="put the images there, set prepare.images: read and run `sagecc prepare`",
+            )
+
     def split(self, split: Split) -> tuple[Pair, ...]:
         """Return the pairs of one split, in file order."""
         return tuple(pair for pair in self.pairs if pair.split == split)
 
 
-def write_prepared(folder: Path, name: str, root: str, pairs: Iterable[Pair]) -> DatasetCard:
+def write_prepared(folder: Path, name: str, root: str, pairs: Iterable[Pair], *, images: bool = True) -> DatasetCard:
     """Write pairs.jsonl and dataset.json; pairs are sorted by split, then by id.
+
+    Args:
+        folder: Where to.
+        name: The data set's.
+        root: Folder that the pairs' paths are relative to.
+        pairs: In any order.
+        images: Whether their images are there.
 
     Raises:
         DataError: Two pairs share an id.
@@ -108,8 +131,8 @@ def write_prepared(folder: Path, name: str, root: str, pairs: Iterable[Pair]) ->
     lines = [json.dumps(pair.model_dump(mode="json", exclude_none=True), ensure_ascii=False) + "\n" for pair in ordered]
     path = write_text(folder / "pairs.jsonl", "".join(lines))
     counts: dict[str, int] = {split: sum(pair.split == split for pair in ordered) for split in SPLITS}
-    card = DatasetCard(name=name, root=root, pairs=counts, pairs_sha256=sha256_file(path))
-    write_json(folder / "dataset.json", card.model_dump(mode="json"))
+    card = DatasetCard(name=name, root=root, pairs=counts, pairs_sha256=sha256_file(path), images=images)
+    write_json(folder / "dataset.json", card.model_dump(mode="json", exclude={"images"} if images else None))
     return card
 
 

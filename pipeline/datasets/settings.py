@@ -46,6 +46,9 @@ STRICT_BY_DEFAULT: tuple[MismatchKind, ...] = (
     "mask-unreadable",
 )
 
+WITHOUT_IMAGES: tuple[DatasetName, ...] = ("levir-cc", "whu-cdc", "dubai-cc")
+"""Data sets whose captions name all pairs and their splits, so that they may be prepared without any image."""
+
 
 class FolderSettings(Section):
     """Own pairs: two folders of images with the same stems, or a list named in `captions`."""
@@ -82,6 +85,11 @@ class DatasetSettings(Section):
         description="caption file within root, where it is not the data set's usual one; dubai-cc: the folder of its "
         "three files; folder: a CSV, JSONL or caption JSON",
     )
+    images: Literal["read", "none"] = Field(
+        "read",
+        description="read: every image is looked for and checked; none: captions alone make the pairs, and stages that "
+        "need pixels refuse them (levir-cc, whu-cdc, dubai-cc; see semantics.source)",
+    )
     allow_missing_images: bool = Field(
         False, description="work with the pairs whose images are there and leave the others out; says how many"
     )
@@ -104,4 +112,6 @@ class DatasetSettings(Section):
     def _root_is_given(self) -> Self:
         if self.dataset != "synthetic" and not self.root:
             raise ValueError(f"root must name the folder of {self.dataset}")
+        if self.images == "none" and self.dataset not in WITHOUT_IMAGES:
+            raise ValueError(f"images: none is for {', '.join(WITHOUT_IMAGES)}, not for {self.dataset}")
         return self

@@ -71,6 +71,7 @@ class Inputs:
         Raises:
             DataError: An image cannot be read, has changed since `prepare`, or has another size than the first one.
         """
+        self.data.require_images()
         size = self.backbone.size
         hashes = [[pair.sha256.get("before"), pair.sha256.get("after")] for pair in pairs]
         path = work / f"images-{content_key([pair.id for pair in pairs], hashes, size)[:16]}.npy"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ def test_lists_the_twin(tmp_path: Path, listed: List) -> None:
     assert first.captions[0] == "Nothing has changed."
     assert first.changed is None
     assert audit.count("image-without-caption") == 0
+
+
+def test_without_images_the_captions_are_the_pairs(tmp_path: Path, listed: List) -> None:
+    whole, _ = listed("dubai-cc", fakes.dubai_cc(tmp_path))
+    for folder in ("500_2000", "500_2010"):
+        shutil.rmtree(tmp_path / folder)
+    assert listed("dubai-cc", tmp_path, images="none")[0].pairs == whole.pairs
 
 
 def test_a_missing_file_is_noted(tmp_path: Path, listed: List) -> None:

@@ -41,6 +41,14 @@ def test_missing_images_are_left_out(tmp_path: Path, listed: List) -> None:
     assert audit.count("before-without-after") == 1
 
 
+def test_without_images_the_captions_are_the_pairs(tmp_path: Path, listed: List) -> None:
+    whole, _ = listed("levir-cc", fakes.levir_cc(tmp_path / "whole"))
+    fakes.write(tmp_path / "LevirCCcaptions.json", {"images": fakes.levir_entries()})
+    listing, audit = listed("levir-cc", tmp_path, images="none")
+    assert listing.pairs == whole.pairs and not listing.left_out
+    assert audit.count("caption-without-image") == 0
+
+
 def test_root_without_the_layout(tmp_path: Path, listed: List) -> None:
     fakes.write(tmp_path / "LevirCCcaptions.json", {"images": fakes.levir_entries()})
     with pytest.raises(DataError, match="no images in images"):

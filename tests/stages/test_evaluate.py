@@ -83,6 +83,17 @@ def test_everything_is_written_and_only_that(
     assert captured.out == captured.err == ""
 
 
+def test_without_images_no_example_is_drawn(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    card = json.loads((folders[0] / "dataset.json").read_text())
+    (folders[0] / "dataset.json").write_text(json.dumps({**card, "images": False}))
+    evaluate(folders, tmp_path / "out", meteor="never", ids=False)
+    assert sorted(path.name for path in (tmp_path / "out" / "plots").iterdir()) == [
+        "scores.csv",
+        "scores.png",
+        "table.md",
+    ]
+
+
 def test_same_captions_same_bytes(folders: tuple[Path, Path], tmp_path: Path) -> None:
     for name in ("one", "two"):
         evaluate(folders, tmp_path / name, meteor="never")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -16,6 +17,7 @@ from pipeline.errors import DataError, OutputError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.language.vocabulary import Vocabulary
+from stages import masks, scenes
 from stages.prepare import PrepareSettings, run, summary
 from tests.datasets import fakes
 from tests.datasets.reference import reference
@@ -103,6 +105,27 @@ def test_missing_images_are_an_error_unless_allowed(tmp_path: Path) -> None:
     assert read_prepared(output).card.pairs == {"train": 4, "val": 0, "test": 0}
     assert audit(output)["left_out_pairs"] == 3
     assert "left out: 3 pairs whose images are missing or cannot be used" in summary(output)
+
+
+def test_without_images_captions_make_the_pairs_and_stages_of_pixels_refuse(tmp_path: Path) -> None:
+    root = fakes.levir_cc(tmp_path / "data")
+    whole = read_prepared(run(settings("levir-cc", root), tmp_path / "whole", engine=ENGINE))
+    shutil.rmtree(root / "images")
+    output = run(settings("levir-cc", root, images="none"), tmp_path / "out", engine=ENGINE)
+    prepared = read_prepared(output)
+    assert prepared.pairs == tuple(pair.model_copy(update={"sha256": {}}) for pair in whole.pairs)
+    assert not prepared.card.images and whole.card.images
+    assert "images" not in json.loads((tmp_path / "whole" / "dataset.json").read_text())
+    assert (output / "vocabulary.json").read_bytes() == (tmp_path / "whole" / "vocabulary.json").read_bytes()
+    for stage, kind in ((scenes, scenes.ScenesSettings), (masks, masks.MasksSettings)):
+        with pytest.raises(DataError, match="prepared without its images") as caught:
+            stage.run(kind(), output, tmp_path / "cache.h5", engine=ENGINE)
+        assert "prepare.images: read" in str(caught.value.fix)
+
+
+def test_only_data_sets_whose_captions_name_all_pairs_go_without_images(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="images: none is for levir-cc"):
+        settings("folder", tmp_path, images="none")
 
 
 def test_min_count_that_no_word_reaches(tmp_path: Path) -> None:

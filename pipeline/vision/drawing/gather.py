@@ -38,9 +38,10 @@ def gather_pair(
 
     Raises:
         CacheError: A cache is missing or damaged, is of other pairs, or the matches are of other masks.
-        DataError: There is no such pair, or an image cannot be read.
+        DataError: There is no such pair, or an image cannot be read or was not there when the data were prepared.
     """
     data = read_prepared(prepared)
+    data.require_images()
     if identity not in data.index:
         near = difflib.get_close_matches(identity, data.index, n=3, cutoff=0.0)
         raise DataError(
