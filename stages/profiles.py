@@ -20,7 +20,13 @@ _SAM = {"variant": "vit_h", "weights": "artifacts/checkpoints/sam_vit_h_4b8939.p
 _REGIONS: dict[str, dict[str, Any]] = {
     "masks": {
         "sam": _SAM,
-        "generator": {"points_per_side": 32, "coarse_stride": 1, "predicted_iou": 0.88, "stability": 0.95},
+        "generator": {
+            "points_per_side": 32,
+            "coarse_stride": 1,
+            "predicted_iou": 0.88,
+            "stability": 0.95,
+            "box_nms": 0.7,
+        },
     },
     "matches": {"weights": "artifacts/checkpoints/matcher.safetensors"},
     "semantics": {

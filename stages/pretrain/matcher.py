@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.vision.matching.examples.tensors import Describer
 
 _VIEWS_PER_PASS = 8
+_SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 
 
 class PretrainMatcherSettings(MatcherLayout, PretrainSchedule):
@@ -33,7 +34,7 @@ class PretrainMatcherSettings(MatcherLayout, PretrainSchedule):
     learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
     world: WorldSettings = Field(
         # Another seed than the data set's, so that no pair of the default profile has been seen.
-        default_factory=lambda: WorldSettings(train=300, val=40, test=0, seed=1_000_004),
+        default_factory=lambda: WorldSettings(train=900, val=60, test=0, seed=1_000_004),
         description="the world it is trained on where no images are given; keep its seed different from "
         "prepare.world.seed",
     )
@@ -46,6 +47,11 @@ class PretrainMatcherSettings(MatcherLayout, PretrainSchedule):
     )
     examples: ExampleSettings = Field(
         default_factory=ExampleSettings, description="how images with masks become pairs with known correspondences"
+    )
+    dates: bool = Field(
+        True,
+        description="where no images are given: learn also from both dates of the world's pairs, with the regions that "
+        "SAM found at each, whose correspondences the world knows",
     )
     augment: AugmentSettings = Field(
         default_factory=AugmentSettings, description="what changes about the examples from epoch to epoch"
@@ -64,7 +70,8 @@ def run(
     """Train a matcher; an interrupted training goes on where its last epoch ended.
 
     Every image is seen alone: two views of it are made by homographies and changes of appearance, and its regions are
-    dropped, split, merged and replaced, so that all correspondences are known without anybody having marked one.
+    dropped, split, merged and replaced, so that all correspondences are known without anybody having marked one. Of a
+    generated world, whose truth is known, pairs of dates are examples too (`dates`).
 
     Args:
         settings: The matcher, its examples, the training.
@@ -89,8 +96,10 @@ def run(
     from pipeline.files import content_key, sha256_file
     from pipeline.pretraining.loop import begin_with, pretrain, state_key, write_mini
     from pipeline.training.determinism import deterministic
+    from pipeline.vision.matching.examples.dates import date_examples
     from pipeline.vision.matching.examples.source import PreparedImages
     from pipeline.vision.matching.examples.store import compute_examples
+    from pipeline.vision.matching.examples.tensors import joined
     from pipeline.vision.matching.pretraining import batches, losses, validate
     from pipeline.vision.matching.settings import AssignmentSettings
     from pipeline.vision.matching.weights import learned_matcher
@@ -100,6 +109,7 @@ def run(
         raise SettingsError("images and their masks go together", fix="give --prepared and --masks, or neither")
     # Refused before any image is read.
     learned_matcher(settings, settings.superglue.width)
+    generated = prepared is None or masks is None
     if prepared is None or masks is None:
         prepared, masks = _world(settings, engine)
     device = resolve_device(engine.device)
@@ -108,8 +118,8 @@ def run(
         made_of = ("examples", "regions", "length", "seed")
         key = content_key(sha256_file(masks), settings.model_dump(mode="json", include=set(made_of)))
         folder = paths.WORK / "pretrain-matcher" / "examples" / key[:32]
-        training, validation = (
-            compute_examples(
+        views = {
+            split: compute_examples(
                 images,
                 images.units(split),
                 describer,
@@ -119,8 +129,20 @@ def run(
                 folder=folder / split,
                 title=f"{title}: {split} examples",
             )
-            for split in ("train", "val")
-        )
+            for split in _SPLITS
+        }
+        dates = {
+            split: date_examples(
+                images,
+                split,
+                describer,
+                settings.length,
+                folder=folder / "dates" / split,
+                title=f"{title}: {split} pairs",
+            )
+            for split in (_SPLITS if generated and settings.dates else ())
+        }
+    training = joined([part["train"] for part in (views, dates) if part])
     steps = len(training) // settings.batch
     if not steps:
         raise DataError(
@@ -131,7 +153,7 @@ def run(
     with deterministic(device):
         matcher = learned_matcher(settings, describer.head.width, seed=settings.seed).to(device)
         begin_with(matcher, settings.start, kind=f"a {settings.method} of these settings")
-        held_out = validation.to(device)
+        held_out = {name: part["val"].to(device) for name, part in (("", views), ("dates_", dates)) if part}
         history = pretrain(
             title,
             matcher,
@@ -141,7 +163,11 @@ def run(
                 training, settings.batch, settings.augment, np.random.default_rng([settings.seed, epoch])
             ),
             losses=lambda part: losses(matcher, part.to(device)),
-            validate=lambda: validate(matcher, held_out, settings.batch, AssignmentSettings()),
+            validate=lambda: {
+                f"{prefix}{name}": value
+                for prefix, examples in held_out.items()
+                for name, value in validate(matcher, examples, settings.batch, AssignmentSettings()).items()
+            },
             work=paths.WORK / "pretrain-matcher" / content_key(key, state_key(settings))[:32],
         )
     return write_mini(output, matcher, settings.model_dump(mode="json"), history)

@@ -21,10 +21,11 @@ from pipeline.vision.sam.cache import SCHEMA, read_masks
 from pipeline.vision.sam.encoding import ImageEncoder
 from pipeline.vision.sam.generator import MaskGenerator
 from pipeline.vision.sam.model import build_sam
-from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
+from pipeline.vision.sam.settings import SamSettings
 from pipeline.vision.sam.worker import MaskWorker
 from stages import masks
 from stages.masks import MasksSettings
+from stages.profiles import profile_sections
 from tests.stages.mask_data import THRESHOLDS, lively_weights
 from tests.stages.region_data import write_image, write_pairs
 
@@ -182,5 +183,8 @@ def test_wrong_inputs_are_refused(folder: Path) -> None:
 
 
 def test_defaults_are_the_papers_and_the_published_ones() -> None:
-    generator = GeneratorSettings()
-    assert (generator.keep, generator.predicted_iou, generator.stability, generator.box_nms) == (50, 0.88, 0.95, 0.7)
+    section = profile_sections("levir-cc", "anywhere")["masks"]
+    assert isinstance(section, MasksSettings)
+    found = section.generator
+    assert (found.keep, found.predicted_iou, found.stability, found.box_nms) == (50, 0.88, 0.95, 0.7)
+    assert (found.points_per_side, found.coarse_stride, found.crop_layers, found.min_region_area) == (32, 1, 0, 0)

@@ -72,8 +72,11 @@ def test_the_synthetic_world_is_made_when_no_images_are_given(folder: Path) -> N
     sam = write_sam(folder)
     generator = GeneratorSettings(points_per_side=4, predicted_iou=0.0, stability=0.0)
     masks = MasksSettings(sam=sam, generator=generator)
-    settings = SETTINGS.model_copy(update={"masks": masks, "epochs": 1})
-    assert pretrain_matcher.run(settings, folder / "mini.safetensors", engine=ENGINE).is_file()
+    for dates in (True, False):
+        settings = SETTINGS.model_copy(update={"masks": masks, "epochs": 1, "dates": dates})
+        pretrain_matcher.run(settings, folder / "mini.safetensors", engine=ENGINE)
+        (record,) = json.loads((folder / "mini.json").read_text())["validation"]
+        assert ("dates_match_recall" in record) == dates
 
 
 def test_images_without_a_region_are_refused(folder: Path) -> None:

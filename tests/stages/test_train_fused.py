@@ -201,7 +201,11 @@ def test_a_card_that_contradicts_itself_is_refused(run):
     whole = json.loads((folder / "settings.json").read_text())
     narrow = {**whole["evidence"], "widths": {**whole["evidence"]["widths"], "motion": 5}}
     blind = {**whole["evidence"], "widths": {**whole["evidence"]["widths"], "motion": None}}
-    for evidence, message in ((narrow, "another model"), (blind, "contradicts itself"), (None, "contradicts itself")):
+    for evidence, message in (
+        (narrow, "these weights are not this model's"),
+        (blind, "contradicts itself"),
+        (None, "contradicts itself"),
+    ):
         (folder / "settings.json").write_text(json.dumps({**whole, "evidence": evidence}))
         with pytest.raises(CheckpointError, match=message) as caught:
             load_model(folder, torch.device("cpu"))

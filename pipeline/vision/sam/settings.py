@@ -74,7 +74,9 @@ class GeneratorSettings(Section):
     stability_offset: float = Field(
         1.0, ge=0, description="how far the logits' threshold is moved up and down for the stability score"
     )
-    box_nms: float = Field(0.7, ge=0, le=1, description="of two masks whose boxes overlap by more IoU, one is dropped")
+    box_nms: float = Field(
+        0.5, ge=0, le=1, description="of two masks whose boxes overlap by more IoU, one is dropped (published: 0.7)"
+    )
     crop_nms: float = Field(0.7, ge=0, le=1, description="the same between masks of different crops")
     min_region_area: int = Field(
         0,

@@ -54,7 +54,7 @@ class EditSettings(Section):
 class ExampleSettings(Section):
     """How training examples are made of images with masks (DeTone et al. 2018 for the principle)."""
 
-    per_image: int = Field(3, ge=1, le=100, description="examples made of every image")
+    per_image: int = Field(1, ge=1, le=100, description="examples made of every image")
     smallest_area: int = Field(12, ge=1, description="regions of fewer visible pixels are left out of a view")
     visible_share: float = Field(
         0.5, ge=0, le=1, description="regions of which less than this share is visible are left out of a view"

@@ -22,12 +22,13 @@ class PreparedImages:
     """Images of both dates with their masks, by unit: 2i + t is pair i at date t.
 
     Attributes:
+        data: The prepared pairs.
+        masks: masks.h5 of them.
         sam: The SAM that the masks were made with.
     """
 
     def __init__(self, data: Prepared, masks: Cache, sam: MaskSource) -> None:
-        self.sam = sam
-        self._data, self._masks = data, masks
+        self.data, self.masks, self.sam = data, masks, sam
 
     @classmethod
     def open(cls, prepared: Path, masks: Path) -> PreparedImages:
@@ -53,23 +54,23 @@ class PreparedImages:
         Raises:
             DataError: There is none.
         """
-        numbers = [index for index, pair in enumerate(self._data.pairs) if pair.split == split]
-        if not self._data.split("val"):
-            training = [index for index, pair in enumerate(self._data.pairs) if pair.split == "train"]
+        numbers = [index for index, pair in enumerate(self.data.pairs) if pair.split == split]
+        if not self.data.split("val"):
+            training = [index for index, pair in enumerate(self.data.pairs) if pair.split == "train"]
             held_out = training[_HELD_OUT - 1 :: _HELD_OUT] or training[-1:]
             numbers = held_out if split == "val" else [index for index in training if index not in set(held_out)]
-        skipped = set(self._masks.missing.tolist())
+        skipped = set(self.masks.missing.tolist())
         units = [unit for index in numbers for unit in (2 * index, 2 * index + 1) if unit not in skipped]
         if not units:
             raise DataError(
                 f"the data set has no images to make {split} examples of",
-                where=self._data.folder,
+                where=self.data.folder,
                 fix="a data set needs two pairs of the training split at least",
             )
         return units
 
     def __len__(self) -> int:
-        return 2 * len(self._data.pairs)
+        return 2 * len(self.data.pairs)
 
     def __getitem__(self, unit: int) -> MaskedImage:
         """Read one image and its masks.
@@ -77,15 +78,15 @@ class PreparedImages:
         Raises:
             DataError: The image cannot be read, or has changed since `prepare`.
         """
-        pair, date = self._data.pairs[unit // 2], ("before", "after")[unit % 2]
-        path = self._data.root / getattr(pair, date)
+        pair, date = self.data.pairs[unit // 2], ("before", "after")[unit % 2]
+        path = self.data.root / getattr(pair, date)
         pixels = read_unchanged(path, pair.sha256[date])
-        masks = read_masks(self._masks, unit)
+        masks = read_masks(self.masks, unit)
         return MaskedImage(pixels, masks.bitmaps(), masks.predicted_iou)
 
     def close(self) -> None:
         """Let go of the masks."""
-        self._masks.close()
+        self.masks.close()
 
     def __enter__(self) -> PreparedImages:
         return self

@@ -58,6 +58,11 @@ class Examples:
         return cls(RegionPairs(**joined), counterpart)
 
 
+def joined(sets: Sequence[Examples]) -> Examples:
+    """Return all examples of several sets, which have the same padding, as one."""
+    return Examples.from_tensors([part.tensors() for part in sets])
+
+
 class Describer(nn.Module):
     """Views → region sets, by SAM's image encoder, RoIAlign and the descriptor head: the way of the stage `regions`.
 
