@@ -17,7 +17,7 @@ from benchmarks._random_sam import lively_sam
 from pipeline.datasets.world import WorldSettings, make_pair
 from pipeline.vision.sam.cache import MaskSet
 from pipeline.vision.sam.model import build_sam
-from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
+from pipeline.vision.sam.settings import PUBLISHED_GENERATOR, GeneratorSettings, SamSettings
 
 _PASSING, _STABLE = 0.35, 0.7
 """Shares of random weights' masks whose predicted IoU and stability suffice, about those of trained ones."""
@@ -47,10 +47,10 @@ class Case:
 def build(case: Case, pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> tuple[Sam, GeneratorSettings]:
     """Return the model of a case on `device`, and thresholds under which it finds masks."""
     if Path(case.sam.weights).is_file():
-        thresholds = {} if case.sam.variant == "mini" else {"predicted_iou": 0.88, "stability": 0.95}
-        settings = GeneratorSettings(
-            points_per_side=case.points, coarse_stride=1, keep=4096, images_per_pass=case.batch, **thresholds
-        )
+        mini = GeneratorSettings()
+        thresholds = {"predicted_iou": mini.predicted_iou, "stability": mini.stability}
+        chosen = {"points_per_side": case.points, "keep": 4096, "images_per_pass": case.batch}
+        settings = PUBLISHED_GENERATOR.model_copy(update=chosen | (thresholds if case.sam.variant == "mini" else {}))
         return build_sam(case.sam).to(device), settings
     sam = lively_sam(case.sam).to(device)
     predictor = SamPredictor(sam)
@@ -66,16 +66,17 @@ def build(case: Case, pictures: Sequence[NDArray[np.uint8]], device: torch.devic
     offset = round(0.1 * masks.std().item(), 4)
     stability = calculate_stability_score(masks.flatten(0, 1), 0.0, offset).nan_to_num(0)
     # Masks of random weights fill the picture: by a lower threshold for overlaps all but one would go.
-    settings = GeneratorSettings(
-        points_per_side=case.points,
-        coarse_stride=1,
-        predicted_iou=0.5,
-        # At 0 the reference returns masks without a pixel, and ours does not.
-        stability=max(0.05, round(stability.quantile(1 - _STABLE).item(), 3)),
-        stability_offset=offset,
-        box_nms=0.98,
-        keep=4096,
-        images_per_pass=case.batch,
+    settings = PUBLISHED_GENERATOR.model_copy(
+        update={
+            "points_per_side": case.points,
+            "predicted_iou": 0.5,
+            # At 0 the reference returns masks without a pixel, and ours does not.
+            "stability": max(0.05, round(stability.quantile(1 - _STABLE).item(), 3)),
+            "stability_offset": offset,
+            "box_nms": 0.98,
+            "keep": 4096,
+            "images_per_pass": case.batch,
+        }
     )
     return sam, settings
 

@@ -114,6 +114,9 @@ def semantics(
     params: Params = PARAMS,
     changes: Set = None,
     prepared: Prepared = paths.PREPARED,
+    masks: Annotated[
+        Path, typer.Option("--masks", help="Cache that `sagecc masks` wrote; SAM's embeddings in it are used.")
+    ] = paths.MASKS,
     out: Annotated[Path, typer.Option("--out", help="Cache to write.")] = paths.SEMANTICS,
 ) -> None:
     """Find the regions that text prompts name, and a semantic map of every date.
@@ -123,7 +126,8 @@ def semantics(
     from stages import semantics as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("semantics", stage.SemanticsSettings), prepared, out, engine=settings.engine))
+    chosen = settings.section("semantics", stage.SemanticsSettings)
+    _done(stage.run(chosen, prepared, out, engine=settings.engine, masks=masks))
 
 
 def train(

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config import Section, parse_section, render_params, with_overrides
 from pipeline.errors import SettingsError
+from pipeline.vision.sam.settings import PUBLISHED_GENERATOR
 from stages.sections import SECTIONS
 
 # ResNet-101 at 256 pixels, with each data set's own normalisation: the authors' release.
@@ -20,13 +21,7 @@ _SAM = {"variant": "vit_h", "weights": "artifacts/checkpoints/sam_vit_h_4b8939.p
 _REGIONS: dict[str, dict[str, Any]] = {
     "masks": {
         "sam": _SAM,
-        "generator": {
-            "points_per_side": 32,
-            "coarse_stride": 1,
-            "predicted_iou": 0.88,
-            "stability": 0.95,
-            "box_nms": 0.7,
-        },
+        "generator": PUBLISHED_GENERATOR.model_dump(),
     },
     "matches": {"weights": "artifacts/checkpoints/matcher.safetensors"},
     "semantics": {
@@ -50,6 +45,8 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "engine": {"engine": "local"},
         # The generator's code is what the synthetic data set is made from, so DVC watches it as the data root.
         "prepare": {"dataset": "synthetic", "root": "pipeline/datasets/world"},
+        # 32 kB an image, and neither regions nor semantics encodes again.
+        "masks": {"store_embeddings": True},
         # More than 1e-4 and fewer epochs than the paper: the captioner is small and the time short.
         "train": {
             "epochs": 16,

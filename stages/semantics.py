@@ -26,12 +26,16 @@ class SemanticsSettings(SemanticRegionSettings):
     batch_size: int = Field(8, ge=1, le=1024, description="images per pass; short batches are padded to it")
 
 
-def run(settings: SemanticsSettings, prepared: Path, output: Path, *, engine: EngineSettings) -> Path:
+def run(
+    settings: SemanticsSettings, prepared: Path, output: Path, *, engine: EngineSettings, masks: Path | None = None
+) -> Path:
     """Find the semantic regions of every image of a prepared data set.
 
     Args:
         settings: Models, prompts, thresholds.
         prepared: Folder that `sagecc prepare` wrote.
+        masks: Cache that `sagecc masks` wrote; if it holds embeddings by the SAM of `settings`, they are used.
+            None, or others: images are encoded here.
         output: The cache to write; see `pipeline.vision.grounding.cache.SCHEMA`. Unit 2i+t is pair i at date t.
         engine: How to run.
 
@@ -39,6 +43,7 @@ def run(settings: SemanticsSettings, prepared: Path, output: Path, *, engine: En
         `output`.
 
     Raises:
+        CacheError: The masks are damaged.
         CheckpointError: Weights or text encoder are missing, damaged, or another model's.
         DataError: An image changed since `prepare`, cannot be read, or has another size than the rest.
         SettingsError: The prompts are too long or hold words that the text encoder does not know.
@@ -47,7 +52,7 @@ def run(settings: SemanticsSettings, prepared: Path, output: Path, *, engine: En
     from pipeline.datasets.images import image_size
     from pipeline.datasets.records import read_prepared
     from pipeline.errors import DataError
-    from pipeline.files import content_key
+    from pipeline.files import content_key, sha256_file
 
     data = read_prepared(prepared)
     if not data.pairs:
@@ -67,12 +72,16 @@ def run(settings: SemanticsSettings, prepared: Path, output: Path, *, engine: En
 
     # Refused before any image is read.
     category_tokens(load_text_encoder(settings.grounding.text_encoder)[0], parse_prompts(settings.grounding.prompts))
+    stored = _embeddings(masks, data, settings, weights["sam"])
     items = []
-    for pair in data.pairs:
-        for date in ("before", "after"):
+    for number, pair in enumerate(data.pairs):
+        for date, name in enumerate(("before", "after")):
             # Workers of a Dask cluster may have another working directory.
-            image = SemanticImage((data.root / getattr(pair, date)).resolve(), pair.sha256[date], size)
-            items.append(Item(key=content_key(image.sha256, list(size)), label=f"{pair.id} {date}", payload=image))
+            path = (data.root / getattr(pair, name)).resolve()
+            image = SemanticImage(path, pair.sha256[name], size, 2 * number + date)
+            # An embedding may differ in its last bit from one that was computed in a batch of another size.
+            key = content_key(image.sha256, list(size), stored is not None)
+            items.append(Item(key=key, label=f"{pair.id} {name}", payload=image))
     bridge = None
     if settings.space == "aligned":
         bridge, weights["alignment"] = _alignment(settings, data, [item.payload for item in items], weights, engine)
@@ -82,7 +91,8 @@ def run(settings: SemanticsSettings, prepared: Path, output: Path, *, engine: En
         settings=settings.model_dump(mode="json"),
         settings_hash=settings_hash(settings),
         weights=weights,
-        upstream={"pairs.jsonl": data.card.pairs_sha256},
+        upstream={"pairs.jsonl": data.card.pairs_sha256}
+        | ({} if stored is None else {"masks.h5": sha256_file(stored)}),
     )
     return build_cache(
         output,
@@ -90,11 +100,28 @@ def run(settings: SemanticsSettings, prepared: Path, output: Path, *, engine: En
         provenance,
         [pair.id for pair in data.pairs],
         items,
-        partial(SemanticWorker, settings, settings.batch_size, engine.device, bridge),
+        partial(SemanticWorker, settings, settings.batch_size, engine.device, bridge, stored),
         work=paths.WORK,
         engine=engine,
         title="semantics",
     )
+
+
+def _embeddings(masks: Path | None, data: Prepared, settings: SemanticsSettings, weights: str) -> Path | None:
+    """Return masks.h5 if it holds the embeddings that `settings` ask for, else None."""
+    from pipeline.cache import Cache
+    from pipeline.vision.regions.source import read_source
+    from pipeline.vision.sam.cache import SCHEMA as MASKS
+
+    if masks is None or not masks.is_file():
+        return None
+    with Cache.open(masks, MASKS) as cache:
+        if cache.provenance.upstream.get("pairs.jsonl") != data.card.pairs_sha256:
+            return None
+        source = read_source(cache)
+    same = source.sam.model_copy(update={"weights": settings.sam.weights}) == settings.sam
+    usable = source.stored and same and source.precision == "fp32" and source.weights_sha256 == weights
+    return source.path if usable else None
 
 
 def _weights(settings: SemanticsSettings) -> dict[str, str]:

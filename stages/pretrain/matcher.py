@@ -29,12 +29,12 @@ _SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 class PretrainMatcherSettings(MatcherLayout, PretrainSchedule):
     """Training of the matcher; of the mini one that ships under artifacts/pretrained, unless images are given."""
 
-    epochs: int = Field(24, ge=1, description="passes over the training examples, a validation after each")
+    epochs: int = Field(20, ge=1, description="passes over the training examples, a validation after each")
     batch: int = Field(32, ge=1, description="examples per step")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
     world: WorldSettings = Field(
         # Another seed than the data set's, so that no pair of the default profile has been seen.
-        default_factory=lambda: WorldSettings(train=900, val=60, test=0, seed=1_000_004),
+        default_factory=lambda: WorldSettings(train=1400, val=100, test=0, seed=1_000_004),
         description="the world it is trained on where no images are given; keep its seed different from "
         "prepare.world.seed",
     )

@@ -10,7 +10,7 @@ from benchmarks._random_sam import lively_sam
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 
 THRESHOLDS = GeneratorSettings(
-    points_per_side=4, predicted_iou=0.5, stability=0.5, stability_offset=0.15, box_nms=1, keep=20
+    points_per_side=4, predicted_iou=0.5, stability=0.5, stability_offset=0.15, mask_nms=None, keep=20
 )
 
 

@@ -92,7 +92,7 @@ def test_stored_embeddings_and_encoding_again_agree(folder: Path) -> None:
 def test_after_the_masks_stage(folder: Path) -> None:
     prepared, sam = write_pairs(folder, MIXED), write_sam(folder)
     # An untrained model is sure of nothing.
-    anything = GeneratorSettings(points_per_side=3, predicted_iou=0.0, stability=0.0, box_nms=1.0)
+    anything = GeneratorSettings(points_per_side=3, predicted_iou=0.0, stability=0.0, mask_nms=None)
     rows = []
     for stored in (False, True):
         chosen = MasksSettings(sam=sam, generator=anything, store_embeddings=stored)

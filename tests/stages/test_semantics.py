@@ -27,7 +27,9 @@ from pipeline.vision.sam.boxes import masks_from_boxes
 from pipeline.vision.sam.decoding import PromptDecoder
 from pipeline.vision.sam.encoding import ImageEncoder
 from pipeline.vision.sam.model import build_sam
-from stages import semantics
+from pipeline.vision.sam.settings import GeneratorSettings
+from stages import masks, semantics
+from stages.masks import MasksSettings
 from tests.stages.region_data import images_of, write_image
 from tests.stages.semantic_data import make, with_grounding, write_grounding
 
@@ -80,6 +82,31 @@ def test_what_is_written_is_what_the_models_say(folder: Path) -> None:
         top = stored.masks.argmax(0)
         np.testing.assert_array_equal(stored.map[covered], stored.category[top[covered]] + 1)
         np.testing.assert_array_equal(stored.map_score[covered], np.round(stored.scores * 255)[top[covered]])
+
+
+def test_stored_embeddings_are_used_where_they_are_those_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, settings = make(folder)
+    plain = contents(semantics.run(settings, prepared, folder / "plain.h5", engine=INLINE))
+    kept = MasksSettings(sam=settings.sam, generator=GeneratorSettings(points_per_side=2), store_embeddings=True)
+    stored = masks.run(kept, prepared, folder / "masks.h5", engine=INLINE)
+    bare = masks.run(kept.model_copy(update={"store_embeddings": False}), prepared, folder / "bare.h5", engine=INLINE)
+    encoded = []
+    encode = ImageEncoder.encode
+    monkeypatch.setattr(ImageEncoder, "encode", lambda *given: encoded.append(1) or encode(*given))
+    with_stored = semantics.run(settings, prepared, folder / "stored.h5", engine=INLINE, masks=stored)
+    assert not encoded
+    with Cache.open(with_stored, SCHEMA) as cache:
+        assert cache.provenance.upstream["masks.h5"] == sha256_file(stored)
+    for mine, its in zip(contents(with_stored), plain, strict=True):
+        np.testing.assert_array_equal(mine.boxes, its.boxes)
+        assert (mine.masks == its.masks).mean() > 0.999
+        np.testing.assert_allclose(mine.descriptors, its.descriptors, atol=2e-3)
+    # Else what the first run computed would do.
+    shutil.rmtree(folder / ".work")
+    semantics.run(settings, prepared, folder / "again.h5", engine=INLINE, masks=bare)
+    assert encoded
 
 
 def test_batches_do_not_show_in_the_bytes_and_a_second_run_does_nothing(

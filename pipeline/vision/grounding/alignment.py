@@ -51,7 +51,7 @@ def alignment(
         settle()
         descriptors, categories = [], []
         for start in range(0, len(images), batch_size):
-            loaded = [worker.load(image)[0] for image in images[start : start + batch_size]]
+            loaded = [worker.load(image) for image in images[start : start + batch_size]]
             filled = [*loaded, *(loaded[-1:] * (batch_size - len(loaded)))]
             for region in worker.regions(filled)[: len(loaded)]:
                 descriptors.append(region.descriptors)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pipeline.cache import Cache
 from pipeline.datasets.images import read_unchanged
 from pipeline.errors import DataError
 from pipeline.vision import rle
@@ -22,6 +23,7 @@ from pipeline.vision.grounding.semantic_settings import SemanticRegionSettings
 from pipeline.vision.grounding.similarity import apply_map, centred, similarity, top_regions
 from pipeline.vision.regions.descriptor import build_head, region_descriptors
 from pipeline.vision.sam.boxes import BoxMasks, masks_from_boxes
+from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.decoding import PromptDecoder
 from pipeline.vision.sam.encoding import ImageEncoder
 from pipeline.vision.sam.model import build_sam
@@ -29,11 +31,34 @@ from pipeline.vision.sam.model import build_sam
 
 @dataclass(frozen=True)
 class SemanticImage:
-    """One image to look at: its file, the content that `prepare` saw, and the size (height, width) of its map."""
+    """One image to look at.
+
+    Attributes:
+        path: Its file.
+        sha256: The content that `prepare` saw.
+        size: Height and width of its map.
+        unit: Its number in masks.h5.
+    """
 
     path: Path
     sha256: str
     size: tuple[int, int]
+    unit: int
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """What the semantic regions of one image are computed from.
+
+    Attributes:
+        pixels: RGB (H, W, 3) uint8.
+        size: Height and width of its map.
+        embedding: SAM's embedding (C, h, w) float16, where masks.h5 is to give it.
+    """
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+    embedding: NDArray[np.float16] | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +92,7 @@ class SemanticWorker:
         batch_size: Images per pass.
         device: Where to compute.
         alignment: The linear map of the space `aligned`, (D + 1, d).
+        embeddings: masks.h5 that holds the embeddings by the SAM of `settings`; None: images are encoded here.
     """
 
     def __init__(
@@ -75,6 +101,7 @@ class SemanticWorker:
         batch_size: int,
         device: Literal["auto", "cpu", "cuda"],
         alignment: NDArray[np.float32] | None = None,
+        embeddings: Path | None = None,
     ) -> None:
         from pipeline.devices import resolve_device
 
@@ -88,12 +115,14 @@ class SemanticWorker:
         self._head = build_head(self._encoder.channels, settings.head).to(self._device)
         self._alignment = None if alignment is None else torch.from_numpy(alignment).to(self._device)
         self._text = centred(self.detector.category_embeddings())
+        self._stored = None if embeddings is None else Cache.open(embeddings, MASKS)
 
-    def load(self, image: SemanticImage) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """Read one image as RGB (H, W, 3), and the size of its map.
+    def load(self, image: SemanticImage) -> LoadedImage:
+        """Read one image, and its embedding where that is stored.
 
         Raises:
-            DataError: It cannot be read, has changed since `prepare`, or has another size than the first image.
+            DataError: It cannot be read, has changed since `prepare`, has another size than the first image, or has no
+                entry in masks.h5.
         """
         pixels = read_unchanged(image.path, image.sha256)
         if self._settings.map_size is None and pixels.shape[:2] != image.size:
@@ -103,13 +132,20 @@ class SemanticWorker:
                 where=image.path,
                 fix="set semantics.map_size to the side that all maps are to be resized to",
             )
-        return pixels, image.size
+        if self._stored is None:
+            return LoadedImage(pixels, image.size, None)
+        if image.unit in self._stored.missing:
+            raise DataError(
+                "the masks of this image were skipped", where=image.path, fix="mend the image and run `sagecc masks`"
+            )
+        return LoadedImage(pixels, image.size, self._stored.row("embedding", image.unit))
 
     @torch.inference_mode()
-    def regions(self, images: Sequence[NDArray[np.uint8]]) -> list[Region]:
+    def regions(self, loaded: Sequence[LoadedImage]) -> list[Region]:
         """Detect, segment and describe."""
+        images = [image.pixels for image in loaded]
         answers = self.detector.detect(images)
-        embeddings = self._encoder.encode(images)
+        embeddings = self._embeddings(loaded)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         boxes = [answer.found.boxes for answer in answers]
         masks = masks_from_boxes(self._decoder, embeddings, [box.cpu().numpy() for box in boxes], sizes)
@@ -132,13 +168,19 @@ class SemanticWorker:
         ]
 
     @torch.inference_mode()
-    def compute(self, loaded: Sequence[tuple[NDArray[np.uint8], tuple[int, int]]]) -> list[dict[str, NDArray[Any]]]:
+    def compute(self, loaded: Sequence[LoadedImage]) -> list[dict[str, NDArray[Any]]]:
         """Return the fields of semantics.h5 of each image."""
-        images = [image for image, _ in loaded]
         return [
-            self._fields(region, image.shape[:2], size)
-            for region, (image, size) in zip(self.regions(images), loaded, strict=True)
+            self._fields(region, image.pixels.shape[:2], image.size)
+            for region, image in zip(self.regions(loaded), loaded, strict=True)
         ]
+
+    def _embeddings(self, loaded: Sequence[LoadedImage]) -> Tensor:
+        """Return the embeddings (B, C, h, w) float32, rounded to the precision in which they are stored."""
+        if self._stored is None:
+            return self._encoder.encode([image.pixels for image in loaded]).half().float()
+        stored = np.stack([image.embedding for image in loaded if image.embedding is not None])
+        return torch.from_numpy(stored).to(self._device).float()
 
     def _fields(self, region: Region, shape: tuple[int, ...], map_size: tuple[int, int]) -> dict[str, NDArray[Any]]:
         embeddings, similarities = region.queries, region.similarity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,11 @@ class View:
     def shown(self) -> tuple[int, int]:
         """Height and width of the crop within that square."""
         return input_size(*self.crop.size, self.encoder)
+
+    def within(self, logits: Tensor) -> Tensor:
+        """Return of low-resolution logits (K, h, w) the part that shows the crop and not what it is padded with."""
+        rows, columns = (math.ceil(side * logits.shape[-1] / self.encoder) for side in self.shown)
+        return logits[:, :rows, :columns]
 
     def drawn(self, logits: Tensor) -> Tensor:
         """Return low-resolution logits (K, h, w) at the size of the crop, (K, H, W) float32."""

@@ -57,6 +57,20 @@ def best(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float) -> Tenso
     return left
 
 
+def best_by_mask(masks: Tensor, overlap: float) -> Tensor:
+    """Return the numbers of the masks (K, h, w), best first, of which no better one that stays has IoU > `overlap`."""
+    flat = masks.flatten(1).float()
+    shared = flat @ flat.T
+    areas = shared.diagonal()
+    # Products of 0 and 1 are exact, so the comparison is the same on every device.
+    too_much = (shared > overlap * (areas[:, None] + areas[None] - shared)).cpu().numpy()
+    left: list[int] = []
+    for number in range(len(masks)):
+        if not too_much[number, left].any():
+            left.append(number)
+    return torch.tensor(left, dtype=torch.int64, device=masks.device)
+
+
 def _count_above(logits: Tensor, threshold: float) -> Tensor:
     if logits.device.type == "cpu":
         # NumPy compares and counts several times as fast as torch does on a CPU.

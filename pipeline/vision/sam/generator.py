@@ -26,6 +26,7 @@ from pipeline.vision.sam.finishing import finished
 from pipeline.vision.sam.memory import Portion
 from pipeline.vision.sam.points import crops
 from pipeline.vision.sam.settings import GeneratorSettings, Precision, SamSettings
+from pipeline.vision.sam.upsampling import THRESHOLD
 
 IMAGES = {"cpu": 4, "cuda": 8}
 PROMPTS = {"cpu": 32, "cuda": 1024}
@@ -121,7 +122,14 @@ class MaskGenerator:
         groups = torch.from_numpy(owners).to(device)
         left = filtering.best(boxes, scores, groups, self._settings.box_nms).cpu().numpy()
         starts = np.searchsorted(owners, np.arange(len(views)))
-        return [
+        remaining = [
             mine[torch.from_numpy(left[owners[left] == number] - starts[number]).to(device)]
             for number, mine in enumerate(candidates)
+        ]
+        overlap = self._settings.mask_nms
+        if overlap is None:
+            return remaining
+        return [
+            mine[filtering.best_by_mask(view.within(mine.logits) > THRESHOLD, overlap)]
+            for view, mine in zip(views, remaining, strict=True)
         ]

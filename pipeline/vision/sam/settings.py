@@ -39,7 +39,7 @@ class GeneratorSettings(Section):
     """
 
     points_per_side: int = Field(
-        20, ge=1, le=256, description="points a side of the grid over the image (published: 32, at 1024 pixels)"
+        24, ge=1, le=256, description="points a side of the grid over the image (published: 32, at 1024 pixels)"
     )
     coarse_stride: int = Field(
         3,
@@ -75,7 +75,14 @@ class GeneratorSettings(Section):
         1.0, ge=0, description="how far the logits' threshold is moved up and down for the stability score"
     )
     box_nms: float = Field(
-        0.5, ge=0, le=1, description="of two masks whose boxes overlap by more IoU, one is dropped (published: 0.7)"
+        1.0, ge=0, le=1, description="of two masks whose boxes overlap by more IoU, one is dropped (published: 0.7)"
+    )
+    mask_nms: float | None = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="of two masks that themselves overlap by more IoU, one is dropped too; unlike boxes this tells "
+        "crossing roads from one road found twice; null: boxes alone decide (published)",
     )
     crop_nms: float = Field(0.7, ge=0, le=1, description="the same between masks of different crops")
     min_region_area: int = Field(
@@ -97,3 +104,9 @@ class GeneratorSettings(Section):
         description="points per pass of the mask decoder, of several images where one has fewer; null: 32 on a CPU, "
         "1024 on a GPU; halved when the GPU's memory runs out",
     )
+
+
+PUBLISHED_GENERATOR = GeneratorSettings(
+    points_per_side=32, coarse_stride=1, predicted_iou=0.88, stability=0.95, box_nms=0.7, mask_nms=None
+)
+"""What segment_anything's SamAutomaticMaskGenerator does unless told otherwise."""

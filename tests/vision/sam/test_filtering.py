@@ -5,7 +5,7 @@ import torch
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score, is_box_near_crop_edge
 from torchvision.ops import box_iou
 
-from pipeline.vision.sam.filtering import best, cut_off, measure
+from pipeline.vision.sam.filtering import best, best_by_mask, cut_off, measure
 from pipeline.vision.sam.points import Crop
 
 
@@ -63,3 +63,14 @@ def test_the_best_of_those_that_overlap_stay() -> None:
     assert best(boxes, scores, groups, 0.4).tolist() == left
     assert 3 < len(left) < 100
     assert best(boxes[:0], scores[:0], groups[:0], 0.4).tolist() == []
+
+
+def test_masks_overlap_by_what_they_cover_and_not_by_their_boxes() -> None:
+    masks = torch.zeros((4, 8, 8), dtype=torch.bool)
+    masks[0, 3], masks[1, :, 3] = True, True  # crossing roads
+    masks[2, 3, :5] = True  # 5/8 of the first
+    masks[3, 3, 4:] = True  # 4/8 of it
+    assert best_by_mask(masks, 0.5).tolist() == [0, 1, 3]
+    assert best_by_mask(masks, 0.7).tolist() == [0, 1, 2, 3]
+    assert best_by_mask(masks[[3, 0]], 0.4).tolist() == [0]
+    assert best_by_mask(masks[:0], 0.5).tolist() == []

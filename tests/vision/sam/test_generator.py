@@ -21,18 +21,19 @@ from pipeline.vision.sam.decoding import PromptDecoder
 from pipeline.vision.sam.encoding import ImageEncoder
 from pipeline.vision.sam.generator import MaskGenerator
 from pipeline.vision.sam.points import every, grid
-from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
+from pipeline.vision.sam.settings import PUBLISHED_GENERATOR, GeneratorSettings, SamSettings
 from tests.datasets.reference import reference
 
-EVERYTHING = GeneratorSettings(
-    points_per_side=6,
-    coarse_stride=1,
-    predicted_iou=0.5,
-    stability=0.6,
-    stability_offset=0.15,
-    box_nms=1,
-    crop_nms=1,
-    keep=4096,
+EVERYTHING = PUBLISHED_GENERATOR.model_copy(
+    update={
+        "points_per_side": 6,
+        "predicted_iou": 0.5,
+        "stability": 0.6,
+        "stability_offset": 0.15,
+        "box_nms": 1.0,
+        "crop_nms": 1.0,
+        "keep": 4096,
+    }
 )
 """Thresholds that masks of random weights pass in numbers."""
 
@@ -125,6 +126,23 @@ def test_masks_of_the_published_layout_are_the_references(world: list[NDArray[np
     theirs = _reference(sam, settings)
     for image, masks in zip(world, found, strict=True):
         _same(masks, theirs.generate(image))
+
+
+def test_of_masks_that_overlap_the_better_one_stays(sam: Sam, world: list[NDArray[np.uint8]]) -> None:
+    every_mask, left = (
+        MaskGenerator(sam, SamSettings(), settings, "cpu").generate(world[:1])[0].bitmaps()
+        for settings in (EVERYTHING, _changed(mask_nms=0.8))
+    )
+    # Overlap is told at the decoder's resolution, a half of the picture's, which matters to small ones.
+    large = [masks[masks.sum((1, 2)) > 600].reshape(-1, world[0][..., 0].size) for masks in (every_mask, left)]
+
+    def overlap(masks: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.float64]:
+        shared = masks.astype(np.float64) @ others.T
+        return shared / (masks.sum(1)[:, None] + others.sum(1)[None] - shared)
+
+    assert 1 < len(large[1]) < len(large[0])
+    assert np.triu(overlap(large[1], large[1]), 1).max() < 0.85
+    assert overlap(large[0], left.reshape(len(left), -1)).max(axis=1).min() > 0.75
 
 
 def test_a_coarse_stride_asks_what_no_mask_covers(sam: Sam) -> None:

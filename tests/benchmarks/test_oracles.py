@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import oracles
+from pipeline.vision.matching.oracle import Count, Score
+from pipeline.vision.sam import oracle as sam
+
+FOUND = [
+    sam.FoundObject("house", 40, 0.9),
+    sam.FoundObject("tree", 40, 0.3),
+    sam.FoundObject("house", 200, 0.7),
+    sam.FoundObject("road", 900, 0.5),
+]
+TABLES = oracles.Tables(
+    recall=sam.report(FOUND),
+    masks=12.5,
+    matchers={
+        "learned": Score(Count(9, 10, 12), Count(1, 2, 4), Count(3, 3, 3)),
+        "nearest": Score(Count(1, 10, 12), Count(1, 4, 4), Count(1, 3, 3)),
+    },
+    precision={"building": 0.75, "road": 0.5},
+    land={"open": 0.8, "water": 0.4},
+)
+
+
+def test_figures_are_those_of_the_tables() -> None:
+    figures = oracles.figures(TABLES)
+    assert figures["mask_recall"] == 0.75
+    assert figures["mask_recall_30"] == 0.5
+    assert (figures["matches_precision"], figures["matches_recall"]) == (0.9, 0.75)
+    assert (figures["u1_precision"], figures["u1_recall"]) == (0.5, 0.25)
+    assert (figures["u2_precision"], figures["u2_recall"]) == (1.0, 1.0)
+    assert (figures["ap50_mean"], figures["ap50_least"]) == (0.625, 0.5)
+    assert figures["map_miou"] == pytest.approx(0.6)
+    assert set(oracles.BARS) <= set(figures)
+
+
+def test_tables_name_rows_and_their_size() -> None:
+    recall = oracles._recall_table(TABLES.recall).splitlines()
+    assert recall[2] == "| all, 30 px and more | 4 | 0.750 | 0.600 |"
+    assert any(line.startswith("| road | 1 |") for line in recall)
+    assert oracles._row_table("AP50", TABLES.precision).splitlines()[-1] == "| | 0.750 | 0.500 | 0.625 |"
+    sizes = oracles._size_table({96: (TABLES.recall, 30.25, 120.4)}).splitlines()
+    assert sizes[-1] == "| 96 px | 0.750 | 0.600 | 30.2 | 120 |"
+
+
+def test_a_trial_is_of_a_world_that_no_default_is_made_of() -> None:
+    from stages.pretrain import grounding_dino
+    from stages.pretrain import sam as pretrain_sam
+    from stages.pretrain.matcher import PretrainMatcherSettings
+    from stages.profiles import profile_sections
+
+    seeds = {profile_sections("synthetic", None)["prepare"].world.seed, PretrainMatcherSettings().world.seed}
+    seeds |= {pretrain_sam.PretrainSamSettings().world.seed, grounding_dino.PretrainGroundingSettings().world.seed}
+    assert len(seeds | {oracles._SEED}) == 5
