@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class PretrainSamSettings(PretrainSchedule):
     """Training of the mini SAM that ships under artifacts/pretrained."""
 
-    epochs: int = Field(14, ge=1, description="passes over the training images, a validation after each")
+    epochs: int = Field(15, ge=1, description="passes over the training images, a validation after each")
     dense_epochs: int = Field(
         3, ge=0, description="of these, the first that train the image encoder alone, by dense tasks; they are cheap"
     )
