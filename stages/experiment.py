@@ -247,7 +247,7 @@ def _results(outcomes: Collection[_Outcome], sources: Sources, resamples: int) -
 
 
 def _statistics(runs: Collection[Run], sources: Sources) -> dict[str, dict[int, PairStatistics]]:
-    """Count what the bootstrap is made from, on changed pairs, by key of the run and seed; no seeds where none changed."""
+    """Count what the bootstrap is made from, by key of the run and seed; no seeds where no pair changed."""
     from pipeline.datasets.records import read_prepared
     from pipeline.evaluation.bootstrap import pair_statistics
     from pipeline.evaluation.captions import read_captions
