@@ -17,8 +17,9 @@ COMPARED: Final = ("cider_d", "bleu_4")
 _ORDERS: Final = 4
 _CORRECT, _GUESSED = slice(0, _ORDERS), slice(_ORDERS, 2 * _ORDERS)
 _LENGTH, _CLOSEST = 2 * _ORDERS, 2 * _ORDERS + 1
-# pycocoevalcap's guards against dividing by zero.
+# pycocoevalcap's guards against dividing by zero; scores of 0 differ by their trace, which decides nothing.
 _SMALL, _TINY = 1e-9, 1e-15
+_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def compare(
     pairs = len(these[common[0]].cider_d)
     weights = np.concatenate([np.ones((1, pairs), np.int64), draw_resamples(pairs, resamples, seed)])
     one, other = (_scores([found[number] for number in common], weights) for found in (these, others))
-    return {metric: _judge(one[metric] - other[metric]) for metric in COMPARED}
+    return {metric: _judge((one[metric] - other[metric]).round(_DIGITS)) for metric in COMPARED}
 
 
 def _scores(seeds: Sequence[PairStatistics], weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:

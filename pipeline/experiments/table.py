@@ -36,10 +36,12 @@ def markdown(results: Results) -> str:
         parts.append("## Each seed, changed pairs")
         parts.append(_lines(["row", "seed", *(TITLES[name] for name in METRICS)], scored, None))
     parts.append("## Runs")
-    parts.append(_lines(["row", "folder", "settings of its own"], results.rows, _run))
+    parts.append(_lines(_RUNS, results.rows, _run))
     return "\n\n".join(parts) + "\n"
 
 
+_RUNS = ["row", "folder", "settings of its own"]
+_TEXT = frozenset(_RUNS)
 _HEAD = [
     "row",
     "CIDEr-D, changed",
@@ -57,7 +59,7 @@ def _about(results: Results) -> str:
     seeds = ", ".join(map(str, results.seeds))
     text = "" if results.split is None else f"Split: {results.split}. "
     text += f"Seeds: {seeds}"
-    text += ": mean ± sample deviation over them. " if len(results.seeds) > 1 else ". "
+    text += "; scores are mean ± sample deviation over them. " if len(results.seeds) > 1 else ". "
     return text + (
         f"p: two-sided paired bootstrap against the row above on changed pairs, {results.resamples:,} resamples of "
         "pairs, scores averaged over seeds; it holds for these trained models and says nothing of other seeds."
@@ -75,7 +77,7 @@ def _summary(row: RowResult) -> Sequence[str]:
         _cell(row, "all", "s_m"),
         _cell(row, FLAG, "accuracy"),
         *("–" if row.above is None else _p(row.above[metric]) for metric in COMPARED),
-        "–" if seconds is None else f"{seconds:,.0f}",
+        "–" if seconds is None else f"{seconds:,.{0 if seconds >= 10 else 1}f}",
     ]
 
 
@@ -93,7 +95,7 @@ def _run(row: RowResult) -> Sequence[str]:
 
 def _lines(head: Sequence[str], rows: Sequence[RowResult], cells: Cells | None) -> str:
     """Write a table with a line per row, or, without `cells`, per row and seed."""
-    table = [_line(head), "| --- |" + " ---: |" * (len(head) - 1)]
+    table = [_line(head), _line(["---" if title in _TEXT else "---:" for title in head])]
     for row in rows:
         table.extend(_seed_lines(row) if cells is None else [_line([row.label, *cells(row)])])
     return "\n".join(table)

@@ -83,6 +83,14 @@ def test_equals_are_not_told_apart_and_better_ones_are() -> None:
         assert (worse.difference, worse.p) == (-found.difference, found.p)
 
 
+def test_the_guards_against_zero_decide_nothing() -> None:
+    references = (("a b c d e",), ("f g h",), ("i j k l",))
+    one = {1: pair_statistics(Corpus(("a x", "f x x", "k"), references))}
+    other = {1: pair_statistics(Corpus(("a", "f x", "x k x"), references))}
+    found = compare(one, other, resamples=100, seed=0)["bleu_4"]
+    assert (abs(found.difference), found.p) == (0.0, 1.0)
+
+
 def test_bad_input() -> None:
     one, short = pair_statistics(corpus(1)), pair_statistics(corpus(1, 3))
     with pytest.raises(ValueError, match="no seed in common"):

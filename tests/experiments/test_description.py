@@ -23,7 +23,7 @@ def test_a_file_of_rows(tmp_path: Path) -> None:
     )
     found = read_experiment(write(tmp_path, text))
     assert (found.name, found.title, found.seeds, found.set) == ("mine", "Widths", (4, 5), ("train.epochs=2",))
-    assert [(row.label, row.set) for row in found.all_rows] == [("small", ("a.b=1",)), ("last", ())]
+    assert [(row.label, row.set) for row in found.all_rows] == [("small", ("a.b=1",)), ("as is", ())]
 
 
 def test_a_grid_is_written_out(tmp_path: Path) -> None:

@@ -22,6 +22,15 @@ ROWS = [
     {"label": "+ MCL", "set": MOTION},
     {"label": "+ CGR", "set": ()},
 ]
+SOURCES = {
+    "prepared": "prepared",
+    "scenes": "scenes.h5",
+    "regions": "regions.h5",
+    "matches": "matches.h5",
+    "semantics": "semantics.h5",
+    "graph": "graph",
+}
+"""Where what the stages wrote lies, from the project's folder."""
 
 
 def make(project: Path) -> Sources:
@@ -35,11 +44,7 @@ def make(project: Path) -> Sources:
     world.write_scenes(project / "scenes.h5", prepared)
     evidence_world.write_all(project, prepared)
     PARAMS.write_text(yaml.safe_dump(params()))
-    return Sources(*(Path(name) for name in NAMES))
-
-
-NAMES = ("prepared", "scenes.h5", "regions.h5", "matches.h5", "semantics.h5", "graph")
-"""Prepared data set and caches, from the project's folder."""
+    return Sources(**{name: Path(path) for name, path in SOURCES.items()})
 
 
 def params() -> dict[str, Any]:
