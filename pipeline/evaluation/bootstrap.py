@@ -17,9 +17,10 @@ COMPARED: Final = ("cider_d", "bleu_4")
 _ORDERS: Final = 4
 _CORRECT, _GUESSED = slice(0, _ORDERS), slice(_ORDERS, 2 * _ORDERS)
 _LENGTH, _CLOSEST = 2 * _ORDERS, 2 * _ORDERS + 1
-# pycocoevalcap's guards against dividing by zero; scores of 0 differ by their trace, which decides nothing.
+# pycocoevalcap's guards against dividing by zero.
 _SMALL, _TINY = 1e-9, 1e-15
-_DIGITS = 6
+# Differences that only rounding makes are none.
+_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Comparison:
         low: Lower end of the differences' central 95 % over resamples.
         high: Upper end.
         p: Two-sided: twice the share of resamples on the rarer side of 0, at least 2 / (resamples + 1), at most 1.
+            Equal scores count on both sides.
     """
 
     difference: float
@@ -113,22 +115,28 @@ def compare(
     pairs = len(these[common[0]].cider_d)
     weights = np.concatenate([np.ones((1, pairs), np.int64), draw_resamples(pairs, resamples, seed)])
     one, other = (_scores([found[number] for number in common], weights) for found in (these, others))
-    return {metric: _judge((one[metric] - other[metric]).round(_DIGITS)) for metric in COMPARED}
+    return {metric: _judge(one[metric] - other[metric]) for metric in COMPARED}
 
 
 def _scores(seeds: Sequence[PairStatistics], weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     pairs = weights.shape[1]
     if any(len(found.cider_d) != pairs for found in seeds):
         raise ValueError("the captioners describe different pairs")
-    bleu = np.mean([bleu_4(weights @ found.bleu) for found in seeds], axis=0)
+    bleu = np.mean([_without_trace(weights @ found.bleu) for found in seeds], axis=0)
     cider_d = np.mean([weights @ found.cider_d / pairs for found in seeds], axis=0)
     return {"bleu_4": 100 * bleu, "cider_d": 100 * cider_d}
+
+
+def _without_trace(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return BLEU-4 with 0 for no right 4-gram, where the guards leave up to 0.0002 that tells captioners apart."""
+    return np.where(sums[..., _ORDERS - 1] == 0, 0.0, bleu_4(sums))
 
 
 def _judge(differences: NDArray[np.float64]) -> Comparison:
     """Judge differences of which the first is that of the pairs as they are, the rest those of resamples."""
     resampled = differences[1:]
     low, high = np.quantile(resampled, (0.025, 0.975))
-    rarer = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
+    seen = resampled.round(_DIGITS)
+    rarer = min(int((seen <= 0).sum()), int((seen >= 0).sum()))
     p = min(1.0, 2 * (rarer + 1) / (len(resampled) + 1))
     return Comparison(float(differences[0]), float(low), float(high), p)
