@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cli import checkpoints, clean, data, describe, doctor, draw, graph, init, inspect, pretrain, stages
+from cli import checkpoints, clean, data, describe, doctor, draw, experiment, graph, init, inspect, pretrain, stages
 from pipeline.errors import SageccError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ for command in (
     stages.evaluate,
 ):
     app.command()(command)
+app.command()(experiment.experiment)
 app.command()(describe.describe)
 app.command()(inspect.inspect)
 app.command()(draw.draw)

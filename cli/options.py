@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +33,11 @@ class Settings:
         if unknown:
             known = ", ".join(SECTIONS)
             raise SettingsError(f"unknown section `{unknown[0]}`", where=params, fix=f"known sections: {known}")
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """All sections as they stand in the file and were changed, unchecked but for their names."""
+        return self._document
 
     def section(self, name: str, kind: type[SectionT]) -> SectionT:
         """Return one checked section."""

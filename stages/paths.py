@@ -17,6 +17,7 @@ PLOTS = ARTIFACTS / "plots"
 PRETRAINED = ARTIFACTS / "pretrained"
 WORK = Path(".work")
 """Untracked shards and training states, from which interrupted stages go on."""
+EXPERIMENTS = ARTIFACTS / "experiments"
 ANSWERS = WORK / "llm"
 """Stored answers of language models; deleting them means asking, and paying, again."""
 
@@ -34,3 +35,8 @@ def curves(name: str) -> Path:
 def captions(name: str) -> Path:
     """Folder of the captions that the models `name` wrote, one file per seed."""
     return ARTIFACTS / "captions" / name
+
+
+def training(key: str) -> Path:
+    """Folder of the states, models and times of the trainings with this content key, one subfolder per seed."""
+    return WORK / "train" / key[:16]

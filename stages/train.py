@@ -71,7 +71,7 @@ def run(
     where = EvidencePaths(regions, matches, semantics, graph)
     evidence = open_evidence(settings.captioner, where, inputs.data, training=True)
     key = training_key(settings, inputs, evidence)
-    work = paths.WORK / "train" / key[:16]
+    work = paths.training(key)
     pending = []
     for seed in settings.seeds:
         model, kept = output / f"seed-{seed}", work / f"seed-{seed}" / "model"

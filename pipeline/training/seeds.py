@@ -17,6 +17,7 @@ from pipeline.execution.progress import Bar, say, track
 from pipeline.files import content_key, sha256_file
 from pipeline.training.captions import caption_table
 from pipeline.training.checkpoints import ScenesCard, copy_model, write_model
+from pipeline.training.clock import SECONDS, timed
 from pipeline.training.curves import Curves
 from pipeline.training.evidence import EvidenceCaches
 from pipeline.training.evidence_reading import read_evidence
@@ -186,6 +187,7 @@ def train_seeds(job: Job, ranks: Ranks) -> None:
                 if ranks.rank == 0:
                     bar = stack.enter_context(track(f"train seed {seed}", loop.steps_per_epoch * settings.epochs))
                     loop.tick, loop.observe = bar.advance, _Observer(settings, seed, bar, curves)
+                    stack.enter_context(timed(state.with_name(SECONDS), goes_on=state.is_file()))
                 progress = loop.run()
             if ranks.rank == 0:
                 _finish(job, seed, inputs, choice, model, progress, loop.speed)

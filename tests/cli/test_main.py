@@ -20,6 +20,7 @@ COMMANDS = [
     ["train"],
     ["caption"],
     ["evaluate"],
+    ["experiment"],
     ["describe"],
     ["inspect"],
     ["draw"],

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.options import Settings
+from pipeline.errors import SettingsError
+from pipeline.experiments.description import Experiment
+from pipeline.training import seeds as training
+from pipeline.training.stops import Interrupted
+from stages import caption, experiment, graph, train
+from stages.experiment import RowsFailedError
+from stages.experiment_run import Sources
+from tests.evaluation.conftest import no_java  # noqa: F401
+from tests.stages import experiment_data as data
+from tests.stages.test_train import Impatient, forget, no_training
+from tests.training import evidence_world
+from tests.training.conftest import _one_thread, project  # noqa: F401
+
+OUTPUT = Path("experiments/tiny")
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def sources(project: Path) -> Sources:  # noqa: F811
+    return data.make(project)
+
+
+def plans(described: Experiment, *changes: str) -> list[experiment.Plan]:
+    settings = Settings(data.PARAMS, experiment.assignments(described, changes))
+    return experiment.plan(described, settings.document, where="params.yaml")
+
+
+@pytest.fixture
+def run(sources: Sources, no_java: None) -> Run:  # noqa: F811
+    """Run an experiment of the given rows and return table.json."""
+
+    def run(*rows: dict[str, Any], changes: Sequence[str] = (), **options: Any) -> dict[str, Any]:
+        described = data.experiment(*rows)
+        table = experiment.run(described, plans(described, *changes), sources, OUTPUT, resamples=50, **options)
+        assert table == OUTPUT / "table.md"
+        found: dict[str, Any] = json.loads((OUTPUT / "table.json").read_text())
+        return found
+
+    return run
+
+
+def tables() -> dict[str, bytes]:
+    return {name: (OUTPUT / name).read_bytes() for name in ("table.md", "table.json", "table.png", "times.json")}
+
+
+def folder(row: dict[str, Any]) -> Path:
+    return OUTPUT / row["folder"]
+
+
+def test_rows_become_a_table_and_each_run_can_be_made_again(run: Run) -> None:
+    found = run()
+    rows = found["rows"]
+    assert [row["label"] for row in rows] == ["baseline", "+ MCL", "+ CGR"]
+    assert (found["split"], found["seeds"], found["pairs"]["changed"]) == ("train", [1, 2], 3)
+    assert len({row["folder"] for row in rows}) == 3 and rows[0]["against_row_above"] is None
+    for above, row in pairwise(rows):
+        for metric, compared in row["against_row_above"].items():
+            means = [each["scores"]["changed"][metric]["mean"] for each in (row, above)]
+            assert compared["difference"] == pytest.approx(means[0] - means[1], abs=0.02)
+            assert 0 < compared["p"] <= 1 and compared["low"] <= compared["high"]
+        assert row["scores"]["all"]["rouge_l"]["deviation"] is not None
+        assert set(row["by_seed"]["changed"]) == {"1", "2"} and 0 <= row["change_flag"]["accuracy"]["mean"] <= 100
+
+    text = (OUTPUT / "table.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| + CGR | ")]
+    assert len(lines) == 9 and lines[0].count("±") == 3
+    assert experiment.summary(OUTPUT / "table.md").count("\n| ") == 5
+    times = json.loads((OUTPUT / "times.json").read_text())
+    assert times.keys() == {"baseline", "+ MCL", "+ CGR"} and times["+ CGR"]["2"] > 0
+
+    last = folder(rows[2])
+    assert {path.name for path in last.iterdir()} == {
+        *("params.yaml", "repeat.sh", "models", "curves", "captions", "metrics.json", "plots", "times.json"),
+        "run.json",
+    }
+    assert yaml.safe_load((last / "params.yaml").read_text())["train"]["seeds"] == [1, 2]
+    forget()
+    commands = (last / "repeat.sh").read_text().replace("$out", "again").splitlines()
+    commands = [line for line in commands if line.startswith("sagecc ")]
+    assert [line.split()[1] for line in commands] == ["matches", "graph", "train", "caption", "evaluate"]
+    for line in commands:
+        result = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert result.exit_code == 0, (result.output, result.exception)
+    for name in ("metrics.json", "captions/seed-2.json", "models/seed-1/model.safetensors"):
+        assert Path("again", name).read_bytes() == (last / name).read_bytes()
+
+
+def test_the_same_rows_give_the_same_bytes(run: Run) -> None:
+    run()
+    first = tables()
+    forget()
+    shutil.rmtree(OUTPUT)
+    run()
+    again = tables()
+    assert again["table.json"] == first["table.json"] and again["table.png"] == first["table.png"]
+
+
+def test_finished_rows_are_not_run_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run()
+    first = tables()
+    for stage in (train, caption, graph):
+        monkeypatch.setattr(stage, "run", no_training)
+    shutil.rmtree(".work")
+    run()
+    assert tables() == first
+
+
+def test_another_label_or_order_is_the_same_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = run({"label": "one", "set": data.PLAIN}, {"label": "two", "set": data.MOTION})["rows"]
+    monkeypatch.setattr(train, "run", no_training)
+    again = run({"label": "second", "set": data.MOTION}, {"label": "first", "set": data.PLAIN})["rows"]
+    assert [row["folder"] for row in again] == [row["folder"] for row in reversed(rows)]
+
+
+def test_other_settings_or_inputs_are_another_run(run: Run, sources: Sources) -> None:
+    row = {"label": "all", "set": ()}
+    folders = {run(row)["rows"][0]["folder"]}
+    for change in ("caption.beams=2", "train.seeds=[1]", "train.epochs=1", "evaluate.constant_candidates=5"):
+        folders.add(run(row, changes=[change])["rows"][0]["folder"])
+    evidence_world.write_semantics(sources.semantics, sources.prepared, weights="1" * 64)
+    folders.add(run(row)["rows"][0]["folder"])
+    assert len(folders) == 6
+
+
+def test_one_more_seed_trains_only_that_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"label": "plain", "set": data.PLAIN}
+    run(row)
+    trained = []
+    real = training.train_seeds
+    monkeypatch.setattr(training, "train_seeds", lambda job, ranks: (trained.extend(job.seeds), real(job, ranks)))
+    found = run(row, changes=["train.seeds=[1,2,5]"])
+    assert trained == [5] and found["seeds"] == [1, 2, 5]
+    assert set(json.loads((OUTPUT / "times.json").read_text())["plain"]) == {"1", "2", "5"}
+
+
+def test_damaged_scores_are_made_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run()
+    metrics = folder(found["rows"][0]) / "metrics.json"
+    metrics.write_text("{}")
+    monkeypatch.setattr(training, "train_seeds", no_training)
+    assert run() == found and metrics.read_text() != "{}"
+
+
+def test_a_failed_row_says_why_and_stops_no_other(run: Run, sources: Sources) -> None:
+    sources.semantics.unlink()
+    with pytest.raises(RowsFailedError, match="1 of 3 rows failed") as caught:
+        run({"label": "broken", "set": ()}, *data.ROWS[:2])
+    assert caught.value.exit_code == 2 and caught.value.where == str(OUTPUT / "table.md")
+    rows = json.loads((OUTPUT / "table.json").read_text())["rows"]
+    assert rows[0]["failed"] and "semantics.h5" in rows[0]["reason"] and "sagecc semantics" in rows[0]["reason"]
+    assert rows[1]["against_row_above"] is None and rows[2]["against_row_above"] is not None
+    text = (OUTPUT / "table.md").read_text()
+    assert "| broken | failed | – |" in text and f"**broken** {rows[0]['reason']}" in text
+    evidence_world.write_semantics(sources.semantics, sources.prepared)
+    rows = run({"label": "broken", "set": ()}, *data.ROWS[:2])["rows"]
+    assert "reason" not in rows[0] and rows[1]["against_row_above"] is not None
+
+
+def test_memory_that_runs_out_fails_the_row_and_a_slip_in_the_code_does_not_hide(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> Callable[..., None]:
+        def run(*arguments: object, **options: object) -> None:
+            raise error
+
+        return run
+
+    monkeypatch.setattr(train, "run", fail(MemoryError("20 GiB\nand more")))
+    with pytest.raises(RowsFailedError):
+        run({"label": "large", "set": data.PLAIN})
+    assert "out of memory: 20 GiB |" not in (OUTPUT / "table.md").read_text()
+    assert json.loads((OUTPUT / "table.json").read_text())["rows"][0]["reason"] == "out of memory: 20 GiB"
+    assert (OUTPUT / "table.png").is_file()
+    monkeypatch.setattr(train, "run", fail(TypeError("slip")))
+    with pytest.raises(TypeError, match="slip"):
+        run({"label": "large", "set": data.PLAIN})
+
+
+def test_interrupted_between_rows_and_within_one_it_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run()
+    shutil.rmtree(OUTPUT)
+    forget()
+    calls = []
+    real = train.run
+
+    def second_is_killed(*arguments: Any, **options: Any) -> Path:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "run", second_is_killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Loop", Impatient)
+        with pytest.raises(Interrupted):
+            run()
+    calls.clear()
+    calls.append(())
+    trained = []
+    monkeypatch.setattr(train, "run", lambda *a, **o: (trained.append(a[3]), real(*a, **o))[1])
+    assert run() == whole
+    assert trained == [folder(row) / "models" for row in whole["rows"][1:]]
+
+
+def test_only_the_chosen_rows_are_run(run: Run, sources: Sources) -> None:
+    described = data.experiment()
+    before = list(experiment.status(plans(described), sources, OUTPUT))
+    assert before[0].startswith("1  baseline: to do in experiments/tiny/")
+    assert before[2].endswith("+ MCL: to do, and so are matches or graph of its own")
+    rows = run(rows=[3])["rows"]
+    assert [row.get("reason") for row in rows] == ["not run", "not run", None]
+    assert "| baseline | not run |" in (OUTPUT / "table.md").read_text()
+    after = [line for line in experiment.status(plans(described), sources, OUTPUT) if line[0] != " "]
+    assert "to do in" in after[0] and "to do in" in after[1] and "+ CGR: done in" in after[2]
+    rows = run(rows=[1])["rows"]
+    assert "scores" in rows[0] and "scores" in rows[2]
+    with pytest.raises(SettingsError, match="no row 4"):
+        run(rows=[4])
+    sources.semantics.unlink()
+    assert "cannot be run" in "".join(experiment.status(plans(described), sources, OUTPUT))
+
+
+def test_graphs_are_made_for_rows_that_ask_for_others_and_taken_where_they_fit(run: Run, sources: Sources) -> None:
+    shutil.rmtree(sources.graph)
+    settings = Settings(data.PARAMS, None)
+    graph.run(settings.section("graph", graph.GraphSettings), sources.prepared, sources.graph, engine=settings.engine)
+    kinds = [
+        {"label": kind, "set": (f"graph.encoder.kind={kind}", f"{data.EVIDENCE}.graph_encoder.kind={kind}")}
+        for kind in ("rgcn", "gcn")
+    ]
+    rows = run(*kinds, changes=["train.seeds=[1]"])["rows"]
+    made = sorted(path.name.partition("-")[0] for path in (OUTPUT / "inputs").iterdir())
+    assert made == ["graph", "matches"]
+    assert "sagecc graph" not in (folder(rows[0]) / "repeat.sh").read_text()
+    assert "sagecc graph" in (folder(rows[1]) / "repeat.sh").read_text()
+    assert rows[0]["scores"]["all"]["bleu_4"]["deviation"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("train.epoch=3", "did you mean `epochs`"),
+        ("trian.epochs=3", "unknown section `trian`"),
+        ("train.epochs=0", "`train.epochs`"),
+        ("train.epochs", "cannot read 'train.epochs'"),
+        ("masks.generator.points_per_side=8", "a row cannot change `masks`"),
+        ("evaluate.meteor=never", None),
+        ("evaluate.ids=true", "a row cannot change `evaluate`"),
+        ("train.seeds=[4]", "`train.seeds` must be the same"),
+        ("caption.split=val", "`caption.split` must be the same"),
+    ],
+)
+def test_what_no_row_may_set_is_refused_before_anything_runs(sources: Sources, change: str, said: str | None) -> None:
+    described = data.experiment({"label": "first"}, {"label": "second", "set": (change,)})
+    if said is None:
+        assert len(plans(described)) == 2
+        return
+    with pytest.raises(SettingsError) as caught:
+        plans(described)
+    assert said in str(caught.value) and "'second'" in str(caught.value.where)
+
+
+def test_what_comes_later_wins(sources: Sources) -> None:
+    described = data.experiment(
+        {"label": "a", "set": ("train.epochs=5",)}, {"label": "b"}, set=["train.epochs=3"], seeds=[7]
+    )
+    assert [(row.train.epochs, row.train.seeds) for row in plans(described)] == [(5, (7,)), (3, (7,))]
+    assert [row.train.epochs for row in plans(described, "train.epochs=4")] == [5, 4]
+    settings = Settings(data.PARAMS, experiment.assignments(described, (), "8,9"))
+    assert experiment.plan(described, settings.document, where="x")[0].train.seeds == (8, 9)
