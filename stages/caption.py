@@ -53,7 +53,7 @@ def run(
     Args:
         settings: Split and search.
         prepared: Folder that `sagecc prepare` wrote.
-        scenes: Cache that `sagecc scenes` wrote for it.
+        scenes: Cache that `sagecc scenes` wrote for it; not looked at where the models take none.
         models: Folder that `sagecc train` wrote, `seed-<n>` each.
         output: Folder to write, as a whole: `seed-<n>.json` in COCO's results format (a list of `image_id`, `caption`,
             `score`, and with several sentences per pair `n_best`), and provenance.json.
@@ -67,7 +67,7 @@ def run(
         `output`.
 
     Raises:
-        CheckpointError: There is no trained model, or one is damaged.
+        CheckpointError: There is no trained model, one is damaged, or some take scenes and some do not.
         DataError: The models were trained with another data set's vocabulary.
         CacheError: The scenes, or another cache that is read, are not those of the prepared pairs, or were made
             otherwise than the training's; or the graph is another one.
@@ -86,9 +86,9 @@ def run(
     from pipeline.training.places import PairStore, open_store
 
     device = resolve_device(engine.device)
-    inputs = open_inputs(prepared, scenes)
     folders = model_folders(models)
     cards = {folder: read_card(folder) for folder in folders}
+    inputs = open_inputs(prepared, scenes if _take_scenes(cards, models) else None)
     for folder, card in cards.items():
         _check_vocabulary(card, inputs, folder, settings)
         _check_scenes(card, inputs, folder)
@@ -157,9 +157,20 @@ def _check_vocabulary(card: ModelCard, inputs: Inputs, folder: Path, settings: C
     )
 
 
+def _take_scenes(cards: dict[Path, ModelCard], models: Path) -> bool:
+    """Tell whether the models take scenes, all of them or none."""
+    from pipeline.errors import CheckpointError
+
+    if len(answers := {card.scenes is not None for card in cards.values()}) > 1:
+        raise CheckpointError("some of the models take scenes and some do not", where=models, fix="run `sagecc train`")
+    return answers == {True}
+
+
 def _check_scenes(card: ModelCard, inputs: Inputs, folder: Path) -> None:
     from pipeline.errors import CacheError
 
+    if card.scenes is None:
+        return
     made, trained = inputs.provenance, card.scenes
     if (made.settings_hash, dict(made.weights)) == (trained.settings_hash, trained.weights):
         return

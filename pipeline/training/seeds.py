@@ -46,7 +46,7 @@ class Job:
         settings: The stage's settings.
         seeds: Those that are still to be trained.
         prepared: The prepared data set.
-        scenes: Its scenes cache.
+        scenes: Its scenes cache; None where the captioner takes none.
         work: Folder of the unfinished trainings, `seed-<n>` each.
         images: Folder of decoded images, for settings that train on images.
         output: Folder of the finished models, `seed-<n>` each.
@@ -57,7 +57,7 @@ class Job:
     settings: TrainSettings
     seeds: Sequence[int]
     prepared: Path
-    scenes: Path
+    scenes: Path | None
     work: Path
     images: Path
     output: Path
@@ -71,14 +71,15 @@ class Choice:
 
     Attributes:
         train: Captioned pairs of the training split.
-        validation: Captioned pairs of the validation split, or the training pairs.
-        validated_on: Which of the two.
+        validation: Captioned pairs of the validation split, or others; see `validated_on`.
+        validated_on: val: the validation split; held-out: the last part of the training split, which is then not
+            learnt from; train: the pairs that are learnt from.
         remarks: What the user should know about the choice.
     """
 
     train: list[Pair]
     validation: list[Pair]
-    validated_on: Literal["val", "train"]
+    validated_on: Literal["val", "held-out", "train"]
     remarks: list[str]
 
 
@@ -111,6 +112,10 @@ def choose_pairs(inputs: Inputs, settings: TrainSettings) -> Choice:
         train = train[: settings.overfit]
         remarks.append(f"train.overfit: {len(train)} training pairs, validated on the same")
         return Choice(train, train, "train", remarks)
+    held_out = round(settings.hold_out * len(train))
+    if held_out and held_out < len(train):
+        remarks.append(f"train.hold_out: the last {held_out} training pairs are validated on and not learnt from")
+        return Choice(train[:-held_out], train[-held_out:], "held-out", remarks)
     validation = usable("val")
     if not validation:
         remarks.append("the validation split has no captioned pair: the training pairs are validated on instead")
@@ -123,9 +128,9 @@ def training_key(settings: TrainSettings, inputs: Inputs, evidence: EvidenceCach
     made_from: dict[str, Any] = {
         "pairs": inputs.data.card.pairs_sha256,
         "vocabulary": inputs.vocabulary.sha256,
-        "scenes": inputs.provenance.settings_hash,
-        "weights": dict(inputs.provenance.weights),
     }
+    if inputs.cache is not None:
+        made_from |= {"scenes": inputs.provenance.settings_hash, "weights": dict(inputs.provenance.weights)}
     if evidence is not None:
         made_from["evidence"] = evidence.card().model_dump(mode="json")
     return content_key(_VERSION, settings.result_values(), made_from)
@@ -229,20 +234,14 @@ def _finish(
     progress: Progress,
     speed: Speed,
 ) -> None:
-    settings, made_from = job.settings, inputs.provenance
-    scenes = ScenesCard(
-        settings=dict(made_from.settings),
-        settings_hash=made_from.settings_hash,
-        weights=dict(made_from.weights),
-        shape=inputs.scene_shape,
-    )
+    settings = job.settings
     card = {
         "seed": seed,
         "key": seed_key(training_key(settings, inputs, job.evidence), seed),
         "dataset": inputs.data.card.name,
         "pairs_sha256": inputs.data.card.pairs_sha256,
         "vocabulary_sha256": inputs.vocabulary.sha256,
-        "scenes": scenes,
+        "scenes": None if inputs.cache is None else ScenesCard.of(inputs.cache),
         "evidence": None if job.evidence is None else job.evidence.card(),
         "train": settings.result_values(),
     }

@@ -90,7 +90,7 @@ def _matches(path: Path, identity: str, regions: tuple[DrawnRegions, DrawnRegion
 def _semantics(
     path: Path, identity: str, images: list[NDArray[np.uint8]], expect: Expectation
 ) -> tuple[tuple[DrawnSemantics, DrawnSemantics], tuple[str, ...]] | None:
-    """Return the semantic regions of both dates and the categories' names; None of imported ones, which have no place."""
+    """Return both dates' semantic regions and the categories' names; None for imported ones, which have no place."""
     with Cache.open(path, SEMANTICS, expect=expect) as cache:
         if "grounding" not in cache.provenance.settings:
             return None
