@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config import Section, parse_section, render_params, with_overrides
 from pipeline.errors import SettingsError
+from stages.prepare import PrepareSettings
 from stages.sections import SECTIONS
 
 # ResNet-101 at 256 pixels, with each data set's own normalisation: the authors' release.
@@ -63,6 +64,9 @@ _TRAIN_TAGS = {
         "release": {"heads": 4, "dropout": 0.2},
     },
 }
+
+WITHOUT_IMAGES = ("prepare", "semantics", "train", "caption", "evaluate")
+"""Stages of a data set that is prepared without images, its semantic regions being imported."""
 
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "synthetic": {
@@ -171,7 +175,15 @@ def render_profile(profile: str, sections: Mapping[str, Section]) -> str:
     """
     heading = (
         f"Active settings, written from profile `{profile}` by `sagecc init`; one section per stage. "
-        "Change a value and run `dvc repro`: what depends on it is built again."
+        f"Change a value and run `{next_command(sections)}`: what depends on it is built again."
     )
     written = {name: section for name, section in sections.items() if name != "pretrain" or section != type(section)()}
     return render_params(written, heading=heading)
+
+
+def next_command(sections: Mapping[str, Section]) -> str:
+    """Return what runs the stages that these settings can run: all of dvc.yaml, unless there are no images."""
+    prepare = sections["prepare"]
+    if isinstance(prepare, PrepareSettings) and prepare.images == "none":
+        return " && ".join(f"sagecc {stage}" for stage in WITHOUT_IMAGES)
+    return "dvc repro"

@@ -288,6 +288,13 @@ def test_without_a_validation_split_the_training_pairs_are_validated_on(run, pre
     assert history["remarks"][0] in capfd.readouterr().err
 
 
+def test_the_last_training_pairs_can_be_held_out(run):
+    run(hold_out=0.25)
+    history = json.loads((OUTPUT / "seed-1/history.json").read_text())
+    assert history["validated_on"] == "held-out" and history["pairs"] == {"train": 3, "validation": 1}
+    assert "not learnt from" in history["remarks"][0]
+
+
 def test_overfit_takes_the_first_pairs(run):
     run(overfit=2)
     history = json.loads((OUTPUT / "seed-1/history.json").read_text())
