@@ -86,7 +86,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "levir-cc": {**_REGIONS, "prepare": {"dataset": "levir-cc"}, "scenes": _LEVIR, "train": _TRAIN_LARGE},
     # Real captions and the object tags of the real images, no pixels: it runs prepare, semantics, train, caption and
     # evaluate; scenes, masks, regions and matches refuse it. There is no test split at hand, so the validation split
-    # is described, and the checkpoint is chosen on training pairs that are held out.
+    # is described, and the checkpoint is chosen on training pairs that are held out (docs/architecture.md).
     "levir-cc-tags": {
         "prepare": {"dataset": "levir-cc", "images": "none"},
         "semantics": {"source": {"kind": "tags", "file": "object_tags_{split}.json"}},

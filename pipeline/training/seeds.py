@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -35,6 +36,7 @@ from pipeline.training.validation import Validator
 
 STATE = "state.safetensors"
 _VERSION = 1  # rises whenever the same settings would give other weights
+_RUN = 16  # neighbours that are held out together: a scene of 1,024 pixels makes as many of 256
 _TELL_EVERY = 5.0  # seconds between lines on finished epochs
 
 
@@ -72,8 +74,8 @@ class Choice:
     Attributes:
         train: Captioned pairs of the training split.
         validation: Captioned pairs of the validation split, or others; see `validated_on`.
-        validated_on: val: the validation split; held-out: the last part of the training split, which is then not
-            learnt from; train: the pairs that are learnt from.
+        validated_on: val: the validation split; held-out: a part of the training split, which is then not learnt
+            from; train: the pairs that are learnt from.
         remarks: What the user should know about the choice.
     """
 
@@ -112,15 +114,30 @@ def choose_pairs(inputs: Inputs, settings: TrainSettings) -> Choice:
         train = train[: settings.overfit]
         remarks.append(f"train.overfit: {len(train)} training pairs, validated on the same")
         return Choice(train, train, "train", remarks)
-    held_out = round(settings.hold_out * len(train))
-    if held_out and held_out < len(train):
-        remarks.append(f"train.hold_out: the last {held_out} training pairs are validated on and not learnt from")
-        return Choice(train[:-held_out], train[-held_out:], "held-out", remarks)
+    learnt, held_out = hold_out(train, settings.hold_out)
+    if held_out:
+        remarks.append(f"train.hold_out: {len(held_out)} training pairs are validated on and not learnt from")
+        return Choice(learnt, held_out, "held-out", remarks)
     validation = usable("val")
     if not validation:
         remarks.append("the validation split has no captioned pair: the training pairs are validated on instead")
         return Choice(train, train, "train", remarks)
     return Choice(train, validation, "val", remarks)
+
+
+def hold_out(pairs: Sequence[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
+    """Divide pairs into those to learn from and about `share` of them to validate on.
+
+    Runs of neighbours are held out, evenly spread: neighbouring pairs are often crops of one scene, which should not
+    stand on both sides, and data sets are seldom in random order (of LEVIR-CC's last tenth 13 % are changed, of its
+    fourth 75 %).
+    """
+    run = min(_RUN, max(1, round(share * len(pairs))))
+    parts: tuple[list[Pair], list[Pair]] = [], []
+    for place, pair in enumerate(pairs):
+        number = place // run
+        parts[math.floor((number + 1) * share) > math.floor(number * share)].append(pair)
+    return parts
 
 
 def training_key(settings: TrainSettings, inputs: Inputs, evidence: EvidenceCaches | None = None) -> str:

@@ -78,8 +78,8 @@ class TrainSettings(Section):
         0.0,
         ge=0,
         le=0.5,
-        description="share of the training pairs, the last of them, that is not learnt from and decides the checkpoint "
-        "in the validation split's place; for data sets whose validation split is what they are judged by",
+        description="share of the training pairs, in evenly spread runs of neighbours, that is not learnt from and "
+        "decides the checkpoint in the validation split's place; for where that split is what models are judged by",
     )
     overfit: int = Field(
         0, ge=0, description="for debugging: train on the first N pairs only and validate on the same; 0: off"
