@@ -29,6 +29,12 @@ class CaptionSettings(GenerationSettings):
     split: Literal["train", "val", "test"] = Field(
         "test", description="split to describe; where it has no pairs: val, then train, and the log says so"
     )
+    change: Literal["sentence", "mass"] = Field(
+        "sentence",
+        description="what decides whether a change is told: the likeliest sentence (paper), or the probability of all "
+        "no-change sentences of the data set together, which are few and fixed where those of change are many; of the "
+        "sentences that the beams end with, the best that agrees is taken",
+    )
     batch: int = Field(64, ge=1, le=65_536, description="pairs described at once")
     allow_other_dataset: bool = Field(
         False, description="let a model describe a data set other than that whose vocabulary it was trained with"
@@ -72,6 +78,7 @@ def run(
         CacheError: The scenes, or another cache that is read, are not those of the prepared pairs, or were made
             otherwise than the training's; or the graph is another one.
         OutputError: `output` cannot be written or holds other files.
+        SettingsError: With `change: mass`, the no-change sentences of the models' data set are not known.
     """
     from pipeline.devices import resolve_device
     from pipeline.execution.progress import say
@@ -108,7 +115,9 @@ def run(
             if (taken := evidence[model]) is not None:
                 known = EvidenceStore(read_evidence(taken, [pair.id for pair in pairs]), device)
             batches = stored_batches(stores[trained.takes_images], settings.batch, known)
-            found = [sentences for batch in describe(trained, batches, settings) for sentences in batch]
+            by_mass = settings.change == "mass"
+            described = describe(trained, batches, settings, by_mass=by_mass)
+            found = [sentences for batch in described for sentences in batch]
             results = [_result(pair, sentences) for pair, sentences in zip(pairs, found, strict=True)]
             write_json(folder / f"{model.name}.json", results)
             say(f"{model.name}: {len(results)} pairs of the {split} split described")

@@ -91,7 +91,7 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "prepare": {"dataset": "levir-cc", "images": "none"},
         "semantics": {"source": {"kind": "tags", "file": "object_tags_{split}.json"}},
         "train": _TRAIN_TAGS,
-        "caption": {"split": "val"},
+        "caption": {"split": "val", "change": "mass", "beams": 10},
     },
     "levir-mci": {**_REGIONS, "prepare": {"dataset": "levir-mci"}, "scenes": _LEVIR, "train": _TRAIN_LARGE},
     "dubai-cc": {
