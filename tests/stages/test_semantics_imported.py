@@ -58,7 +58,7 @@ def test_tags_become_semantic_regions(data: Path) -> None:
         }
         changed = read_semantics(cache, cache.unit("val_000001", 1))
         assert changed.category.tolist() == [0, 1, 3] and changed.scores.tolist() == pytest.approx([1, 2 / 3, 1 / 3])
-        assert changed.embeddings.shape == (3, 32) and changed.selected.all() and changed.map.size == 0
+        assert changed.embeddings.shape == (3, 48) and changed.selected.all() and changed.map.size == 0
 
 
 def test_a_file_that_changed_is_noticed(data: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -37,20 +37,21 @@ def source(**changes: object) -> SourceSettings:
 def test_every_date_gets_its_tags_and_their_numbers_in_alphabetical_order(root: Path) -> None:
     found = list_tags(PAIRS, source(), root)
     assert [item.label for item in found.items] == LABELS
-    assert found.items[1].payload == (("Dense Residential", 1), ("Road", 3), ("Farmland", 2))
-    assert found.items[5].payload == (("Airport", 0),)
-    assert found.items[0].key == found.items[4].key and len({item.key for item in found.items}) == 5
+    assert found.items[0].payload == (("Road", 3, pytest.approx(2 / 3)), ("Farmland", 2, pytest.approx(1 / 3)))
+    assert found.items[1].payload == (("Dense Residential", 1, 0.0), ("Road", 3, 1.0), ("Farmland", 2, 0.5))
+    assert found.items[5].payload == (("Airport", 0, 0.0),)
+    assert len({item.key for item in found.items}) == 6
     assert found.upstream == {name: sha256_file(root / name) for name in ("tags_train.json", "tags_val.json")}
 
 
 def test_regions_by_a_plain_loop() -> None:
-    tags = (("Road", 2), ("Dense Residential", 0), ("Farmland", 1))
+    tags = (("Road", 2, 0.25), ("Dense Residential", 0, 0.0), ("Farmland", 1, 1.0))
     arrays = TagWorker(HASHED).compute([tags])[0]
     encoder = HashedEncoder(16)
-    for rank, (tag, number) in enumerate(tags):
+    for rank, (tag, number, other) in enumerate(tags):
         score = 1 - rank / 3
         vector = encoder.encode([tag])[0]
-        expected = [*vector, *(score * value for value in vector)]
+        expected = [*vector, *(score * value for value in vector), *(other * value for value in vector)]
         np.testing.assert_allclose(arrays["embeddings"][rank], expected, atol=1e-3)
         assert arrays["scores"][rank] == pytest.approx(score) and arrays["category"][rank] == number
         assert arrays["similarity"][rank, 0] == pytest.approx(score, abs=1e-3)
@@ -59,7 +60,7 @@ def test_regions_by_a_plain_loop() -> None:
 
 def test_no_tags_are_no_regions() -> None:
     arrays = TagWorker(HASHED).compute([()])[0]
-    assert arrays["embeddings"].shape == (0, 32) and len(arrays["scores"]) == 0 == len(rank_scores(0))
+    assert arrays["embeddings"].shape == (0, 48) and len(arrays["scores"]) == 0 == len(rank_scores(0))
 
 
 def test_a_hashed_encoder_has_no_weights() -> None:
