@@ -40,13 +40,22 @@ def no_change_tokens(dataset: str, vocabulary: Vocabulary) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def no_change_mass(model: PairCaptioner, memory: Memory, sentences: Sequence[Sequence[int]]) -> Tensor:
-    """Return the probability (B,) that the model gives to `sentences`, each from start to end token, together."""
+def no_change_mass(
+    model: PairCaptioner, memory: Memory, sentences: Sequence[Sequence[int]], smoothing: float = 0.0
+) -> Tensor:
+    """Return the probability (B,) that the model gives to `sentences` together.
+
+    Args:
+        model: In evaluation mode.
+        memory: B encoded pairs.
+        sentences: Token ids, from start to end token.
+        smoothing: The ε that the model was trained with; see `PairCaptioner.log_probability`.
+    """
     rows = torch.arange(len(memory), device=memory.device)
     total = torch.zeros(len(memory), device=memory.device)
     for sentence in sentences:
         tokens = torch.tensor(sentence, device=memory.device).expand(len(memory), -1)
-        total += model.log_probability(memory, tokens, rows).exp()
+        total += model.log_probability(memory, tokens, rows, smoothing=smoothing).exp()
     return total
 
 

@@ -69,7 +69,8 @@ def describe(
             found = trained.model.generate(memory, search)
             sentences = [[Sentence(trained.vocabulary.decode(h.tokens), h) for h in pair] for pair in found]
             if by_mass:
-                changed = (no_change_mass(trained.model, memory, denials) < _HALF).tolist()
+                smoothing = float(trained.card.train["label_smoothing"])
+                changed = (no_change_mass(trained.model, memory, denials, smoothing) < _HALF).tolist()
                 sentences = [
                     agreeing([sentence.text for sentence in pair], pair, told)[: settings.n_best]
                     for pair, told in zip(sentences, changed, strict=True)

@@ -44,6 +44,19 @@ def test_the_search_knows_the_same_probabilities() -> None:
     assert float(found[0]) == pytest.approx(best.log_probability, abs=1e-4)
 
 
+@torch.no_grad()
+def test_what_label_smoothing_taught_is_undone() -> None:
+    model = build_model(world.TINY, 9, world.SHAPE, seed=3).eval()
+    memory = model.encode(torch.randn(1, 2, *world.SHAPE))
+    logits = model.captioner.decode(memory, torch.tensor([[START, 5]]), torch.tensor([0]))[0]
+    q = torch.softmax(logits, -1)[[0, 1], [5, END]]
+    # What training with ε = 0.05 makes of p is taken back to p.
+    p = (q - 0.05 / 8) / (0.95 - 0.05 / 8)
+    torch.testing.assert_close(0.95 * p + 0.05 * (1 - p) / 8, q)
+    found = no_change_mass(model, memory, [[START, 5, END]], 0.05)
+    torch.testing.assert_close(found[0], p.clamp(0, 1).prod(), rtol=1e-4, atol=0)
+
+
 def test_sentences_of_unknown_words_cannot_be_said() -> None:
     texts = ["there is no difference", "a house is built"]
     vocabulary = build_vocabulary(texts, VocabularySettings(min_count=1), "levir-cc")
