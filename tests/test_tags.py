@@ -25,9 +25,11 @@ from tests.datasets.reference import reference
 ENGINE = EngineSettings(device="cpu")
 SMALL = [
     "prepare.vocabulary.min_count=1",
-    "train.epochs=30",
+    "train.epochs=60",
+    "train.label_smoothing=0.0",
     "train.batch=2",
-    "train.validate_every=30",
+    "train.decay_every=60",
+    "train.validate_every=60",
     "train.learning_rate=3.0e-3",
     "train.captions_per_pair=all",
     "train.hold_out=0.0",
