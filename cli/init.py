@@ -31,7 +31,7 @@ def init(
     """
     from pipeline.checkpoints import missing_advice
     from pipeline.files import write_text
-    from stages.profiles import profile_sections, render_profile
+    from stages.profiles import next_command, profile_sections, render_profile
     from stages.scenes import ScenesSettings
 
     assignments = [*(changes or []), *(["prepare.allow_missing_images=true"] if allow_missing_images else [])]
@@ -42,8 +42,8 @@ def init(
         typer.echo(f"kept the old settings as {backup}")
     write_text(out, render_profile(profile, sections))
     typer.echo(f"wrote {out} from profile {profile}")
-    scenes = sections["scenes"]
-    if isinstance(scenes, ScenesSettings) and not Path(scenes.weights).is_file():
+    command, scenes = next_command(sections), sections["scenes"]
+    if command == "dvc repro" and isinstance(scenes, ScenesSettings) and not Path(scenes.weights).is_file():
         typer.echo(f"before `dvc repro`: {scenes.weights} is not there")
         typer.echo(f"  {missing_advice(Path(scenes.weights)) or 'put it there, or set scenes.weights'}")
-    typer.echo("next: dvc repro")
+    typer.echo(f"next: {command}")

@@ -29,6 +29,12 @@ class CaptionSettings(GenerationSettings):
     split: Literal["train", "val", "test"] = Field(
         "test", description="split to describe; where it has no pairs: val, then train, and the log says so"
     )
+    change: Literal["sentence", "mass"] = Field(
+        "sentence",
+        description="what decides whether a change is told: the likeliest sentence (paper), or the probability of all "
+        "no-change sentences of the data set together, which are few and fixed where those of change are many; of the "
+        "sentences that the beams end with, the best that agrees is taken",
+    )
     batch: int = Field(64, ge=1, le=65_536, description="pairs described at once")
     allow_other_dataset: bool = Field(
         False, description="let a model describe a data set other than that whose vocabulary it was trained with"
@@ -53,7 +59,7 @@ def run(
     Args:
         settings: Split and search.
         prepared: Folder that `sagecc prepare` wrote.
-        scenes: Cache that `sagecc scenes` wrote for it.
+        scenes: Cache that `sagecc scenes` wrote for it; not looked at where the models take none.
         models: Folder that `sagecc train` wrote, `seed-<n>` each.
         output: Folder to write, as a whole: `seed-<n>.json` in COCO's results format (a list of `image_id`, `caption`,
             `score`, and with several sentences per pair `n_best`), and provenance.json.
@@ -67,11 +73,12 @@ def run(
         `output`.
 
     Raises:
-        CheckpointError: There is no trained model, or one is damaged.
+        CheckpointError: There is no trained model, one is damaged, or some take scenes and some do not.
         DataError: The models were trained with another data set's vocabulary.
         CacheError: The scenes, or another cache that is read, are not those of the prepared pairs, or were made
             otherwise than the training's; or the graph is another one.
         OutputError: `output` cannot be written or holds other files.
+        SettingsError: With `change: mass`, the no-change sentences of the models' data set are not known.
     """
     from pipeline.devices import resolve_device
     from pipeline.execution.progress import say
@@ -86,9 +93,9 @@ def run(
     from pipeline.training.places import PairStore, open_store
 
     device = resolve_device(engine.device)
-    inputs = open_inputs(prepared, scenes)
     folders = model_folders(models)
     cards = {folder: read_card(folder) for folder in folders}
+    inputs = open_inputs(prepared, scenes if _take_scenes(cards, models) else None)
     for folder, card in cards.items():
         _check_vocabulary(card, inputs, folder, settings)
         _check_scenes(card, inputs, folder)
@@ -108,7 +115,9 @@ def run(
             if (taken := evidence[model]) is not None:
                 known = EvidenceStore(read_evidence(taken, [pair.id for pair in pairs]), device)
             batches = stored_batches(stores[trained.takes_images], settings.batch, known)
-            found = [sentences for batch in describe(trained, batches, settings) for sentences in batch]
+            by_mass = settings.change == "mass"
+            described = describe(trained, batches, settings, by_mass=by_mass)
+            found = [sentences for batch in described for sentences in batch]
             results = [_result(pair, sentences) for pair, sentences in zip(pairs, found, strict=True)]
             write_json(folder / f"{model.name}.json", results)
             say(f"{model.name}: {len(results)} pairs of the {split} split described")
@@ -157,9 +166,20 @@ def _check_vocabulary(card: ModelCard, inputs: Inputs, folder: Path, settings: C
     )
 
 
+def _take_scenes(cards: dict[Path, ModelCard], models: Path) -> bool:
+    """Tell whether the models take scenes, all of them or none."""
+    from pipeline.errors import CheckpointError
+
+    if len(answers := {card.scenes is not None for card in cards.values()}) > 1:
+        raise CheckpointError("some of the models take scenes and some do not", where=models, fix="run `sagecc train`")
+    return answers == {True}
+
+
 def _check_scenes(card: ModelCard, inputs: Inputs, folder: Path) -> None:
     from pipeline.errors import CacheError
 
+    if card.scenes is None:
+        return
     made, trained = inputs.provenance, card.scenes
     if (made.settings_hash, dict(made.weights)) == (trained.settings_hash, trained.weights):
         return

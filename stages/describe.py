@@ -10,7 +10,7 @@ from pipeline.captioners.settings import GenerationSettings
 from pipeline.execution.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from pipeline.training.checkpoints import ModelCard
+    from pipeline.training.checkpoints import ModelCard, ScenesCard
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def run(settings: GenerationSettings, before: Path, after: Path, model: Path, *,
     from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
 
     card = read_card(model)
-    _check_images_suffice(card, model)
-    backbone_settings = backbone_of(card.scenes.settings)
+    scenes = _scenes_of(card, model)
+    backbone_settings = backbone_of(scenes.settings)
     images = [read_rgb(path, convert=True) for path in (before, after)]
     if images[0].shape != images[1].shape:
         sizes = " and ".join(f"{image.shape[1]}×{image.shape[0]}" for image in images)
@@ -67,7 +67,7 @@ def run(settings: GenerationSettings, before: Path, after: Path, model: Path, *,
     if backbone_settings.size is None:
         with torch.device("meta"):
             stride = SceneBackbone(backbone_settings.backbone).stride
-        height, width = (cells * stride for cells in card.scenes.shape[1:])
+        height, width = (cells * stride for cells in scenes.shape[1:])
         if height == width and batch.shape[-2:] != (height, width):
             remarks.append(f"resized from {batch.shape[-1]}×{batch.shape[-2]} to the model's {width}×{height} pixels")
             backbone_settings = backbone_settings.model_copy(update={"size": height})
@@ -76,7 +76,7 @@ def run(settings: GenerationSettings, before: Path, after: Path, model: Path, *,
     if not card.train["finetune"]:
         weights = Path(backbone_settings.weights)
         backbone = build_backbone(backbone_settings.backbone, weights).to(device)
-        if sha256_file(weights) != card.scenes.weights["backbone"]:
+        if sha256_file(weights) != scenes.weights["backbone"]:
             raise CheckpointError(
                 "the backbone is not the one that the model was trained with",
                 where=weights,
@@ -92,13 +92,14 @@ def run(settings: GenerationSettings, before: Path, after: Path, model: Path, *,
     )
 
 
-def _check_images_suffice(card: ModelCard, model: Path) -> None:
+def _scenes_of(card: ModelCard, model: Path) -> ScenesCard:
+    """Return what the model knows of images, if they are all that it takes."""
     from pipeline.errors import CheckpointError
     from pipeline.training.checkpoints import captioner_of
 
     captioner = captioner_of(card, model)
-    if captioner.fusion == "none":
-        return
+    if captioner.fusion == "none" and card.scenes is not None:
+        return card.scenes
     taken = captioner.evidence
     caches = {"regions.h5": taken.motion, "matches.h5": taken.motion, "semantics.h5": taken.semantics}
     missing = [name for name, needed in {**caches, "the caption graph": taken.graph}.items() if needed]

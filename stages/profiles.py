@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config import Section, parse_section, render_params, with_overrides
 from pipeline.errors import SettingsError
 from pipeline.vision.sam.settings import PUBLISHED_GENERATOR
+from stages.prepare import PrepareSettings
 from stages.sections import SECTIONS
 
 # ResNet-101 at 256 pixels, with each data set's own normalisation: the authors' release.
@@ -43,6 +44,28 @@ _SMALL = {"scene": {"width": 128, "heads": 4}, "decoder": {"width": 128, "heads"
 # One for real data on a GPU; the paper gives no widths, the release's 2048 is sixteen times dearer.
 _LARGE = {"scene": {"width": 512, "blocks": 3}, "decoder": {"width": 512}}
 _TRAIN_LARGE = {"captioner": _LARGE}
+# One that reads tags instead of scenes, on two CPU cores in minutes.
+_TRAIN_TAGS = {
+    "name": "tags",
+    "epochs": 24,
+    "learning_rate": 1.0e-3,
+    "decay_every": 6,
+    "label_smoothing": 0.1,
+    "captions_per_pair": "one",
+    "hold_out": 0.1,
+    "select": "cider_d",
+    "validate_every": 2,
+    "captioner": {
+        "scene": {"features": "none"},
+        "decoder": {"width": 128, "heads": 4, "spatial_bias": False, "dropout": 0.2},
+        "fusion": "release",
+        "evidence": {"motion": False, "graph": False},
+        "release": {"heads": 4, "dropout": 0.2},
+    },
+}
+
+WITHOUT_IMAGES = ("prepare", "semantics", "train", "caption", "evaluate")
+"""Stages of a data set that is prepared without images, its semantic regions being imported."""
 
 PROFILES: dict[str, dict[str, dict[str, Any]]] = {
     "synthetic": {
@@ -63,6 +86,15 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "levir-cc": {**_REGIONS, "prepare": {"dataset": "levir-cc"}, "scenes": _LEVIR, "train": _TRAIN_LARGE},
+    # Real captions and the object tags of the real images, no pixels: it runs prepare, semantics, train, caption and
+    # evaluate; scenes, masks, regions and matches refuse it. There is no test split at hand, so the validation split
+    # is described, and the checkpoint is chosen on training pairs that are held out (docs/architecture.md).
+    "levir-cc-tags": {
+        "prepare": {"dataset": "levir-cc", "images": "none"},
+        "semantics": {"source": {"kind": "tags", "file": "object_tags_{split}.json"}},
+        "train": _TRAIN_TAGS,
+        "caption": {"split": "val", "change": "mass", "beams": 10},
+    },
     "levir-mci": {**_REGIONS, "prepare": {"dataset": "levir-mci"}, "scenes": _LEVIR, "train": _TRAIN_LARGE},
     "dubai-cc": {
         **_REGIONS,
@@ -146,7 +178,15 @@ def render_profile(profile: str, sections: Mapping[str, Section]) -> str:
     """
     heading = (
         f"Active settings, written from profile `{profile}` by `sagecc init`; one section per stage. "
-        "Change a value and run `dvc repro`: what depends on it is built again."
+        f"Change a value and run `{next_command(sections)}`: what depends on it is built again."
     )
     written = {name: section for name, section in sections.items() if name != "pretrain" or section != type(section)()}
     return render_params(written, heading=heading)
+
+
+def next_command(sections: Mapping[str, Section]) -> str:
+    """Return what runs the stages that these settings can run: all of dvc.yaml, unless there are no images."""
+    prepare = sections["prepare"]
+    if isinstance(prepare, PrepareSettings) and prepare.images == "none":
+        return " && ".join(f"sagecc {stage}" for stage in WITHOUT_IMAGES)
+    return "dvc repro"

@@ -1,15 +1,20 @@
-"""Stage `semantics`: regions and maps by what words name, into semantics.h5 (section 3.3.2, equations 11–12)."""
+"""Stage `semantics`: regions and maps by what words name, into semantics.h5 (section 3.3.2, equations 11–12).
+
+They are found by Grounding DINO and SAM, or imported: `semantics.source`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from pipeline.execution.settings import EngineSettings
 from pipeline.vision.grounding.semantic_settings import SemanticRegionSettings
+from pipeline.vision.imports.settings import SourceSettings
 from stages import paths
 
 if TYPE_CHECKING:
@@ -17,22 +22,37 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.datasets.records import Prepared
+    from pipeline.execution import Item
+    from pipeline.execution.items import MakeWorker
     from pipeline.vision.grounding.worker import SemanticImage
+
+_IMPORTED = 2048
+"""Items per shard of an import: one takes no time worth saving."""
 
 
 class SemanticsSettings(SemanticRegionSettings):
     """Semantic regions and maps: Grounding DINO's boxes, SAM's masks of them, similarity to the prompts."""
 
     batch_size: int = Field(8, ge=1, le=1024, description="images per pass; short batches are padded to it")
+    source: SourceSettings = Field(
+        SourceSettings(), description="find regions in the images, or import what others found"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_idle(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What cannot show in the cache is not among the settings that it is known by.
+        values: dict[str, Any] = handler(self)
+        own = self.source.kind == "images"
+        return {name: value for name, value in values.items() if (name == "source") != own}
 
 
 def run(
     settings: SemanticsSettings, prepared: Path, output: Path, *, engine: EngineSettings, masks: Path | None = None
 ) -> Path:
-    """Find the semantic regions of every image of a prepared data set.
+    """Find or import the semantic regions of every image of a prepared data set.
 
     Args:
-        settings: Models, prompts, thresholds.
+        settings: Models, prompts, thresholds; or where regions are imported from.
         prepared: Folder that `sagecc prepare` wrote.
         masks: Cache that `sagecc masks` wrote; if it holds embeddings by the SAM of `settings`, they are used.
             None, or others: images are encoded here.
@@ -45,27 +65,77 @@ def run(
     Raises:
         CacheError: The masks are damaged.
         CheckpointError: Weights or text encoder are missing, damaged, or another model's.
-        DataError: An image changed since `prepare`, cannot be read, or has another size than the rest.
+        DataError: An image changed since `prepare`, cannot be read, or has another size than the rest, or there are no
+            images; or what is imported is missing, damaged, or lies outside of its folder.
         SettingsError: The prompts are too long or hold words that the text encoder does not know.
     """
     from pipeline.config import settings_hash
-    from pipeline.datasets.images import image_size
     from pipeline.datasets.records import read_prepared
     from pipeline.errors import DataError
-    from pipeline.files import content_key, sha256_file
 
     data = read_prepared(prepared)
     if not data.pairs:
         raise DataError("the data set has no pairs", where=prepared, fix="look at audit.json and run `sagecc prepare`")
+    found = _detections(settings, data, engine, masks) if settings.source.kind == "images" else _imports(settings, data)
+
+    from pipeline.cache import Provenance
+    from pipeline.execution import build_cache
+    from pipeline.vision.grounding.cache import SCHEMA
+
+    provenance = Provenance(
+        stage="semantics",
+        schema_version=SCHEMA.version,
+        settings=settings.model_dump(mode="json"),
+        settings_hash=settings_hash(settings),
+        weights=found.weights,
+        upstream={"pairs.jsonl": data.card.pairs_sha256, **found.upstream},
+    )
+    return build_cache(
+        output,
+        SCHEMA,
+        provenance,
+        [pair.id for pair in data.pairs],
+        found.items,
+        found.make_worker,
+        work=paths.WORK,
+        engine=engine,
+        title="semantics",
+        group=found.group,
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done, and from what the result will be made.
+
+    Attributes:
+        items: One per date of every pair.
+        make_worker: What does it.
+        weights: SHA-256 of the weights, by name.
+        upstream: SHA-256 of what is read beside the pairs, by name.
+        group: Items per shard.
+    """
+
+    items: list[Item]
+    make_worker: MakeWorker
+    weights: dict[str, str]
+    upstream: dict[str, str] = field(default_factory=dict)
+    group: int = 32
+
+
+def _detections(settings: SemanticsSettings, data: Prepared, engine: EngineSettings, masks: Path | None) -> _Work:
+    """Prepare for Grounding DINO and SAM to look at the images."""
+    from pipeline.datasets.images import image_size
+    from pipeline.files import content_key, sha256_file
+
+    data.require_images()
     weights = _weights(settings)
     if settings.map_size is None:
         size = image_size(data.root / data.pairs[0].before)
     else:
         size = (settings.map_size, settings.map_size)
 
-    from pipeline.cache import Provenance
-    from pipeline.execution import Item, build_cache
-    from pipeline.vision.grounding.cache import SCHEMA
+    from pipeline.execution import Item
     from pipeline.vision.grounding.categories import parse_prompts
     from pipeline.vision.grounding.text import category_tokens, load_text_encoder
     from pipeline.vision.grounding.worker import SemanticImage, SemanticWorker
@@ -85,26 +155,24 @@ def run(
     bridge = None
     if settings.space == "aligned":
         bridge, weights["alignment"] = _alignment(settings, data, [item.payload for item in items], weights, engine)
-    provenance = Provenance(
-        stage="semantics",
-        schema_version=SCHEMA.version,
-        settings=settings.model_dump(mode="json"),
-        settings_hash=settings_hash(settings),
-        weights=weights,
-        upstream={"pairs.jsonl": data.card.pairs_sha256}
-        | ({} if stored is None else {"masks.h5": sha256_file(stored)}),
-    )
-    return build_cache(
-        output,
-        SCHEMA,
-        provenance,
-        [pair.id for pair in data.pairs],
-        items,
-        partial(SemanticWorker, settings, settings.batch_size, engine.device, bridge, stored),
-        work=paths.WORK,
-        engine=engine,
-        title="semantics",
-    )
+    make_worker = partial(SemanticWorker, settings, settings.batch_size, engine.device, bridge, stored)
+    upstream = {} if stored is None else {"masks.h5": sha256_file(stored)}
+    return _Work(items, make_worker, weights, upstream)
+
+
+def _imports(settings: SemanticsSettings, data: Prepared) -> _Work:
+    """Prepare for reading what others found; the images need not be there."""
+    from pipeline.vision.imports.arrays import ArrayWorker, list_hdf5, list_npy
+    from pipeline.vision.imports.tags import TagWorker, list_tags, text_weights
+
+    source = settings.source
+    root = data.root if source.root is None else Path(source.root)
+    if source.kind == "tags":
+        tags = list_tags(data.pairs, source, root)
+        weights = dict(text_weights(source.text))
+        return _Work(tags.items, partial(TagWorker, source.text), weights, tags.upstream, _IMPORTED)
+    arrays = (list_npy if source.kind == "npy" else list_hdf5)(data.pairs, source, root)
+    return _Work(arrays.items, partial(ArrayWorker, arrays.width), {}, arrays.upstream, _IMPORTED)
 
 
 def _embeddings(masks: Path | None, data: Prepared, settings: SemanticsSettings, weights: str) -> Path | None:

@@ -30,7 +30,7 @@ def run(
     Args:
         settings: The captioner and its training.
         prepared: Folder that `sagecc prepare` wrote.
-        scenes: Cache that `sagecc scenes` wrote for it.
+        scenes: Cache that `sagecc scenes` wrote for it; not looked at with `captioner.scene.features: none`.
         output: Folder of the models, `seed-<n>` each: model.safetensors, settings.json, vocabulary.json, history.json.
         engine: Which device.
         curves: Folder for DVCLive's training curves, `seed-<n>` each; None for none.
@@ -66,7 +66,8 @@ def run(
 
     device = resolve_device(engine.device)
     devices = count_devices(settings.devices, device)
-    inputs = open_inputs(prepared, scenes)
+    taken = scenes if settings.captioner.scene.features == "cached" else None
+    inputs = open_inputs(prepared, taken)
     choose_pairs(inputs, settings)
     where = EvidencePaths(regions, matches, semantics, graph)
     evidence = open_evidence(settings.captioner, where, inputs.data, training=True)
@@ -85,7 +86,7 @@ def run(
         if curves is not None:
             write_curves(curves / f"seed-{seed}", read_json(model / HISTORY)["epochs"])
     if pending:
-        job = Job(settings, pending, prepared, scenes, work, paths.WORK / "images", output, curves, evidence)
+        job = Job(settings, pending, prepared, taken, work, paths.WORK / "images", output, curves, evidence)
         with exclusive(work):
             launch(partial(train_seeds, job), device, devices)
     remove_other_seeds(output, settings.seeds)

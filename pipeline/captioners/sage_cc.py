@@ -10,6 +10,7 @@ from pipeline.captioners.decoder import Decoder
 from pipeline.captioners.decoder_state import DecoderState
 from pipeline.captioners.evidence import Evidence, EvidenceWidths
 from pipeline.captioners.evidence_checks import check_widths, checked_evidence
+from pipeline.captioners.learned_scene import LearnedScene
 from pipeline.captioners.memory import Memory
 from pipeline.captioners.paper_fusion import PaperFusion
 from pipeline.captioners.release_fusion import ReleaseFusion
@@ -27,7 +28,7 @@ class SageCC(nn.Module):
     Args:
         settings: Scene encoder, decoder, and how regions and graph join them.
         vocabulary_size: Number of words V, specials counted.
-        scene_shape: (C, h, w) of one date's backbone features.
+        scene_shape: (C, h, w) of one date's backbone features; not looked at with `scene.features: none`.
         widths: Widths of what is taken beside the scenes; needed with a fusion only.
 
     Raises:
@@ -45,7 +46,11 @@ class SageCC(nn.Module):
         super().__init__()
         self.settings = settings
         self.widths = widths or EvidenceWidths()
-        self.scene = SceneEncoder(settings.scene, scene_shape, settings.channels)
+        self.scene: SceneEncoder | LearnedScene
+        if settings.scene.features == "none":
+            self.scene = LearnedScene(settings.scene, settings.channels)
+        else:
+            self.scene = SceneEncoder(settings.scene, scene_shape, settings.channels)
         self.decoder = Decoder(settings.decoder, vocabulary_size, settings.channels)
         self.fusion = _fusion(settings, self.widths)
 
@@ -53,7 +58,7 @@ class SageCC(nn.Module):
         """Encode pairs once for all their captions, equations (1) to (6) and (15) to (17).
 
         Args:
-            scenes: Backbone features of both dates, (B, 2, C, h, w), any floating type.
+            scenes: Backbone features of both dates, (B, 2, C, h, w), any floating type; (B, 2, 0, 0, 0) without.
             evidence: What is known of the B pairs beside them, on the same device; what the settings do not take is
                 not looked at.
 

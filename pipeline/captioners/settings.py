@@ -13,6 +13,14 @@ from pipeline.config import Section
 class SceneEncoderSettings(Section):
     """The bi-temporal scene encoder, equations (1) to (6)."""
 
+    features: Literal["cached", "none"] = Field(
+        default="cached",
+        description="cached: those of the stage `scenes`; none: no scenes at all, for data sets without images: "
+        "learned tokens stand in their place and regions alone tell the pairs apart (needs a fusion)",
+    )
+    learned_tokens: int = Field(
+        default=8, ge=1, le=1024, description="with features: none, how many tokens; all else but channels is then idle"
+    )
     width: int | None = Field(
         default=256,
         ge=8,
@@ -49,6 +57,14 @@ class SceneEncoderSettings(Section):
     def _divides(self) -> Self:
         _check_width("width", self.width, self.heads)
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_idle(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        learned = ("features", "learned_tokens")
+        if self.features == "cached":
+            return {name: value for name, value in values.items() if name not in learned}
+        return {name: values[name] for name in (*learned, "channels")}
 
 
 class DecoderSettings(Section):
@@ -132,6 +148,8 @@ class CaptionerSettings(Section):
         taken = self.evidence
         if self.fusion != "none" and not (taken.motion or taken.semantics or taken.graph):
             raise ValueError(f"fusion ({self.fusion}) has nothing to join: turn on a part of evidence, or say none")
+        if self.scene.features == "none" and (self.fusion == "none" or not (taken.motion or taken.semantics)):
+            raise ValueError("scene.features: none leaves regions to tell pairs apart: set a fusion that takes some")
         if self.fusion == "release" and self.channels % self.release.heads:
             raise ValueError(
                 f"channels of the scene embedding ({self.channels}) must be a multiple of release.heads "

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.cache import Cache
+from pipeline.captioners.learned_scene import NO_SCENES
 from pipeline.captioners.settings import CaptionerSettings
 from pipeline.errors import CheckpointError, DataError, SageccError, SettingsError
 from pipeline.files import read_json, sha256_file, write_json
@@ -39,6 +41,18 @@ class ScenesCard(BaseModel):
     shape: tuple[int, int, int]
     """(C, h, w) of one date's features."""
 
+    @classmethod
+    def of(cls, cache: Cache) -> ScenesCard:
+        """Describe an open scenes cache."""
+        made = cache.provenance
+        channels, height, width = cache.schema.field("features").row_shape
+        return cls(
+            settings=dict(made.settings),
+            settings_hash=made.settings_hash,
+            weights=dict(made.weights),
+            shape=(channels, height, width),
+        )
+
 
 class ModelCard(BaseModel):
     """What settings.json says about a trained model."""
@@ -52,7 +66,8 @@ class ModelCard(BaseModel):
     dataset: str
     pairs_sha256: str
     vocabulary_sha256: str
-    scenes: ScenesCard
+    scenes: ScenesCard | None = None
+    """None, and not in the file, for a captioner that takes no scenes."""
     evidence: EvidenceCard | None = None
     """What else it was trained on; None, and not in the file, without a fusion."""
     train: dict[str, Any]
@@ -103,8 +118,8 @@ def write_model(
         vocabulary.save(partial / VOCABULARY)
         write_json(partial / HISTORY, history)
         full = ModelCard(**card, weights_sha256=sha256_file(partial / WEIGHTS))
-        unfused = {"evidence"} if full.evidence is None else None
-        write_json(partial / CARD, full.model_dump(mode="json", exclude=unfused))
+        absent = {name for name in ("scenes", "evidence") if getattr(full, name) is None}
+        write_json(partial / CARD, full.model_dump(mode="json", exclude=absent))
     return folder
 
 
@@ -187,12 +202,21 @@ def load_model(folder: Path, device: torch.device) -> Trained:
         raise CheckpointError(f"{name} is not the one that {CARD} describes", where=folder, fix=_TRAIN_AGAIN)
     captioner = captioner_of(card, folder)
     try:
-        front = ImageFront(backbone_of(card.scenes.settings), None, "frozen") if card.train["finetune"] else None
+        front = None
+        if card.train["finetune"] and card.scenes is not None:
+            front = ImageFront(backbone_of(card.scenes.settings), None, "frozen")
     except (ValidationError, KeyError) as error:
         raise _unknown_settings(folder) from error
+    if card.scenes is None and captioner.scene.features == "cached":
+        raise CheckpointError(
+            "the card contradicts itself: it names no scenes, and the captioner takes some",
+            where=folder / CARD,
+            fix=_TRAIN_AGAIN,
+        )
     widths = None if card.evidence is None else card.evidence.widths
+    shape = NO_SCENES if card.scenes is None else card.scenes.shape
     try:
-        model = build_model(captioner, vocabulary.size, card.scenes.shape, seed=card.seed, widths=widths, front=front)
+        model = build_model(captioner, vocabulary.size, shape, seed=card.seed, widths=widths, front=front)
     except SettingsError as error:
         raise CheckpointError(
             f"the card contradicts itself: {error.what}", where=folder / CARD, fix=_TRAIN_AGAIN

@@ -16,10 +16,13 @@ from pipeline.captioners.evidence import Evidence
 from pipeline.captioners.generation import Hypothesis
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.errors import CacheError
+from pipeline.training.change_decision import agreeing, no_change_mass, no_change_tokens
 from pipeline.training.checkpoints import Trained, load_model
 from pipeline.training.determinism import deterministic
 from pipeline.training.evidence_store import EvidenceStore
 from pipeline.training.places import PairStore, not_finite
+
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,11 @@ class Sentence:
 
 
 def describe(
-    trained: Trained, batches: Iterable[tuple[Tensor, Evidence | None]], settings: GenerationSettings
+    trained: Trained,
+    batches: Iterable[tuple[Tensor, Evidence | None]],
+    settings: GenerationSettings,
+    *,
+    by_mass: bool = False,
 ) -> Iterator[list[list[Sentence]]]:
     """Describe pairs batch by batch.
 
@@ -44,15 +51,31 @@ def describe(
         trained: A model in evaluation mode.
         batches: Its inputs, (B, 2, …) each, and their evidence where it takes any, on its device.
         settings: How to search.
+        by_mass: Let the probability of all no-change sentences together decide whether a change is told: of the
+            sentences that the beams end with, those that agree with it come first.
 
     Yields:
         For each batch, for each pair, its sentences, best first.
+
+    Raises:
+        SettingsError: `by_mass`, and the no-change sentences of the model's data set are not known.
     """
     device = next(trained.model.parameters()).device
+    denials = no_change_tokens(trained.card.dataset, trained.vocabulary) if by_mass else []
+    search = settings.model_copy(update={"n_best": settings.beams}) if by_mass else settings
     with torch.inference_mode(), deterministic(device):
         for inputs, evidence in batches:
-            found = trained.model.generate(trained.model.encode(inputs, evidence), settings)
-            yield [[Sentence(trained.vocabulary.decode(h.tokens), h) for h in pair] for pair in found]
+            memory = trained.model.encode(inputs, evidence)
+            found = trained.model.generate(memory, search)
+            sentences = [[Sentence(trained.vocabulary.decode(h.tokens), h) for h in pair] for pair in found]
+            if by_mass:
+                smoothing = float(trained.card.train["label_smoothing"])
+                changed = (no_change_mass(trained.model, memory, denials, smoothing) < _HALF).tolist()
+                sentences = [
+                    agreeing([sentence.text for sentence in pair], pair, told)[: settings.n_best]
+                    for pair, told in zip(sentences, changed, strict=True)
+                ]
+            yield sentences
 
 
 def stored_batches(

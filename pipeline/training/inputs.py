@@ -1,4 +1,4 @@
-"""What a captioner is trained on and asked about: a prepared data set with the scenes cache that belongs to it."""
+"""What a captioner is trained on and asked about: a prepared data set, and the scenes cache that belongs to it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache import Cache, Expectation, Provenance
+from pipeline.captioners.learned_scene import NO_SCENES
 from pipeline.datasets.images import read_rgb, read_unchanged
 from pipeline.datasets.records import Pair, Prepared, read_prepared
 from pipeline.errors import CacheError, DataError
@@ -24,17 +25,24 @@ from pipeline.vision.scenes.worker import SCHEMA
 
 @dataclass(frozen=True)
 class Inputs:
-    """A prepared data set and its scenes, found to belong together.
+    """A prepared data set and its scenes, found to belong together; without them for captioners that take none.
 
     Attributes:
         data: The pairs.
         vocabulary: Their vocabulary.
-        scenes: Features of both dates of every pair, rows in the order of the pairs.
+        cache: Features of both dates of every pair, rows in the order of the pairs; None where none are taken.
     """
 
     data: Prepared
     vocabulary: Vocabulary
-    scenes: Cache
+    cache: Cache | None
+
+    @property
+    def scenes(self) -> Cache:
+        """The scenes; for what cannot do without them."""
+        if self.cache is None:
+            raise ValueError("the captioner takes no scenes")
+        return self.cache
 
     @property
     def provenance(self) -> Provenance:
@@ -43,7 +51,9 @@ class Inputs:
 
     @property
     def scene_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of one date's features."""
+        """(C, h, w) of one date's features; all 0 without scenes."""
+        if self.cache is None:
+            return NO_SCENES
         channels, height, width = self.scenes.schema.field("features").row_shape
         return channels, height, width
 
@@ -54,11 +64,16 @@ class Inputs:
 
     def available(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Return those of `pairs` whose scenes are in the cache; bad images may have been skipped."""
+        if self.cache is None:
+            return list(pairs)
         left_out = {int(unit) // 2 for unit in self.scenes.missing}
         return [pair for pair in pairs if self.data.index[pair.id] not in left_out]
 
     def features(self, pairs: Sequence[Pair]) -> PairSource:
-        """Return the cached features (2, C, h, w) float16 of `pairs`."""
+        """Return the cached features (2, C, h, w) float16 of `pairs`; empty ones without scenes."""
+        if self.cache is None:
+            nothing = np.zeros((len(self.data.pairs), 2, *NO_SCENES), np.float16)
+            return PairSource(nothing, self._rows(pairs), [pair.id for pair in pairs], str(self.data.folder))
         flat = self.scenes.memory_map("features")
         array = flat.reshape(len(flat) // 2, 2, *flat.shape[1:])
         return PairSource(array, self._rows(pairs), [pair.id for pair in pairs], str(self.scenes.path))
@@ -84,8 +99,8 @@ class Inputs:
         return np.array([self.data.index[pair.id] for pair in pairs], dtype=np.int64)
 
 
-def open_inputs(prepared: Path, scenes: Path) -> Inputs:
-    """Read a prepared data set and open its scenes.
+def open_inputs(prepared: Path, scenes: Path | None) -> Inputs:
+    """Read a prepared data set and open its scenes, unless there are none to be taken.
 
     Raises:
         DataError: The prepared folder is missing or damaged.
@@ -93,6 +108,8 @@ def open_inputs(prepared: Path, scenes: Path) -> Inputs:
     """
     data = read_prepared(prepared)
     vocabulary = Vocabulary.load(data.vocabulary_path)
+    if scenes is None:
+        return Inputs(data, vocabulary, None)
     expect = Expectation(upstream={"pairs.jsonl": data.card.pairs_sha256}, repair="sagecc scenes")
     cache = Cache.open(scenes, SCHEMA, expect=expect)
     check_pairs(cache, data)

@@ -14,6 +14,7 @@ from pipeline.captioners.loss import caption_loss
 from pipeline.captioners.memory import Memory
 from pipeline.captioners.sage_cc import SageCC
 from pipeline.captioners.settings import CaptionerSettings, GenerationSettings
+from pipeline.language.vocabulary import PAD
 from pipeline.vision.scenes.backbones import build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
 
@@ -90,6 +91,26 @@ class PairCaptioner(nn.Module):
         with self._autocast(tokens):
             logits = self.captioner.decode(memory, tokens[:, :-1], owners)
             return caption_loss(logits, tokens[:, 1:], self._smoothing if self.training else 0.0)
+
+    def log_probability(self, memory: Memory, tokens: Tensor, owners: Tensor, *, smoothing: float = 0.0) -> Tensor:
+        """Return the natural logarithm of the probability of whole captions, (N,) float32.
+
+        Args:
+            memory: Encoded pairs.
+            tokens: (N, T) from the start to the end token, padded with 0.
+            owners: (N,) which pair of `memory` each caption describes.
+            smoothing: The ε of the training, which taught q = (1 − ε) p + ε (1 − p) / (V − 1) instead of p. Given ε, p
+                is returned; else every word would cost a caption a factor of 1 − ε.
+        """
+        with self._autocast(memory.tokens):
+            logits = self.captioner.decode(memory, tokens[:, :-1], owners)
+        words = tokens[:, 1:]
+        chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, words.unsqueeze(-1)).squeeze(-1)
+        if smoothing:
+            other = smoothing / (logits.shape[-1] - 1)
+            meant = (chosen.exp() - other) / (1 - smoothing - other)
+            chosen = meant.clamp(torch.finfo(meant.dtype).tiny, 1.0).log()
+        return chosen.masked_fill(words == PAD, 0.0).sum(1)
 
     def generate(self, memory: Memory, settings: GenerationSettings) -> list[list[Hypothesis]]:
         """Search for captions; see `pipeline.captioners.generation.generate`."""

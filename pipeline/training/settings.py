@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.captioners.settings import CaptionerSettings
 from pipeline.config import Section
@@ -74,6 +74,13 @@ class TrainSettings(Section):
         1,
         description="GPUs (or CPU processes) that share each step; auto: every GPU there is. More than one uses Fabric",
     )
+    hold_out: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of the training pairs, in evenly spread runs of neighbours, that is not learnt from and "
+        "decides the checkpoint in the validation split's place; for where that split is what models are judged by",
+    )
     overfit: int = Field(
         0, ge=0, description="for debugging: train on the first N pairs only and validate on the same; 0: off"
     )
@@ -95,6 +102,13 @@ class TrainSettings(Section):
             raise ValueError("at least one device is needed")
         return devices
 
+    @model_validator(mode="after")
+    def _has_images_to_finetune(self) -> Self:
+        if self.finetune and self.captioner.scene.features == "none":
+            raise ValueError("finetune trains the backbone of the scenes, and captioner.scene.features is none")
+        return self
+
     def result_values(self) -> dict[str, object]:
         """Return the settings that decide what one seed's model becomes, as JSON values."""
-        return self.model_dump(mode="json", exclude={"seeds", "data"})
+        idle = set() if self.hold_out else {"hold_out"}
+        return self.model_dump(mode="json", exclude={"seeds", "data"} | idle)

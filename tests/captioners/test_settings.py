@@ -19,6 +19,11 @@ from pipeline.errors import SettingsError
         ({"scene": {"norm": "batch"}}, "norm"),
         ({"scene": {"block": 3}}, "unknown key"),
         ({"decoder": {"dropout": 1.0}}, "dropout"),
+        ({"scene": {"features": "none"}}, "set a fusion that takes some"),
+        (
+            {"scene": {"features": "none"}, "fusion": "release", "evidence": {"motion": False, "semantics": False}},
+            "set a fusion that takes some",
+        ),
     ],
 )
 def test_bad_captioners_are_refused(values, message):

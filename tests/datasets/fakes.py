@@ -118,6 +118,22 @@ def levir_mci(root: Path, seed: int = 0) -> Path:
     return root
 
 
+def levir_tags(root: Path, captions: str = "LevirCCcaptions.json") -> Path:
+    """Write captions and object tags of the twin of LEVIR-CC, one tag file per split, and no image."""
+    write(root / captions, {"images": levir_entries(), "dataset": "LEVIR-CC"})
+    for split in ("train", "val", "test"):
+        tags = {
+            f"{stem}.png": {
+                "before": ["Farmland", "Road", "Forest"],
+                "after": ["Dense Residential", "Farmland", "Road"] if changed else ["Farmland", "Forest", "Road"],
+            }
+            for stem, of, changed in LEVIR_PAIRS
+            if of == split
+        }
+        write(root / f"object_tags_{split}.json", tags)
+    return root
+
+
 def whu_cdc(root: Path, seed: int = 0) -> Path:
     """Write the twin of WHU-CDC: LEVIR's schema without flags and sentence ids; stems repeat from split to split."""
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.datasets.records import read_prepared
-from pipeline.errors import CacheError, CheckpointError, DataError, OutputError
+from pipeline.errors import CacheError, CheckpointError, DataError, OutputError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.training.checkpoints import read_card
@@ -43,6 +43,11 @@ def run(prepared: Path, scenes: Path, models: Path, engine: EngineSettings):
 
 def read(name: str) -> list[dict]:
     return json.loads((OUTPUT / name).read_text())
+
+
+def test_a_data_set_without_known_no_change_sentences_has_no_mass_of_them(run):
+    with pytest.raises(SettingsError, match="no-change sentences of the data set folder"):
+        run(change="mass")
 
 
 def test_each_seed_describes_each_pair_of_the_split(run, models):

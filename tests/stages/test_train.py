@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from pipeline.datasets.records import read_prepared
+from pipeline.datasets.records import Pair, read_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError, OutputError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.training import seeds as training
 from pipeline.training.checkpoints import load_model
 from pipeline.training.loop import Loop
+from pipeline.training.seeds import hold_out
 from pipeline.training.settings import TrainSettings
 from pipeline.training.stops import Interrupted
 from pipeline.vision.scenes.backbones import build_backbone
@@ -286,6 +287,21 @@ def test_without_a_validation_split_the_training_pairs_are_validated_on(run, pre
     assert history["validated_on"] == "train" and history["pairs"] == {"train": 6, "validation": 6}
     assert "training pairs are validated on instead" in history["remarks"][0]
     assert history["remarks"][0] in capfd.readouterr().err
+
+
+def test_training_pairs_can_be_held_out(run):
+    run(hold_out=0.25)
+    history = json.loads((OUTPUT / "seed-1/history.json").read_text())
+    assert history["validated_on"] == "held-out" and history["pairs"] == {"train": 3, "validation": 1}
+    assert "not learnt from" in history["remarks"][0]
+
+
+def test_runs_of_neighbours_are_held_out_all_over_the_split():
+    pairs = [Pair(id=f"{i:04d}", split="train", before="a", after="b") for i in range(1000)]
+    learnt, held_out = hold_out(pairs, 0.1)
+    assert sorted([*learnt, *held_out], key=lambda pair: pair.id) == pairs
+    assert [int(pair.id) for pair in held_out] == [160 * run + i - 16 for run in range(1, 7) for i in range(16)]
+    assert hold_out(pairs, 0.0) == (pairs, [])
 
 
 def test_overfit_takes_the_first_pairs(run):

@@ -53,7 +53,7 @@ def gather_pair(
     regions = _regions(masks, identity, images, expect)
     found = None if matches is None else _matches(matches, identity, regions)
     named = None if semantics is None else _semantics(semantics, identity, images, expect)
-    drawn, names = named if named is not None else (None, ())
+    drawn, names = named or (None, ())
     return DrawnPair(_caption(pair), regions, found, drawn, names)
 
 
@@ -89,8 +89,11 @@ def _matches(path: Path, identity: str, regions: tuple[DrawnRegions, DrawnRegion
 
 def _semantics(
     path: Path, identity: str, images: list[NDArray[np.uint8]], expect: Expectation
-) -> tuple[tuple[DrawnSemantics, DrawnSemantics], tuple[str, ...]]:
+) -> tuple[tuple[DrawnSemantics, DrawnSemantics], tuple[str, ...]] | None:
+    """Return both dates' semantic regions and the categories' names; None for imported ones, which have no place."""
     with Cache.open(path, SEMANTICS, expect=expect) as cache:
+        if "grounding" not in cache.provenance.settings:
+            return None
         sets = [read_semantics(cache, cache.unit(identity, date)) for date in (0, 1)]
         prompts = cache.provenance.settings["grounding"]["prompts"]
     before, after = (

@@ -1,0 +1,115 @@
+"""The whole road of the profile `levir-cc-tags`: captions and object tags in, sentences out, no image anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from pipeline.cache import Cache
+from pipeline.datasets.records import read_prepared
+from pipeline.errors import CacheError, CheckpointError, DataError
+from pipeline.execution import EngineSettings
+from pipeline.language.no_change import implies_change
+from pipeline.training.checkpoints import read_card
+from pipeline.vision.grounding.cache import SCHEMA
+from stages import caption, describe, evaluate, paths, prepare, scenes, semantics, train
+from stages.caption import CaptionSettings
+from stages.profiles import WITHOUT_IMAGES, profile_sections
+from tests.datasets import fakes
+from tests.datasets.reference import reference
+
+ENGINE = EngineSettings(device="cpu")
+SMALL = [
+    "prepare.vocabulary.min_count=1",
+    "train.epochs=60",
+    "train.label_smoothing=0.0",
+    "train.batch=2",
+    "train.decay_every=60",
+    "train.validate_every=60",
+    "train.learning_rate=3.0e-3",
+    "train.captions_per_pair=all",
+    "train.hold_out=0.0",
+    "train.captioner.decoder.width=32",
+    "train.captioner.decoder.dropout=0.0",
+    "train.captioner.release.dropout=0.0",
+    "caption.split=train",
+    "evaluate.meteor=never",
+]
+MODELS, CAPTIONS = paths.models("tags"), paths.captions("tags")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return fakes.levir_tags(tmp_path / "data")
+
+
+def run(root: Path, *changes: str) -> dict[str, str]:
+    """Run the profile's stages in a small size; return the sentence of each pair."""
+    sections = profile_sections("levir-cc-tags", str(root), [*SMALL, *changes])
+    prepare.run(sections["prepare"], paths.PREPARED, engine=ENGINE)
+    semantics.run(sections["semantics"], paths.PREPARED, paths.SEMANTICS, engine=ENGINE)
+    train.run(sections["train"], paths.PREPARED, paths.SCENES, MODELS, engine=ENGINE)
+    caption.run(sections["caption"], paths.PREPARED, paths.SCENES, MODELS, CAPTIONS, engine=ENGINE)
+    return {row["image_id"]: row["caption"] for row in json.loads((CAPTIONS / "seed-1.json").read_text())}
+
+
+def test_tags_alone_tell_changed_pairs_from_unchanged_ones(root: Path) -> None:
+    said = run(root)
+    assert not paths.SCENES.exists()
+    pairs = {pair.id: pair for pair in read_prepared(paths.PREPARED).split("train")}
+    assert said.keys() == pairs.keys() and len(said) == 4
+    for name, pair in pairs.items():
+        assert implies_change(said[name]) == bool(pair.changed), (name, said[name])
+    card = read_card(MODELS / "seed-1")
+    assert (
+        card.scenes is None
+        and card.evidence is not None
+        and "scenes" not in (json.loads((MODELS / "seed-1" / "settings.json").read_text()))
+    )
+    # Tags that changed are noticed: the model was trained on others.
+    path = root / "object_tags_train.json"
+    path.write_text(path.read_text().replace("Forest", "Airport"))
+    sections = profile_sections("levir-cc-tags", str(root), SMALL)
+    semantics.run(sections["semantics"], paths.PREPARED, paths.SEMANTICS, engine=ENGINE)
+    with pytest.raises(CacheError, match=r"another object_tags_train\.json"):
+        caption.run(sections["caption"], paths.PREPARED, paths.SCENES, MODELS, CAPTIONS, engine=ENGINE)
+    with pytest.raises(CheckpointError, match=r"reads semantics\.h5"):
+        describe.run(CaptionSettings(), Path("a.png"), Path("b.png"), MODELS / "seed-1", engine=ENGINE)
+
+
+def test_a_trained_model_is_scored_and_the_fusion_can_be_the_papers(root: Path) -> None:
+    paper = ["train.captioner.fusion=paper", "train.captioner.paper.dates_apart=true", "train.epochs=2"]
+    assert len(run(root, *paper)) == 4
+    sections = profile_sections("levir-cc-tags", str(root), SMALL)
+    evaluate.run(sections["evaluate"], paths.PREPARED, CAPTIONS, paths.METRICS, paths.PLOTS, engine=ENGINE)
+    assert paths.METRICS.is_file()
+
+
+def test_stages_that_need_pixels_refuse(root: Path) -> None:
+    sections = profile_sections("levir-cc-tags", str(root))
+    prepare.run(sections["prepare"], paths.PREPARED, engine=ENGINE)
+    with pytest.raises(DataError, match="without its images"):
+        scenes.run(sections["scenes"], paths.PREPARED, paths.SCENES, engine=ENGINE)
+
+
+def test_init_tells_what_runs(root: Path) -> None:
+    done = CliRunner().invoke(app, ["init", "levir-cc-tags", "--root", str(root)])
+    command = " && ".join(f"sagecc {stage}" for stage in WITHOUT_IMAGES)
+    assert done.exit_code == 0 and f"next: {command}" in done.stdout and "before" not in done.stdout
+    assert "sagecc semantics" in Path("params.yaml").read_text(encoding="utf-8").partition("\n\n")[0]
+
+
+@pytest.mark.reference_data
+def test_real_tags_belong_to_the_real_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = reference("levir_cc")
+    monkeypatch.chdir(tmp_path)
+    sections = profile_sections("levir-cc-tags", str(root))
+    prepare.run(sections["prepare"], paths.PREPARED, engine=ENGINE)
+    path = semantics.run(sections["semantics"], paths.PREPARED, paths.SEMANTICS, engine=ENGINE)
+    with Cache.open(path, SCHEMA) as cache:
+        assert len(cache.ids) == 8_148 and cache.missing.size == 0
