@@ -8,6 +8,7 @@ import typer
 
 from cli import checkpoints, clean, data, describe, doctor, draw, experiment, graph, init, inspect, pretrain, stages
 from pipeline.errors import SageccError
+from pipeline.memory import keep_freed_memory
 
 app = typer.Typer(
     name="sagecc",
@@ -45,6 +46,7 @@ app.add_typer(checkpoints.app, name="checkpoints")
 
 def main() -> None:
     """Run the command line; a user's mistake is told in a few lines and exits with 2."""
+    keep_freed_memory()
     try:
         app()
     except SageccError as error:

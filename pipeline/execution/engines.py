@@ -22,6 +22,7 @@ from pipeline.execution.key_press import remembered_key_press
 from pipeline.execution.settings import EngineSettings
 from pipeline.execution.shards import find_shards
 from pipeline.files import content_key
+from pipeline.memory import ENVIRONMENT
 
 _CONNECT_SECONDS = 30
 _WORKER_SECONDS = 300
@@ -170,6 +171,10 @@ def _client(engine: EngineSettings, items: int) -> Iterator[Any]:
     if engine.engine == "local":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with (
+            # Dask's own setting is to hand back freed memory at once.
+            importlib.import_module("dask.config").set(
+                {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ENVIRONMENT.items()}
+            ),
             distributed.LocalCluster(
                 n_workers=min(engine.workers or cores, items),
                 threads_per_worker=1,
