@@ -25,8 +25,8 @@ class NuisanceSettings(Section):
 class WorldSettings(Section):
     """The synthetic world: how many pairs, how large, how varied."""
 
-    train: int = Field(1000, ge=0, le=999_999, description="pairs in the training split")
-    val: int = Field(100, ge=0, le=999_999, description="pairs in the validation split")
+    train: int = Field(800, ge=0, le=999_999, description="pairs in the training split")
+    val: int = Field(80, ge=0, le=999_999, description="pairs in the validation split")
     test: int = Field(300, ge=0, le=999_999, description="pairs in the test split")
     size: int = Field(128, ge=64, le=512, description="width and height of an image in pixels")
     ground_sample_distance: float = Field(1.0, ge=0.25, le=2.0, description="metres on the ground per pixel")

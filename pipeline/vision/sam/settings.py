@@ -42,7 +42,7 @@ class GeneratorSettings(Section):
         24, ge=1, le=256, description="points a side of the grid over the image (published: 32, at 1024 pixels)"
     )
     coarse_stride: int = Field(
-        3,
+        5,
         ge=1,
         le=32,
         description="every this many points of the grid, in both directions, are asked first, and of the others only "
