@@ -27,7 +27,7 @@ class WorldSettings(Section):
 
     train: int = Field(800, ge=0, le=999_999, description="pairs in the training split")
     val: int = Field(80, ge=0, le=999_999, description="pairs in the validation split")
-    test: int = Field(300, ge=0, le=999_999, description="pairs in the test split")
+    test: int = Field(200, ge=0, le=999_999, description="pairs in the test split")
     size: int = Field(128, ge=64, le=512, description="width and height of an image in pixels")
     ground_sample_distance: float = Field(1.0, ge=0.25, le=2.0, description="metres on the ground per pixel")
     seed: int = Field(0, ge=0, description="same seed, same bytes")
