@@ -77,9 +77,9 @@ PROFILES: dict[str, dict[str, dict[str, Any]]] = {
         "matches": _MINI_MATCHES,
         # More than 1e-4 and fewer epochs than the paper: the captioner is small and the time short.
         "train": {
-            "epochs": 16,
+            "epochs": 12,
             "learning_rate": 1.0e-3,
-            "decay_every": 4,
+            "decay_every": 3,
             "select": "cider_d",
             "validate_every": 2,
             "captioner": _SMALL,
