@@ -144,7 +144,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, fusion):
 
 
 def test_a_run_that_is_killed_ends_with_the_same_bytes(run, prepared, scenes, where):  # noqa: F811
-    changes = {"epochs": 15, "batch": 2, "validate_every": 7}
+    changes = {"epochs": 60, "batch": 2, "validate_every": 30}
     whole = content(run(Path("whole"), **changes))
     forget()
     settings = world.train_settings(captioner=captioner(), **changes)

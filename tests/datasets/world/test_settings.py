@@ -11,9 +11,9 @@ from pipeline.datasets.world import WorldSettings
 from pipeline.errors import SettingsError
 
 
-def test_defaults_are_1400_pairs_of_128_metres() -> None:
+def test_defaults_are_1080_pairs_of_128_metres() -> None:
     settings = WorldSettings()
-    assert (settings.train, settings.val, settings.test) == (1000, 100, 300)
+    assert (settings.train, settings.val, settings.test) == (800, 80, 200)
     assert settings.extent == 128
 
 
