@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.datasets.world import WorldSettings
 from pipeline.execution import EngineSettings
-from stages import paths, prepare, scenes
+from stages import masks, matches, paths, prepare, regions, scenes, semantics
 
 PROJECT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
@@ -34,6 +34,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         prepare.run(settings, paths.PREPARED, engine=engine)
         scenes.run(scenes.ScenesSettings(batch_size=4), paths.PREPARED, paths.SCENES, engine=engine)
+        masks.run(masks.MasksSettings(), paths.PREPARED, paths.MASKS, engine=engine)
+        regions.run(regions.RegionsSettings(), paths.PREPARED, paths.MASKS, paths.REGIONS, engine=engine)
+        matches.run(matches.MatchesSettings(), paths.REGIONS, paths.MATCHES, engine=engine)
+        semantics.run(semantics.SemanticsSettings(), paths.PREPARED, paths.SEMANTICS, engine=engine)
     finally:
         os.chdir(before)
     return folder
