@@ -14,25 +14,25 @@ from pipeline.training.evidence_reading import read_evidence
 from stages import caption, describe, train
 from stages.caption import CaptionSettings
 from tests.training import evidence_world, world
-from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401
+from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
 
 MODELS, OUTPUT = Path("models/baseline"), Path("captions/baseline")
 
 
 @pytest.fixture
-def where(project: Path, prepared: Path):  # noqa: F811
+def where(project: Path, prepared: Path):
     return evidence_world.write_all(project, prepared)
 
 
 @pytest.fixture(params=["paper", "release"])
-def models(request, prepared: Path, scenes: Path, engine: EngineSettings, where) -> Path:  # noqa: F811
+def models(request, prepared: Path, scenes: Path, engine: EngineSettings, where) -> Path:
     """Two seeds of a tiny model with a fusion, trained a little."""
     settings = world.train_settings(seeds=(2, 11), epochs=1, captioner=evidence_world.captioner(request.param))
     return train.run(settings, prepared, scenes, MODELS, engine=engine, **where.by_stage())
 
 
 @pytest.fixture
-def run(prepared: Path, scenes: Path, models: Path, engine: EngineSettings, where):  # noqa: F811
+def run(prepared: Path, scenes: Path, models: Path, engine: EngineSettings, where):
     def run(**changes: object) -> list[dict]:
         settings = CaptionSettings(**({"max_length": 8, "split": "train"} | changes))
         caption.run(settings, prepared, scenes, models, OUTPUT, engine=engine, **where.by_stage())
@@ -54,7 +54,7 @@ def test_pretrained_weights_are_not_needed_to_describe(run, where):
     assert len(run()) == 4
 
 
-def test_arrays_at_hand_are_described_like_cached_ones(run, models, prepared, where):  # noqa: F811
+def test_arrays_at_hand_are_described_like_cached_ones(run, models, prepared, where):
     expected = [row["caption"] for row in run()]
     data = read_prepared(prepared)
     ids = [pair.id for pair in data.split("train")]
@@ -71,7 +71,7 @@ def test_arrays_at_hand_are_described_like_cached_ones(run, models, prepared, wh
 
 
 @pytest.mark.parametrize("stage", ["regions", "matches", "semantics"])
-def test_caches_made_otherwise_than_the_trainings_are_refused(run, where, prepared, stage):  # noqa: F811
+def test_caches_made_otherwise_than_the_trainings_are_refused(run, where, prepared, stage):
     def write(**options: object) -> None:
         if stage == "regions":
             evidence_world.write_regions(where.regions, prepared, **options)
@@ -92,7 +92,7 @@ def test_caches_made_otherwise_than_the_trainings_are_refused(run, where, prepar
     assert not OUTPUT.exists()
 
 
-def test_regions_of_other_masks_than_the_trainings_are_refused(run, where, prepared):  # noqa: F811
+def test_regions_of_other_masks_than_the_trainings_are_refused(run, where, prepared):
     masks = where.regions.with_name("masks.h5")
     masks.write_bytes(b"other masks")
     evidence_world.write_regions(where.regions, prepared, masks=masks)
@@ -101,14 +101,14 @@ def test_regions_of_other_masks_than_the_trainings_are_refused(run, where, prepa
         run()
 
 
-def test_another_graph_than_the_trainings_is_refused(run, where, prepared):  # noqa: F811
+def test_another_graph_than_the_trainings_is_refused(run, where, prepared):
     evidence_world.write_graph(where.graph, prepared, engine="llm")
     with pytest.raises(CacheError, match=r"not the one that seed-2 was trained with: graph\.h5, graph\.json") as caught:
         run()
     assert caught.value.where == str(where.graph) and "sagecc train" in caught.value.fix
 
 
-def test_other_pairs_are_described_with_the_trainings_graph(run, where, prepared, scenes):  # noqa: F811
+def test_other_pairs_are_described_with_the_trainings_graph(run, where, prepared, scenes):
     world.write_pairs(prepared, captions=(*world.CAPTIONS[:5], ("an unheard word",)), name="other")
     world.write_scenes(scenes, prepared)
     evidence_world.write_regions(where.regions, prepared)
@@ -127,7 +127,7 @@ def test_widths_of_another_training_are_refused(run, models):
     assert caught.value.where == str(path)
 
 
-def test_one_pair_of_images_does_not_suffice_for_a_fused_model(models, engine):  # noqa: F811
+def test_one_pair_of_images_does_not_suffice_for_a_fused_model(models, engine):
     with pytest.raises(CheckpointError, match=r"regions\.h5, matches\.h5, semantics\.h5, the caption graph") as caught:
         describe.run(CaptionSettings(), Path("a.png"), Path("b.png"), models / "seed-2", engine=engine)
     assert "fusion: none" in caught.value.fix and "sagecc caption" in caught.value.fix

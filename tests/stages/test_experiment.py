@@ -21,18 +21,18 @@ from pipeline.training.stops import Interrupted
 from stages import caption, experiment, graph, train
 from stages.experiment import RowsFailedError
 from stages.experiment_run import Sources
-from tests.evaluation.conftest import no_java  # noqa: F401
+from tests.evaluation.conftest import no_java  # noqa: F401 - pytest finds fixtures by name
 from tests.stages import experiment_data as data
 from tests.stages.test_train import Impatient, forget, no_training
 from tests.training import evidence_world
-from tests.training.conftest import _one_thread, project  # noqa: F401
+from tests.training.conftest import _one_thread, project  # noqa: F401 - pytest finds fixtures by name
 
 OUTPUT = Path("experiments/tiny")
 Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def sources(project: Path) -> Sources:  # noqa: F811
+def sources(project: Path) -> Sources:
     return data.make(project)
 
 
@@ -42,7 +42,7 @@ def plans(described: Experiment, *changes: str) -> list[experiment.Plan]:
 
 
 @pytest.fixture
-def run(sources: Sources, no_java: None) -> Run:  # noqa: F811
+def run(sources: Sources, no_java: None) -> Run:
     """Run an experiment of the given rows and return table.json."""
 
     def run(*rows: dict[str, Any], changes: Sequence[str] = (), **options: Any) -> dict[str, Any]:

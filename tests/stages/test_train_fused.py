@@ -31,7 +31,7 @@ from tests.stages import region_data
 from tests.stages.semantic_data import write_grounding
 from tests.stages.test_train import Impatient, _train_and_leave, content, forget, no_training
 from tests.training import evidence_world, world
-from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401
+from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
 from tests.training.evidence_world import captioner
 
 OUTPUT = Path("models/baseline")
@@ -39,12 +39,12 @@ GRAPH_KEY = "captioner.fusion.graph.encoder."
 
 
 @pytest.fixture
-def where(project: Path, prepared: Path):  # noqa: F811
+def where(project: Path, prepared: Path):
     return evidence_world.write_all(project, prepared)
 
 
 @pytest.fixture
-def run(prepared: Path, scenes: Path, engine: EngineSettings, where):  # noqa: F811
+def run(prepared: Path, scenes: Path, engine: EngineSettings, where):
     """Run the stage on the tiny data set with a fusion."""
 
     def run(output: Path = OUTPUT, fusion: str = "paper", **changes: object) -> Path:
@@ -94,7 +94,7 @@ def test_the_graph_encoder_starts_pretrained_where_that_is_asked_for(run, where)
 
 
 @pytest.mark.parametrize("fusion", ["paper", "release"])
-def test_regions_reach_the_weights(run, where, prepared, fusion):  # noqa: F811
+def test_regions_reach_the_weights(run, where, prepared, fusion):
     # Other regions under the same key would be taken for trained; so the work folder is emptied.
     before = content(run(Path("before"), fusion=fusion, epochs=1))["seed-1/model.safetensors"]
     evidence_world.write_regions(where.regions, prepared, spoil=lambda unit, arrays: arrays["descriptors"].fill(1.0))
@@ -103,7 +103,7 @@ def test_regions_reach_the_weights(run, where, prepared, fusion):  # noqa: F811
 
 
 @pytest.mark.parametrize("change", ["regions", "matches", "semantics", "graph", "encoder", "masks_kept", "threshold"])
-def test_a_model_of_other_evidence_is_not_taken_for_done(run, where, prepared, change):  # noqa: F811
+def test_a_model_of_other_evidence_is_not_taken_for_done(run, where, prepared, change):
     run(epochs=1)
     key = json.loads((OUTPUT / "seed-1/settings.json").read_text())["key"]
     evidence: dict[str, object] = {}
@@ -143,7 +143,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, fusion):
     assert content(run(fusion=fusion)) == whole
 
 
-def test_a_run_that_is_killed_ends_with_the_same_bytes(run, prepared, scenes, where):  # noqa: F811
+def test_a_run_that_is_killed_ends_with_the_same_bytes(run, prepared, scenes, where):
     changes = {"epochs": 60, "batch": 2, "validate_every": 30}
     whole = content(run(Path("whole"), **changes))
     forget()
@@ -176,7 +176,7 @@ def test_a_missing_cache_is_named_before_anything_is_trained(run, where):
     run(evidence={"semantics": False})
 
 
-def test_a_pair_that_is_missing_or_no_number_is_refused(run, where, prepared):  # noqa: F811
+def test_a_pair_that_is_missing_or_no_number_is_refused(run, where, prepared):
     evidence_world.write_semantics(where.semantics, prepared, missing=[4])
     with pytest.raises(CacheError, match=r"'p2' was skipped when `sagecc semantics`"):
         run()
@@ -212,7 +212,7 @@ def test_a_card_that_contradicts_itself_is_refused(run):
         assert caught.value.fix and caught.value.where.startswith(str(folder))
 
 
-def test_without_a_fusion_the_caches_do_not_show(prepared, scenes, engine, where):  # noqa: F811
+def test_without_a_fusion_the_caches_do_not_show(prepared, scenes, engine, where):
     settings = world.train_settings(epochs=1)
     one = content(train.run(settings, prepared, scenes, Path("one"), engine=engine))
     forget()
@@ -228,8 +228,8 @@ def test_two_processes_share_the_steps(run, fusion):
     assert shared["epochs"][1]["val_loss"] == pytest.approx(alone["epochs"][1]["val_loss"], rel=0.1)
 
 
-def test_what_the_stages_themselves_write_is_read(project, engine):  # noqa: F811
-    prepared, masks, sam = region_data.make(project)  # noqa: F811
+def test_what_the_stages_themselves_write_is_read(project, engine):
+    prepared, masks, sam = region_data.make(project)
     records = read_prepared(prepared)
     texts = ("a house is built along the road", "a road appears on the bareland")
     pairs = [pair.model_copy(update={"captions": texts}) for pair in records.pairs]
@@ -246,7 +246,7 @@ def test_what_the_stages_themselves_write_is_read(project, engine):  # noqa: F81
     encoder = evidence_world.ENCODER_SETTINGS.model_dump()
     asked = parse_section({"build": build, "encoder": encoder, "pretraining": {"epochs": 2}}, "graph", GraphSettings)
     graph.run(asked, prepared, where.graph, engine=engine)
-    scenes = world.write_scenes(project / "scenes.h5", prepared)  # noqa: F811
+    scenes = world.write_scenes(project / "scenes.h5", prepared)
     settings = world.train_settings(epochs=1, captioner=captioner(masks_kept=3, match_threshold=0.3))
     models = train.run(settings, prepared, scenes, OUTPUT, engine=engine, **where.by_stage())
     search = CaptionSettings(split="train", max_length=8)

@@ -13,13 +13,13 @@ from pipeline.training.evidence_reading import read_evidence
 from pipeline.vision.matching.settings import AssignmentSettings
 from tests.training import evidence_world
 from tests.training.evidence_world import COUNTS, SIZE
-from tests.training.test_evidence import opened, where  # noqa: F401
+from tests.training.test_evidence import opened, where  # noqa: F401 - pytest finds fixtures by name
 
 IDS = ["p4", "p0", "p1", "p5", "p2", "p3"]
 """All pairs, in another order than the caches'."""
 
 
-def read(where: EvidencePaths, prepared: Path, ids: list[str] = IDS, **settings: object):  # noqa: F811
+def read(where: EvidencePaths, prepared: Path, ids: list[str] = IDS, **settings: object):
     return read_evidence(opened(where, prepared, evidence_world.captioner(**settings)), ids)
 
 
@@ -37,7 +37,7 @@ def rows_of(regions: Regions, position: int) -> list[tuple]:
 @pytest.mark.parametrize("rule", ["paper", "release"])
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.1, 0.3, 0.7])
 @pytest.mark.parametrize("kept", [None, 1, 2, 3, 9])
-def test_motion_regions_against_a_plain_loop(where, prepared, kept, threshold, rule):  # noqa: F811
+def test_motion_regions_against_a_plain_loop(where, prepared, kept, threshold, rule):
     stage = AssignmentSettings(unmatched=rule)
     evidence_world.write_matches(where.matches, where.regions, prepared, assignment=stage)
     found = read(where, prepared, masks_kept=kept, match_threshold=threshold).motion
@@ -67,7 +67,7 @@ def test_motion_regions_against_a_plain_loop(where, prepared, kept, threshold, r
         assert rows_of(found, position) == expected
 
 
-def test_semantic_regions_against_a_plain_loop(where, prepared):  # noqa: F811
+def test_semantic_regions_against_a_plain_loop(where, prepared):
     found = read(where, prepared).semantics
     total = 0
     for position, name in enumerate(IDS):
@@ -83,14 +83,14 @@ def test_semantic_regions_against_a_plain_loop(where, prepared):  # noqa: F811
     assert total > 5 and found.features.dtype == torch.float16
 
 
-def test_pairs_without_any_region_are_fine(where, prepared):  # noqa: F811
+def test_pairs_without_any_region_are_fine(where, prepared):
     found = read(where, prepared, ["p1", "p2"])
     assert found.motion.mask[0].sum() == 0 and found.semantics.mask[1].sum() == 0
     alone = read(where, prepared, ["p1"])
     assert alone.motion.features.shape == (1, 0, evidence_world.WIDTH)
 
 
-def test_a_data_set_without_any_region_is_fine(where, prepared, monkeypatch):  # noqa: F811
+def test_a_data_set_without_any_region_is_fine(where, prepared, monkeypatch):
     monkeypatch.setattr(evidence_world, "COUNTS", ((0, 0),) * 6)
     monkeypatch.setattr(evidence_world, "NAMED", ((0, 0),) * 6)
     evidence_world.write_all(where.regions.parent, prepared)
@@ -101,7 +101,7 @@ def test_a_data_set_without_any_region_is_fine(where, prepared, monkeypatch):  #
 
 
 @pytest.mark.parametrize(("stage", "unit"), [("regions", 8), ("regions", 9), ("matches", 4), ("semantics", 9)])
-def test_a_pair_that_a_stage_skipped_is_refused(where, prepared, stage, unit):  # noqa: F811
+def test_a_pair_that_a_stage_skipped_is_refused(where, prepared, stage, unit):
     if stage == "semantics":
         evidence_world.write_semantics(where.semantics, prepared, missing=[unit])
     else:
@@ -125,7 +125,7 @@ def test_a_pair_that_a_stage_skipped_is_refused(where, prepared, stage, unit):  
         ("semantics", "similarity"),
     ],
 )
-def test_values_that_are_no_numbers_are_refused_with_pair_and_stage(where, prepared, stage, field, value):  # noqa: F811
+def test_values_that_are_no_numbers_are_refused_with_pair_and_stage(where, prepared, stage, field, value):
     if stage == "regions":
         evidence_world.spoil(where.regions, evidence_world._region_arrays(9)[field][2], value)
         evidence_world.write_matches(where.matches, where.regions, prepared)
@@ -137,7 +137,7 @@ def test_values_that_are_no_numbers_are_refused_with_pair_and_stage(where, prepa
     assert f"sagecc {stage}" in caught.value.fix
 
 
-def test_centroids_outside_of_the_image_are_refused(where, prepared):  # noqa: F811
+def test_centroids_outside_of_the_image_are_refused(where, prepared):
     def spoil(unit: int, arrays: dict) -> None:
         arrays["centroids"][:, 1] += SIZE[0] if unit == 4 else 0
 
@@ -147,6 +147,6 @@ def test_centroids_outside_of_the_image_are_refused(where, prepared):  # noqa: F
         read(where, prepared, match_threshold=0.99)
 
 
-def test_each_part_is_read_by_itself(where, prepared):  # noqa: F811
+def test_each_part_is_read_by_itself(where, prepared):
     found = read(where, prepared, motion=False, graph=False)
     assert found.motion is None and found.graph is None and found.pairs == 6
