@@ -17,6 +17,9 @@ def describe(
     model: Annotated[
         Path | None, typer.Option("--model", help="A trained model [default: the first seed of the active settings].")
     ] = None,
+    graph: Annotated[
+        Path, typer.Option("--graph", help="The caption graph that the model was trained with, if it takes one.")
+    ] = paths.GRAPH,
     params: Params = PARAMS,
     changes: Set = None,
 ) -> None:
@@ -31,7 +34,16 @@ def describe(
     settings = Settings(params, changes)
     train = settings.section("train", TrainSettings)
     folder = model or paths.models(train.name) / f"seed-{train.seeds[0]}"
-    found = stage.run(settings.section("caption", CaptionSettings), before, after, folder, engine=settings.engine)
+    search = settings.section("caption", CaptionSettings)
+    found = stage.run(
+        search,
+        before,
+        after,
+        folder,
+        engine=settings.engine,
+        by_mass=search.change == "mass",
+        graph=graph,
+    )
     for remark in found.remarks:
         typer.echo(remark, err=True)
     if len(found.sentences) == 1:

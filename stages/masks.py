@@ -30,7 +30,9 @@ class MasksSettings(Section):
     )
 
 
-def run(settings: MasksSettings, prepared: Path, output: Path, *, engine: EngineSettings) -> Path:
+def run(
+    settings: MasksSettings, prepared: Path, output: Path, *, engine: EngineSettings, work: Path = paths.WORK
+) -> Path:
     """Find the masks of every image of a prepared data set.
 
     Args:
@@ -39,6 +41,7 @@ def run(settings: MasksSettings, prepared: Path, output: Path, *, engine: Engine
         output: The cache to write; see `pipeline.vision.sam.cache.SCHEMA`. Unit 2i+t is pair i at date t. An image in
             which nothing passes the thresholds has no rows.
         engine: How to run.
+        work: Root of the work folders.
 
     Returns:
         `output`.
@@ -102,7 +105,7 @@ def run(settings: MasksSettings, prepared: Path, output: Path, *, engine: Engine
             compiled=settings.compile,
             store_embeddings=settings.store_embeddings,
         ),
-        work=paths.WORK,
+        work=work,
         engine=engine,
         title="masks",
     )

@@ -27,7 +27,9 @@ class MatchesSettings(MatcherSettings):
     batch_size: int = Field(64, ge=1, le=4096, description="pairs per forward pass; short batches are padded to it")
 
 
-def run(settings: MatchesSettings, regions: Path, output: Path, *, engine: EngineSettings) -> Path:
+def run(
+    settings: MatchesSettings, regions: Path, output: Path, *, engine: EngineSettings, work: Path = paths.WORK
+) -> Path:
     """Match the regions of every pair.
 
     Args:
@@ -35,6 +37,7 @@ def run(settings: MatchesSettings, regions: Path, output: Path, *, engine: Engin
         regions: Cache that `sagecc regions` wrote.
         output: The cache to write; see `pipeline.vision.matching.cache.SCHEMA`. One unit per pair.
         engine: How to run.
+        work: Root of the work folders.
 
     Returns:
         `output`.
@@ -76,7 +79,7 @@ def run(settings: MatchesSettings, regions: Path, output: Path, *, engine: Engin
         engine.device,
     )
     return build_cache(
-        output, SCHEMA, provenance, ids, items, worker, work=paths.WORK, engine=engine, title="matches", group=256
+        output, SCHEMA, provenance, ids, items, worker, work=work, engine=engine, title="matches", group=256
     )
 
 

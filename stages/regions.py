@@ -20,7 +20,15 @@ class RegionsSettings(RegionSettings):
     )
 
 
-def run(settings: RegionsSettings, prepared: Path, masks: Path, output: Path, *, engine: EngineSettings) -> Path:
+def run(
+    settings: RegionsSettings,
+    prepared: Path,
+    masks: Path,
+    output: Path,
+    *,
+    engine: EngineSettings,
+    work: Path = paths.WORK,
+) -> Path:
     """Compute the features of every mask of a prepared data set.
 
     Args:
@@ -29,6 +37,7 @@ def run(settings: RegionsSettings, prepared: Path, masks: Path, output: Path, *,
         masks: Cache that `sagecc masks` wrote; embeddings in it are used, else images are encoded again.
         output: The cache to write; see `pipeline.vision.regions.cache.SCHEMA`. Unit 2i+t is pair i at date t.
         engine: How to run.
+        work: Root of the work folders.
 
     Returns:
         `output`.
@@ -88,7 +97,7 @@ def run(settings: RegionsSettings, prepared: Path, masks: Path, output: Path, *,
         [pair.id for pair in data.pairs],
         items,
         partial(RegionWorker, settings, source, settings.batch_size, engine.device),
-        work=paths.WORK,
+        work=work,
         engine=engine,
         title="regions",
     )

@@ -47,7 +47,13 @@ class SemanticsSettings(SemanticRegionSettings):
 
 
 def run(
-    settings: SemanticsSettings, prepared: Path, output: Path, *, engine: EngineSettings, masks: Path | None = None
+    settings: SemanticsSettings,
+    prepared: Path,
+    output: Path,
+    *,
+    engine: EngineSettings,
+    masks: Path | None = None,
+    work: Path = paths.WORK,
 ) -> Path:
     """Find or import the semantic regions of every image of a prepared data set.
 
@@ -58,6 +64,7 @@ def run(
             None, or others: images are encoded here.
         output: The cache to write; see `pipeline.vision.grounding.cache.SCHEMA`. Unit 2i+t is pair i at date t.
         engine: How to run.
+        work: Root of the work folders.
 
     Returns:
         `output`.
@@ -97,7 +104,7 @@ def run(
         [pair.id for pair in data.pairs],
         found.items,
         found.make_worker,
-        work=paths.WORK,
+        work=work,
         engine=engine,
         title="semantics",
         group=found.group,

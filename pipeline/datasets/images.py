@@ -64,6 +64,17 @@ def read_rgb(path: Path, *, convert: bool = False, max_megapixels: float = MAX_M
     return check_image(path, convert=convert, max_megapixels=max_megapixels).pixels
 
 
+def resized(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bring an image, uint8 (H, W, 3), to `shape`, height and width: bilinear, antialiased."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    image = interpolate(image, size=shape, mode="bilinear", align_corners=False, antialias=True)
+    found: NDArray[np.uint8] = image[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return found
+
+
 def read_unchanged(path: Path, sha256: str) -> NDArray[np.uint8]:
     """Read an image of a prepared data set as RGB, uint8 (H, W, 3).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -26,6 +27,19 @@ class Bar(Protocol):
         """Print one line without disturbing the bar."""
 
 
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Show and print nothing while the block runs: for stages that are a small part of something else."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
 @contextmanager
 def track(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
     """Show the progress of `total` steps while the block runs.
@@ -35,6 +49,9 @@ def track(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
         total: Number of steps.
         done: Steps that an earlier run has done; they do not count towards the speed.
     """
+    if _silent.get():
+        yield _Nothing()
+        return
     console = _console()
     if not console.is_terminal:
         lines = _Lines(console, title, total, done)
@@ -63,13 +80,22 @@ def track(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
 
 def say(text: str) -> None:
     """Print one line on standard error."""
-    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+    if not _silent.get():
+        _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+class _Nothing:
+    def advance(self, count: int = 1) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
 
 
 class _Rich:

@@ -94,6 +94,7 @@ def caption_features(
     *,
     device: torch.device | None = None,
     evidence: Evidence | None = None,
+    by_mass: bool = False,
 ) -> list[list[Sentence]]:
     """Describe pairs that are at hand as arrays.
 
@@ -104,6 +105,7 @@ def caption_features(
         settings: How to search; None takes the defaults.
         device: Where to compute; None takes the CPU.
         evidence: Of the B pairs, on the CPU, for a model with a fusion.
+        by_mass: See `describe`.
 
     Returns:
         For each pair its sentences, best first.
@@ -112,6 +114,7 @@ def caption_features(
         CheckpointError: The model cannot be loaded, or takes features of another shape.
         CacheError: A feature is NaN or infinite.
         DataError: The model takes evidence, and it is missing, of other pairs, or holds what is no number.
+        SettingsError: See `describe`.
     """
     bad = not_finite(features)
     if bad.any():
@@ -120,4 +123,4 @@ def caption_features(
     trained = load_model(folder, device)
     inputs = torch.from_numpy(np.ascontiguousarray(features)).to(device)
     known = None if evidence is None else evidence.to(device)
-    return next(describe(trained, [(inputs, known)], settings or GenerationSettings()))
+    return next(describe(trained, [(inputs, known)], settings or GenerationSettings(), by_mass=by_mass))

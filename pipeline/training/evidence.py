@@ -11,14 +11,13 @@ from pipeline.captioners.fusion_settings import EvidenceSettings
 from pipeline.captioners.settings import CaptionerSettings
 from pipeline.datasets.records import Prepared
 from pipeline.files import sha256_file
-from pipeline.training.evidence_card import CacheCard, EvidenceCard
+from pipeline.training.evidence_card import CacheCard, EvidenceCard, masks_beside
 from pipeline.training.graph_source import GraphSource, read_source
 from pipeline.training.inputs import check_pairs
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
-
-_MASKS = "masks.h5"
+from pipeline.vision.sam.cache import SCHEMA as MASKS
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,13 @@ class EvidenceCaches:
         settings: What is taken.
         caches: `regions` and `matches`, or `semantics`, or all three, by stage.
         graph: The caption graph.
+        masks: What the regions were made of, where it lies beside them; nothing but its description is read.
     """
 
     settings: EvidenceSettings
     caches: dict[str, Cache]
     graph: GraphSource | None
+    masks: Cache | None = None
 
     @property
     def widths(self) -> EvidenceWidths:
@@ -72,6 +73,7 @@ class EvidenceCaches:
         return EvidenceCard(
             widths=self.widths,
             caches={stage: CacheCard.of(cache) for stage, cache in self.caches.items()},
+            masks=None if self.masks is None else CacheCard.of(self.masks),
             graph={} if self.graph is None else self.graph.digests,
         )
 
@@ -102,10 +104,12 @@ def open_evidence(
         return None
     taken, pairs = captioner.evidence, {"pairs.jsonl": data.card.pairs_sha256}
     caches: dict[str, Cache] = {}
+    masks: Cache | None = None
     if taken.motion:
-        masks = paths.regions.with_name(_MASKS)
-        made_of = pairs | ({_MASKS: sha256_file(masks)} if masks.is_file() else {})
+        path = masks_beside(paths.regions)
+        made_of = pairs | ({path.name: sha256_file(path)} if path.is_file() else {})
         caches["regions"] = _open(paths.regions, REGIONS, made_of, data)
+        masks = _open(path, MASKS, pairs, data) if path.is_file() else None
         caches["matches"] = _open(paths.matches, MATCHES, {"regions.h5": sha256_file(paths.regions)}, data)
     if taken.semantics:
         caches["semantics"] = _open(paths.semantics, SEMANTICS, pairs, data)
@@ -113,7 +117,7 @@ def open_evidence(
     if taken.graph:
         own = data.card.pairs_sha256 if training else None
         graph = read_source(paths.graph, taken, pairs_sha256=own, weights=training)
-    return EvidenceCaches(taken, caches, graph)
+    return EvidenceCaches(taken, caches, graph, masks)
 
 
 def _open(path: Path, schema: Schema, made_of: dict[str, str], data: Prepared) -> Cache:

@@ -46,8 +46,15 @@ class EvidenceCard(BaseModel):
     widths: EvidenceWidths
     caches: dict[str, CacheCard]
     """Those that are read, by stage."""
+    masks: CacheCard | None = None
+    """What the regions were made of; None where motion is not taken, or masks.h5 did not lie beside regions.h5."""
     graph: dict[str, str]
     """SHA-256 of the files of the graph that are read, by name; empty without a graph."""
+
+
+def masks_beside(regions: Path) -> Path:
+    """Return where the masks of a regions.h5 lie, if they were kept."""
+    return regions.with_name("masks.h5")
 
 
 def check_alike(
@@ -68,6 +75,9 @@ def check_alike(
     """
     for stage, card in trained.caches.items():
         _check_cache(card, found.caches[stage], stage, same_pairs, model, where[stage])
+    if trained.masks is not None and found.masks is not None:
+        masks = masks_beside(where["regions"])
+        _check_cache(trained.masks, found.masks, "masks", same_pairs, model, masks)
     if other := sorted(name for name, sha in found.graph.items() if trained.graph.get(name, sha) != sha):
         raise CacheError(
             f"the graph is not the one that {model.name} was trained with: {', '.join(other)}",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache import Cache, Expectation, Provenance
 from pipeline.captioners.learned_scene import NO_SCENES
-from pipeline.datasets.images import read_rgb, read_unchanged
+from pipeline.datasets.images import read_rgb, read_unchanged, resized
 from pipeline.datasets.records import Pair, Prepared, read_prepared
 from pipeline.errors import CacheError, DataError
 from pipeline.files import atomic_path, content_key
@@ -166,15 +166,5 @@ def _read(path: Path, sha256: str | None, shape: tuple[int, int], *, resize: boo
                 where=path,
                 fix="set scenes.size to the side that all images are to be resized to",
             )
-        pixels = _resized(pixels, shape)
+        pixels = resized(pixels, shape)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _resized(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    import torch
-    from torch.nn.functional import interpolate
-
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
-    image = interpolate(image, size=shape, mode="bilinear", align_corners=False, antialias=True)
-    resized: NDArray[np.uint8] = image[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    return resized

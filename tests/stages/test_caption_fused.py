@@ -11,7 +11,7 @@ from pipeline.execution.settings import EngineSettings
 from pipeline.training.describing import caption_features
 from pipeline.training.evidence import open_evidence
 from pipeline.training.evidence_reading import read_evidence
-from stages import caption, describe, train
+from stages import caption, train
 from stages.caption import CaptionSettings
 from tests.training import evidence_world, world
 from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
@@ -93,12 +93,30 @@ def test_caches_made_otherwise_than_the_trainings_are_refused(run, where, prepar
 
 
 def test_regions_of_other_masks_than_the_trainings_are_refused(run, where, prepared):
-    masks = where.regions.with_name("masks.h5")
-    masks.write_bytes(b"other masks")
+    masks = evidence_world.write_masks(where.regions.with_name("masks.h5"), prepared)
     evidence_world.write_regions(where.regions, prepared, masks=masks)
     evidence_world.write_matches(where.matches, where.regions, prepared)
     with pytest.raises(CacheError, match=r"another masks\.h5"):
         run()
+
+
+def test_other_pairs_need_masks_made_like_the_trainings(prepared, scenes, where, engine):
+    def write(**options: object) -> None:
+        masks = evidence_world.write_masks(where.regions.with_name("masks.h5"), prepared, **options)
+        evidence_world.write_regions(where.regions, prepared, masks=masks)
+        evidence_world.write_matches(where.matches, where.regions, prepared)
+
+    write()
+    settings = world.train_settings(epochs=1, captioner=evidence_world.captioner())
+    models = train.run(settings, prepared, scenes, MODELS, engine=engine, **where.by_stage())
+    world.write_pairs(prepared, captions=(*world.CAPTIONS[:5], ("an unheard word",)), name="other")
+    world.write_scenes(scenes, prepared)
+    evidence_world.write_semantics(where.semantics, prepared)
+    write(settings={"points": 4})
+    others = CaptionSettings(max_length=8, split="train", allow_other_dataset=True)
+    with pytest.raises(CacheError, match=r"the masks were made with other settings \(points\)") as caught:
+        caption.run(others, prepared, scenes, models, OUTPUT, engine=engine, **where.by_stage())
+    assert caught.value.where == str(where.regions.with_name("masks.h5")) and "sagecc masks" in caught.value.fix
 
 
 def test_another_graph_than_the_trainings_is_refused(run, where, prepared):
@@ -125,9 +143,3 @@ def test_widths_of_another_training_are_refused(run, models):
     with pytest.raises(CheckpointError, match="semantics 9, found 5") as caught:
         run()
     assert caught.value.where == str(path)
-
-
-def test_one_pair_of_images_does_not_suffice_for_a_fused_model(models, engine):
-    with pytest.raises(CheckpointError, match=r"regions\.h5, matches\.h5, semantics\.h5, the caption graph") as caught:
-        describe.run(CaptionSettings(), Path("a.png"), Path("b.png"), models / "seed-2", engine=engine)
-    assert "fusion: none" in caught.value.fix and "sagecc caption" in caught.value.fix

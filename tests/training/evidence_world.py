@@ -29,7 +29,8 @@ from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.matching.cache import pair_arrays
 from pipeline.vision.matching.settings import AssignmentSettings
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
-from tests.stages.region_data import units_of
+from pipeline.vision.sam.cache import SCHEMA as MASKS
+from tests.stages.region_data import mask_set, units_of
 from tests.training import world
 
 COUNTS = ((4, 3), (0, 0), (2, 5), (1, 0), (3, 3), (0, 2))
@@ -72,6 +73,16 @@ def write_all(folder: Path, prepared: Path) -> EvidencePaths:
     write_semantics(found.semantics, prepared)
     write_graph(found.graph, prepared)
     return found
+
+
+def write_masks(path: Path, prepared: Path, **options: Any) -> Path:
+    """Write masks.h5 as it lies beside the regions; nothing but its description is read."""
+
+    def arrays(unit: int) -> Arrays:
+        found = mask_set(np.zeros((0, *SIZE), np.bool_)).arrays()
+        return {**found, "embedding": np.zeros((0, 0, 0), np.float16)}
+
+    return _write(path, MASKS, prepared, arrays, 2, **options)
 
 
 def write_regions(path: Path, prepared: Path, *, masks: Path | None = None, **options: Any) -> Path:

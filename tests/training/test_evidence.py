@@ -88,12 +88,11 @@ def test_matches_of_other_regions_are_refused(where, prepared):
 
 
 def test_regions_of_other_masks_are_refused(where, prepared):
-    masks = where.regions.with_name("masks.h5")
-    masks.write_bytes(b"some masks")
+    masks = evidence_world.write_masks(where.regions.with_name("masks.h5"), prepared)
     evidence_world.write_regions(where.regions, prepared, masks=masks)
     evidence_world.write_matches(where.matches, where.regions, prepared)
     opened(where, prepared)
-    masks.write_bytes(b"other masks")
+    evidence_world.write_masks(masks, prepared, weights="1" * 64)
     with pytest.raises(CacheError, match=r"masks\.h5") as caught:
         opened(where, prepared)
     assert caught.value.where == str(where.regions) and "sagecc regions" in caught.value.fix
