@@ -185,6 +185,9 @@ def caption(
     matches: Matches = paths.MATCHES,
     semantics: Semantics = paths.SEMANTICS,
     graph: Graph = paths.GRAPH,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also store where each model looked for each word: seed-N.explanation.h5.")
+    ] = False,
 ) -> None:
     """Write a sentence for every pair of a split, with every trained seed.
 
@@ -208,6 +211,7 @@ def caption(
         matches=matches,
         semantics=semantics,
         graph=graph,
+        explain=explain,
     )
     _done(found)
 

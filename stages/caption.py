@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.training.inputs import Inputs
 
 PROVENANCE = "provenance.json"
+EXPLANATION = ".explanation.h5"
 _DIGITS = 4  # of scores in the files: fewer than what one machine's arithmetic may differ from another's
 
 
@@ -53,6 +54,7 @@ def run(
     matches: Path = paths.MATCHES,
     semantics: Path = paths.SEMANTICS,
     graph: Path = paths.GRAPH,
+    explain: bool = False,
 ) -> Path:
     """Describe the pairs of a split with each trained seed.
 
@@ -62,12 +64,15 @@ def run(
         scenes: Cache that `sagecc scenes` wrote for it; not looked at where the models take none.
         models: Folder that `sagecc train` wrote, `seed-<n>` each.
         output: Folder to write, as a whole: `seed-<n>.json` in COCO's results format (a list of `image_id`, `caption`,
-            `score`, and with several sentences per pair `n_best`), and provenance.json.
+            `score`, and with several sentences per pair `n_best`), provenance.json, and with `explain`
+            `seed-<n>.explanation.h5`.
         engine: Which device.
         regions: Cache that `sagecc regions` wrote; this and what follows is read where the models' fusion takes it.
         matches: Cache that `sagecc matches` wrote.
         semantics: Cache that `sagecc semantics` wrote.
         graph: Folder that `sagecc graph` wrote for the pairs that the models were trained on.
+        explain: Also write where each model looked for each word of its best sentences; see
+            `pipeline.training.explanations.SCHEMA`.
 
     Returns:
         `output`.
@@ -89,6 +94,7 @@ def run(
     from pipeline.training.evidence import EvidencePaths
     from pipeline.training.evidence_reading import read_evidence
     from pipeline.training.evidence_store import EvidenceStore
+    from pipeline.training.explanations import Explainer
     from pipeline.training.inputs import open_inputs
     from pipeline.training.places import PairStore, open_store
 
@@ -113,13 +119,16 @@ def run(
                 stores[trained.takes_images] = open_store(source, device)
             known = None
             if (taken := evidence[model]) is not None:
-                known = EvidenceStore(read_evidence(taken, [pair.id for pair in pairs]), device)
+                known = EvidenceStore(read_evidence(taken, [pair.id for pair in pairs], places=explain), device)
             batches = stored_batches(stores[trained.takes_images], settings.batch, known)
             by_mass = settings.change == "mass"
-            described = describe(trained, batches, settings, by_mass=by_mass)
+            watch = Explainer(trained) if explain else None
+            described = describe(trained, batches, settings, by_mass=by_mass, watch=watch)
             found = [sentences for batch in described for sentences in batch]
             results = [_result(pair, sentences) for pair, sentences in zip(pairs, found, strict=True)]
             write_json(folder / f"{model.name}.json", results)
+            if watch is not None:
+                watch.write(folder / f"{model.name}{EXPLANATION}", [pair.id for pair in pairs], inputs.data, settings)
             say(f"{model.name}: {len(results)} pairs of the {split} split described")
         provenance = {
             "dataset": inputs.data.card.name,
@@ -231,5 +240,6 @@ def _result(pair: Pair, sentences: list[Sentence]) -> dict[str, Any]:
 
 
 def _own_files(output: Path) -> set[str]:
-    seeds = {path.name for path in output.glob("seed-*.json") if re.fullmatch(r"seed-\d+\.json", path.name)}
+    endings = rf"seed-\d+(\.json|{re.escape(EXPLANATION)})"
+    seeds = {path.name for path in output.glob("seed-*") if re.fullmatch(endings, path.name)}
     return seeds | {PROVENANCE, ".gitignore"}

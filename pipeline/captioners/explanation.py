@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from pipeline.captioners.generation import EncodedPairs
 from pipeline.captioners.memory import Memory
-from pipeline.language.vocabulary import START
+from pipeline.language.vocabulary import PAD, START
 
 MemoryT = TypeVar("MemoryT", bound=EncodedPairs, contravariant=True)
 
@@ -23,9 +24,53 @@ class AttentiveCaptioner(Protocol[MemoryT]):
         ...
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a captioner looked at for the T words of one caption, the end token among them.
+
+    Attributes:
+        cells: (T, L, h, w) float32, the share of each decoder layer's cross-attention, averaged over its heads, that
+            falls on each cell of the image grid. With fusion: release a cell is two tokens, X and X'; both count.
+        change: M_map of the pair, (h, w) float32.
+        parts: By "motion", "semantics" and "nodes", as far as the captioner takes them, (T, L, N) float32: for each
+            region and node (in the order of `Evidence`; of semantic regions, those that `keep_best` keeps) its share
+            of the cross-attention with fusion: release, and with fusion: paper its weight in F_disc, F_sem or F_kg,
+            which is the same for all words and layers.
+    """
+
+    cells: Tensor
+    change: Tensor
+    parts: dict[str, Tensor]
+
+
+@torch.inference_mode()
+def looks(model: AttentiveCaptioner[Memory], memory: Memory, captions: Sequence[Sequence[int]]) -> list[Look]:
+    """Explain a caption of each of B pairs, by a second, teacher-forced pass.
+
+    Args:
+        model: A captioner in evaluation mode.
+        memory: The encoded pairs.
+        captions: The tokens of each one's caption, the end token last.
+    """
+    device, longest = memory.device, max(map(len, captions))
+    given = torch.full((len(captions), longest), PAD, device=device)
+    for row, tokens in enumerate(captions):
+        given[row, : len(tokens)] = torch.tensor([START, *tokens[:-1]], device=device)
+    looked = model.cross_attention(memory, given, torch.arange(len(captions), device=device)).mean(3)
+    grid = memory.change.shape[1:]
+    found = []
+    for row, tokens in enumerate(captions):
+        parts = by_section(looked[row, : len(tokens)], memory)
+        cells = parts.pop("image") + parts.pop("image attended", 0)
+        for name, shares in memory.shares.items():
+            parts[name] = shares[row].float().expand(*cells.shape[:2], -1)
+        found.append(Look(cells.unflatten(-1, grid), memory.change[row], parts))
+    return found
+
+
 @torch.inference_mode()
 def explain(model: AttentiveCaptioner[MemoryT], memory: MemoryT, tokens: Sequence[int], row: int = 0) -> Tensor:
-    """Return where the model looked for each word of a generated caption, by a second, teacher-forced pass.
+    """Return where each head of the model looked for each word of a generated caption.
 
     Args:
         model: A captioner in evaluation mode.

@@ -33,16 +33,22 @@ class GraphBranch(nn.Module):
         self.encoder = GraphEncoder(settings.graph_encoder, features, relations)
         self.encoder.requires_grad_(not self.frozen)
         self.width = self.encoder.width
-        self.readout = Readout(settings.graph_encoder, self.width) if readout else nn.Identity()
+        self.readout = Readout(settings.graph_encoder, self.width) if readout else None
 
-    def forward(self, graph: GraphTensors) -> Tensor:
-        """Return F_kg (width,) or the nodes' states H (V, width), float32 under autocast too."""
+    def forward(self, graph: GraphTensors) -> tuple[Tensor, Tensor | None]:
+        """Return F_kg (width,) and the weights of the nodes in it, (V,); or the nodes' states H (V, width) and None.
+
+        They are float32 under autocast too.
+        """
         if graph.features.dtype != torch.float32:
             graph = replace(graph, features=graph.features.float())
         # One small graph serves the whole batch: half precision would gain nothing.
         with torch.autocast(graph.features.device.type, enabled=False):
-            encoded: Tensor = self.readout(self.encoder(graph))
-        return encoded
+            states: Tensor = self.encoder(graph)
+            if self.readout is None:
+                return states, None
+            read: tuple[Tensor, Tensor] = self.readout(states)
+        return read
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; a frozen encoder stays in evaluation mode."""

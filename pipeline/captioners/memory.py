@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class Memory:
         mask: (B, S) boolean, False at tokens that pad; None where there are none such.
         sections: What the tokens are, in their order: names and numbers of tokens, the image's h·w first; empty
             where the tokens are the image's alone.
+        shares: With r, how much each of the regions and nodes counts in it, (B, N) by "motion", "semantics", "nodes".
     """
 
     tokens: Tensor
@@ -29,6 +31,7 @@ class Memory:
     condition: Tensor | None = None
     mask: Tensor | None = None
     sections: tuple[tuple[str, int], ...] = ()
+    shares: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -47,4 +50,5 @@ class Memory:
             condition=None if self.condition is None else self.condition[rows],
             mask=None if self.mask is None else self.mask[rows],
             sections=self.sections,
+            shares={name: weights[rows] for name, weights in self.shares.items()},
         )

@@ -54,20 +54,22 @@ class PaperFusion(nn.Module):
         self.condition = Condition(inputs, width, settings.condition)
 
     def forward(self, memory: Memory, evidence: Evidence) -> Memory:
-        """Return `memory` with r, (B, D), as its condition.
+        """Return `memory` with r, (B, D), as its condition, and with what counts how much in it.
 
         Args:
             memory: Scenes of B pairs.
             evidence: Of the same pairs, checked by `checked_evidence`.
         """
-        found: list[Tensor] = []
+        found: dict[str, tuple[Tensor, Tensor]] = {}
         if self.motion is not None and evidence.motion is not None:
-            found.append(self.motion(evidence.motion))
+            found["motion"] = self.motion(evidence.motion)
         if self.semantics is not None and evidence.semantics is not None:
-            found.append(self.semantics(keep_best(evidence.semantics, self.top_q)))
+            found["semantics"] = self.semantics(keep_best(evidence.semantics, self.top_q))
         if self.graph is not None and evidence.graph is not None:
-            found.append(self.graph(evidence.graph).expand(len(memory), -1))
-        return replace(memory, condition=self.condition(found))
+            read, weights = self.graph(evidence.graph)
+            found["nodes"] = read.expand(len(memory), -1), weights.expand(len(memory), -1)
+        condition = self.condition([vector for vector, _ in found.values()])
+        return replace(memory, condition=condition, shares={name: weights for name, (_, weights) in found.items()})
 
 
 class RegionVector(nn.Module):
@@ -94,16 +96,14 @@ class RegionVector(nn.Module):
         self.dates_apart = settings.dates_apart
         self.width = self.tokens.width * (2 if self.dates_apart else 1)
 
-    def forward(self, regions: Regions) -> Tensor:
-        """Pool the regions of B pairs to (B, width) float32."""
+    def forward(self, regions: Regions) -> tuple[Tensor, Tensor]:
+        """Pool the regions of B pairs to (B, width) float32, and tell their weights (B, N); see `SetPooling`."""
         tokens: Tensor = self.tokens(regions)
-        pooled: Tensor
-        if self.dates_apart and regions.dates is not None:
-            masks = [regions.mask & (regions.dates == date) for date in (0, 1)]
-            pooled = torch.cat([self.pooling(tokens, mask) for mask in masks], dim=-1)
-        else:
-            pooled = self.pooling(tokens, regions.mask)
-        return pooled
+        if not self.dates_apart or regions.dates is None:
+            pooled: tuple[Tensor, Tensor] = self.pooling(tokens, regions.mask)
+            return pooled
+        apart = [self.pooling(tokens, regions.mask & (regions.dates == date)) for date in (0, 1)]
+        return torch.cat([vector for vector, _ in apart], dim=-1), apart[0][1] + apart[1][1]
 
 
 class Condition(nn.Module):

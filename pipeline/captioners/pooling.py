@@ -26,7 +26,7 @@ class SetPooling(nn.Module):
         self.query = nn.Parameter(torch.zeros(width)) if kind == "attention" else None
         self.empty = nn.Parameter(torch.zeros(width)) if empty == "learned" else None
 
-    def forward(self, members: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, members: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Pool B sets.
 
         Args:
@@ -34,7 +34,7 @@ class SetPooling(nn.Module):
             mask: (B, N) boolean, True at members.
 
         Returns:
-            (B, w) float32.
+            (B, w) float32, and the members' weights (B, N), which sum to 1, or to 0 where there are no members.
         """
         members = members.float().masked_fill(~mask.unsqueeze(-1), 0.0)
         if self.query is None:
@@ -44,6 +44,6 @@ class SetPooling(nn.Module):
             # Not −∞: a set without members would get weights that are no numbers.
             weights = logits.masked_fill(~mask, torch.finfo(logits.dtype).min).softmax(1) * mask
         pooled = (weights.unsqueeze(-1) * members).sum(1)
-        if self.empty is None:
-            return pooled
-        return torch.where(mask.any(1, keepdim=True), pooled, self.empty)
+        if self.empty is not None:
+            pooled = torch.where(mask.any(1, keepdim=True), pooled, self.empty)
+        return pooled, weights

@@ -79,4 +79,5 @@ def keep_best(regions: Regions, count: int | None) -> Regions:
         dates=None if regions.dates is None else regions.dates[rows, places],
         centroids=None if regions.centroids is None else regions.centroids[rows, places],
         scores=regions.scores[rows, places],
+        rows=None if regions.rows is None else regions.rows[rows, places],
     )

@@ -24,6 +24,8 @@ class Regions:
         centroids: (B, N, 2) floating, K of equation (9) as shares of the image: x rightwards, y downwards, both in
             [0, 1]; None where not known.
         scores: (B, N) floating, the largest similarity to a prompt, max_k S of equation (12); None where not known.
+        rows: (B, N) int64, which of its image's regions each one is in the cache that it comes from; for explanations,
+            and else None.
 
     Raises:
         DataError: A field has another shape than `features` asks for, or a type it cannot have.
@@ -34,6 +36,7 @@ class Regions:
     dates: Tensor | None = None
     centroids: Tensor | None = None
     scores: Tensor | None = None
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.features.ndim != 3 or not self.features.is_floating_point():
@@ -41,8 +44,9 @@ class Regions:
         grid = self.features.shape[:2]
         if self.mask.shape != grid or self.mask.dtype != torch.bool:
             raise _misfit("mask", self.mask, f"{tuple(grid)} of booleans")
-        if self.dates is not None and (self.dates.shape != grid or self.dates.dtype != torch.int64):
-            raise _misfit("dates", self.dates, f"{tuple(grid)} of int64")
+        for name, tensor in (("dates", self.dates), ("rows", self.rows)):
+            if tensor is not None and (tensor.shape != grid or tensor.dtype != torch.int64):
+                raise _misfit(name, tensor, f"{tuple(grid)} of int64")
         for name, tensor, shape in (("centroids", self.centroids, (*grid, 2)), ("scores", self.scores, grid)):
             if tensor is not None and (tensor.shape != shape or not tensor.is_floating_point()):
                 raise _misfit(name, tensor, f"{tuple(shape)} of floats")
@@ -58,6 +62,7 @@ class Regions:
         dates: Sequence[Tensor] | None = None,
         centroids: Sequence[Tensor] | None = None,
         scores: Sequence[Tensor] | None = None,
+        rows: Sequence[Tensor] | None = None,
     ) -> Self:
         """Pad the regions of single pairs, n_i of them, to the longest.
 
@@ -66,13 +71,15 @@ class Regions:
             dates: For each pair (n_i,).
             centroids: For each pair (n_i, 2).
             scores: For each pair (n_i,).
+            rows: For each pair (n_i,).
 
         Raises:
             DataError: A field has another number of regions than `features`.
         """
-        counts = torch.tensor([len(rows) for rows in features])
-        for name, given in (("dates", dates), ("centroids", centroids), ("scores", scores)):
-            if given is not None and [len(rows) for rows in given] != counts.tolist():
+        counts = torch.tensor([len(found) for found in features])
+        others = {"dates": dates, "centroids": centroids, "scores": scores, "rows": rows}
+        for name, given in others.items():
+            if given is not None and [len(found) for found in given] != counts.tolist():
                 raise DataError(
                     f"`{name}` are not of as many regions as `features`",
                     where=f"regions.{name}",
@@ -80,15 +87,13 @@ class Regions:
                 )
         mask = torch.arange(int(counts.max())) < counts[:, None]
 
-        def pad(rows: Sequence[Tensor] | None) -> Tensor | None:
-            return None if rows is None else pad_sequence(list(rows), batch_first=True)
+        def pad(given: Sequence[Tensor] | None) -> Tensor | None:
+            return None if given is None else pad_sequence(list(given), batch_first=True)
 
         return cls(
             pad_sequence(list(features), batch_first=True),
             mask.to(features[0].device),
-            dates=pad(dates),
-            centroids=pad(centroids),
-            scores=pad(scores),
+            **{name: pad(given) for name, given in others.items()},
         )
 
     def select(self, rows: Tensor) -> Regions:

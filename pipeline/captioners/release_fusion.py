@@ -80,7 +80,8 @@ class ReleaseFusion(nn.Module):
             best = keep_best(evidence.semantics, self.top_q)
             found.append(("semantics", self.semantics(best), best.mask))
         if self.graph is not None and evidence.graph is not None:
-            nodes: Tensor = self.nodes(self.graph(evidence.graph)).expand(pairs, -1, -1)
+            states, _ = self.graph(evidence.graph)
+            nodes: Tensor = self.nodes(states).expand(pairs, -1, -1)
             found.append(("nodes", nodes, torch.ones(nodes.shape[:2], dtype=torch.bool, device=nodes.device)))
         return found
 

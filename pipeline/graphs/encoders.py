@@ -66,12 +66,12 @@ class Readout(nn.Module):
             else None
         )
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Map states (N, width) to F_kg (width,)."""
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Map states (N, width) to F_kg (width,), and tell the nodes' weights (N,), which sum to 1."""
         if self.score is None:
-            return states.mean(0)
+            return states.mean(0), states.new_full((len(states),), 1 / len(states))
         weights: Tensor = self.score(states).softmax(0)
-        return (weights * states).sum(0)
+        return (weights * states).sum(0), weights.squeeze(1)
 
 
 def _layer(settings: GraphEncoderSettings, before: int, after: int, types: int) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.captioners.evidence import Evidence
 from pipeline.captioners.generation import Hypothesis
+from pipeline.captioners.memory import Memory
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.errors import CacheError
 from pipeline.training.change_decision import agreeing, no_change_mass, no_change_tokens
@@ -38,12 +39,16 @@ class Sentence:
     hypothesis: Hypothesis
 
 
+Watch = Callable[[Memory, Evidence | None, list[list[Sentence]]], None]
+
+
 def describe(
     trained: Trained,
     batches: Iterable[tuple[Tensor, Evidence | None]],
     settings: GenerationSettings,
     *,
     by_mass: bool = False,
+    watch: Watch | None = None,
 ) -> Iterator[list[list[Sentence]]]:
     """Describe pairs batch by batch.
 
@@ -53,6 +58,7 @@ def describe(
         settings: How to search.
         by_mass: Let the probability of all no-change sentences together decide whether a change is told: of the
             sentences that the beams end with, those that agree with it come first.
+        watch: Called with each batch's encoded pairs, evidence and sentences.
 
     Yields:
         For each batch, for each pair, its sentences, best first.
@@ -75,6 +81,8 @@ def describe(
                     agreeing([sentence.text for sentence in pair], pair, told)[: settings.n_best]
                     for pair, told in zip(sentences, changed, strict=True)
                 ]
+            if watch is not None:
+                watch(memory, evidence, sentences)
             yield sentences
 
 

@@ -21,8 +21,13 @@ from pipeline.training.places import not_finite
 from pipeline.vision.matching.cache import read_matches, stage_assignment
 
 
-def read_evidence(caches: EvidenceCaches, ids: Sequence[str]) -> Evidence:
+def read_evidence(caches: EvidenceCaches, ids: Sequence[str], *, places: bool = False) -> Evidence:
     """Read the evidence of the pairs `ids` into tensors on the CPU, features in the type they are stored in.
+
+    Args:
+        caches: The open caches.
+        ids: Which pairs.
+        places: Whether regions tell their rows (`Regions.rows`), for explanations.
 
     Raises:
         CacheError: A pair was left out of a cache, or a value of it is no number or lies outside of the image; pair and
@@ -30,13 +35,13 @@ def read_evidence(caches: EvidenceCaches, ids: Sequence[str]) -> Evidence:
     """
     regions, semantics = caches.caches.get("regions"), caches.caches.get("semantics")
     return Evidence(
-        motion=None if regions is None else _motion(regions, caches.caches["matches"], caches.settings, ids),
-        semantics=None if semantics is None else _semantics(semantics, ids),
+        motion=None if regions is None else _motion(regions, caches.caches["matches"], caches.settings, ids, places),
+        semantics=None if semantics is None else _semantics(semantics, ids, places),
         graph=None if caches.graph is None else caches.graph.tensors,
     )
 
 
-def _motion(regions: Cache, matches: Cache, settings: EvidenceSettings, ids: Sequence[str]) -> Regions:
+def _motion(regions: Cache, matches: Cache, settings: EvidenceSettings, ids: Sequence[str], places: bool) -> Regions:
     """Regions without a counterpart at the other date, those before first."""
     units, pairs = _units(regions, ids), _units(matches, ids)
     descriptors, counts = regions.rows("descriptors", units)
@@ -59,20 +64,23 @@ def _motion(regions: Cache, matches: Cache, settings: EvidenceSettings, ids: Seq
     shares: NDArray[np.float32] = (centroids[rows] / sizes[owners, ::-1]).astype(np.float32)
     table.check("centroids", shares)
     table.refuse(np.any((shares < 0) | (shares > 1), axis=1), "centroids", "lie outside of the image")
-    return table.regions(descriptors[rows], centroids=shares)
+    return table.regions(descriptors[rows], centroids=shares, rows=rows - starts[owners] if places else None)
 
 
-def _semantics(semantics: Cache, ids: Sequence[str]) -> Regions:
+def _semantics(semantics: Cache, ids: Sequence[str], places: bool) -> Regions:
     """Regions that the stage selected, in its order, with their largest similarity to a prompt."""
     units = _units(semantics, ids)
     selected, counts = semantics.rows("selected", units)
     rows = np.flatnonzero(selected)
-    table = _Table(semantics, ids, np.repeat(np.arange(len(units)), counts)[rows])
+    owners = np.repeat(np.arange(len(units)), counts)[rows]
+    starts = np.cumsum(counts) - counts
+    table = _Table(semantics, ids, owners)
     embeddings = semantics.rows("embeddings", units)[0][rows]
     similarity = semantics.rows("similarity", units)[0][rows]
     table.check("embeddings", embeddings)
     table.check("similarity", similarity)
-    return table.regions(embeddings, scores=similarity.max(1).astype(np.float32))
+    scores = similarity.max(1).astype(np.float32)
+    return table.regions(embeddings, scores=scores, rows=rows - starts[owners] if places else None)
 
 
 def _units(cache: Cache, ids: Sequence[str]) -> NDArray[np.int64]:
@@ -129,6 +137,7 @@ class _Table:
         *,
         centroids: NDArray[np.float32] | None = None,
         scores: NDArray[np.float32] | None = None,
+        rows: NDArray[np.int64] | None = None,
     ) -> Regions:
         """Pad the rows to regions of pairs."""
         counts = np.bincount(self.owners // 2, minlength=len(self.ids)).tolist()
@@ -141,4 +150,5 @@ class _Table:
             dates=split(self.owners % 2),
             centroids=None if centroids is None else split(centroids),
             scores=None if scores is None else split(scores),
+            rows=None if rows is None else split(rows),
         )

@@ -47,6 +47,7 @@ def make_regions(counts: tuple[int, ...], width: int, seed: int) -> Regions:
         dates=[torch.randint(2, (count,), generator=generator) for count in counts],
         centroids=[torch.rand(count, 2, generator=generator) for count in counts],
         scores=[torch.rand(count, generator=generator) for count in counts],
+        rows=[torch.randperm(count, generator=generator) for count in counts],
     )
 
 
@@ -82,6 +83,7 @@ def padded_further(regions: Regions, more: int) -> Regions:
         dates=behind(regions.dates, 9),
         centroids=behind(regions.centroids, torch.nan),
         scores=behind(regions.scores, torch.nan),
+        rows=behind(regions.rows, -7),
     )
 
 

@@ -65,7 +65,7 @@ def test_r_is_equation_17(scenes, choice):
     fusion, evidence = model.fusion, make_evidence()
     with torch.no_grad():
         memory = model.encode(scenes, evidence)
-        F_kg = None if fusion.graph is None else plain.array(fusion.graph(evidence.graph))
+        F_kg = None if fusion.graph is None else plain.array(fusion.graph(evidence.graph)[0])
     assert memory.condition.shape == (3, 8)
     assert memory.mask is None
     for pair in range(3):

@@ -29,9 +29,10 @@ def members() -> tuple[torch.Tensor, torch.Tensor]:
 def test_pooling_is_its_formula(kind, empty):
     module = pooling(kind, empty)
     x, mask = members()
-    pooled = module(x, mask)
+    pooled, shares = module(x, mask)
     for row in range(4):
         there = [plain.array(x[row, i]) for i in range(3) if mask[row, i]]
+        weights = np.full(len(there), 1 / max(len(there), 1))
         if not there:
             expected = np.zeros(4) if empty == "zero" else plain.array(module.empty)
         elif kind == "mean":
@@ -40,6 +41,8 @@ def test_pooling_is_its_formula(kind, empty):
             weights = plain.softmax(np.array([plain.array(module.query) @ member / 2 for member in there]))
             expected = sum(weight * member for weight, member in zip(weights, there, strict=True))
         np.testing.assert_allclose(plain.array(pooled[row]), expected, atol=1e-6)
+        np.testing.assert_allclose(plain.array(shares[row][mask[row]]), weights, atol=1e-6)
+        assert not shares[row][~mask[row]].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -48,7 +51,7 @@ def test_padding_may_hold_anything(kind):
     x, mask = members()
     garbage = x.masked_fill(~mask.unsqueeze(-1), torch.nan).requires_grad_()
     torch.testing.assert_close(module(garbage, mask), module(x, mask))
-    module(garbage, mask).sum().backward()
+    module(garbage, mask)[0].sum().backward()
     assert garbage.grad.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
 
@@ -56,8 +59,9 @@ def test_padding_may_hold_anything(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_sets_of_nothing(kind):
     module = pooling(kind)
-    pooled = module(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool))
+    pooled, shares = module(torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool))
     torch.testing.assert_close(pooled, module.empty.expand(2, 4))
+    assert shares.shape == (2, 0)
 
 
 def test_attention_starts_as_the_mean():
@@ -67,4 +71,4 @@ def test_attention_starts_as_the_mean():
 
 def test_half_precision_members_are_pooled_in_full():
     x, mask = members()
-    assert pooling("attention")(x.bfloat16(), mask).dtype == torch.float32
+    assert pooling("attention")(x.bfloat16(), mask)[0].dtype == torch.float32

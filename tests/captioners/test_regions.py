@@ -26,7 +26,7 @@ def test_no_regions_at_all():
     regions.check_values("motion")
 
 
-@pytest.mark.parametrize("field", ["dates", "centroids", "scores"])
+@pytest.mark.parametrize("field", ["dates", "centroids", "scores", "rows"])
 def test_fields_of_other_regions_are_refused(field):
     features = [torch.zeros(2, 3), torch.zeros(4, 3)]
     with pytest.raises(DataError, match=f"`{field}` are not of as many regions"):
@@ -39,7 +39,7 @@ def test_select_takes_all_fields_along():
     regions = make_regions((2, 0, 4), 3, seed=0)
     rows = torch.tensor([2, 0, 2])
     chosen = regions.select(rows)
-    for name in ("features", "mask", "dates", "centroids", "scores"):
+    for name in ("features", "mask", "dates", "centroids", "scores", "rows"):
         assert torch.equal(getattr(chosen, name), getattr(regions, name)[rows])
     assert len(chosen) == 3
     assert torch.equal(chosen.to(torch.device("cpu")).features, chosen.features)
@@ -55,6 +55,7 @@ def test_select_takes_all_fields_along():
         ({"dates": torch.zeros(2, 3)}, "dates.*of int64, not"),
         ({"centroids": torch.zeros(2, 3)}, "centroids.*.2, 3, 2. of floats"),
         ({"scores": torch.zeros(2, 1)}, "scores.*.2, 3. of floats"),
+        ({"rows": torch.zeros(2, 3)}, "rows.*of int64, not"),
     ],
 )
 def test_fields_that_do_not_belong_together_are_refused(changes, message):

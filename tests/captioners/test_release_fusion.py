@@ -45,7 +45,7 @@ def plain_tokens(fusion, evidence, pair):
             found.append(x if module.dates is None else x + plain.array(module.dates)[int(regions.dates[pair, i])])
     if fusion.graph is not None:
         with torch.no_grad():
-            found.extend(plain.linear(plain.array(fusion.graph(evidence.graph)), fusion.nodes))
+            found.extend(plain.linear(plain.array(fusion.graph(evidence.graph)[0]), fusion.nodes))
     return np.stack(found) if found else np.zeros((0, 12))
 
 

@@ -104,12 +104,15 @@ def test_messages_flow_back_only_where_asked() -> None:
 
 def test_readouts() -> None:
     states = torch.randn(5, 4)
-    assert torch.allclose(Readout(GraphEncoderSettings(), 4)(states), states.mean(0))
+    mean, shares = Readout(GraphEncoderSettings(), 4)(states)
+    assert torch.allclose(mean, states.mean(0)) and torch.allclose(shares, torch.full((5,), 0.2))
     attention = Readout(GraphEncoderSettings(readout="attention"), 4)
     assert attention.score is not None
     weights = attention.score(states).softmax(0)
-    assert torch.allclose(attention(states), sum(weights[i] * states[i] for i in range(5)))
-    assert torch.allclose(attention(states[:1]), states[0])
+    read, shares = attention(states)
+    assert torch.allclose(read, sum(weights[i] * states[i] for i in range(5)))
+    assert torch.allclose(shares, weights.squeeze(1))
+    assert torch.allclose(attention(states[:1])[0], states[0])
 
 
 @pytest.mark.parametrize(
