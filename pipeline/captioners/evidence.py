@@ -78,6 +78,14 @@ class Evidence:
             graph=self.graph,
         )
 
+    def thinned(self, share: float) -> Evidence:
+        """Return the same without `share` of the regions; see `Regions.thinned`."""
+        return Evidence(
+            motion=None if self.motion is None else self.motion.thinned(share),
+            semantics=None if self.semantics is None else self.semantics.thinned(share),
+            graph=self.graph,
+        )
+
     def to(self, device: torch.device) -> Evidence:
         """Return the same on `device`.
 

@@ -39,6 +39,13 @@ class EvidenceSettings(Section):
     date_embedding: bool = Field(
         True, description="a learned vector per date is added to every region (paper silent; release: false)"
     )
+    drop: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the regions that is left out of each training step, drawn anew for every pair: what a "
+        "detector misses, the captioner then learns to do without (paper and release: 0)",
+    )
     graph_encoder: GraphEncoderSettings = Field(
         default_factory=GraphEncoderSettings, description="graph encoder, equation (15), and its readout, (16)"
     )

@@ -104,6 +104,10 @@ class Regions:
         """Return the same on `device`."""
         return self.map(lambda tensor: tensor.to(device))
 
+    def thinned(self, share: float) -> Regions:
+        """Return the same without `share` of the regions, drawn by torch's global generator on their device."""
+        return replace(self, mask=self.mask & (torch.rand(self.mask.shape, device=self.mask.device) >= share))
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Regions:
         """Return the same with `change` made to every tensor (B, N, …)."""
         return replace(self, **{name: change(tensor) for name, tensor in self._tensors().items()})

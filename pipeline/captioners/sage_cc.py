@@ -72,7 +72,10 @@ class SageCC(nn.Module):
         memory: Memory = self.scene(scenes)
         if self.fusion is None:
             return memory
-        fused: Memory = self.fusion(memory, checked_evidence(self.settings, self.widths, evidence, len(memory)))
+        checked = checked_evidence(self.settings, self.widths, evidence, len(memory))
+        if self.training and self.settings.evidence.drop:
+            checked = checked.thinned(self.settings.evidence.drop)
+        fused: Memory = self.fusion(memory, checked)
         return fused
 
     def load_graph_encoder(self, weights: Mapping[str, Tensor]) -> None:

@@ -61,8 +61,8 @@ SCHEMA = Schema(
         Field("nodes", "float16", shape=(-1, -1), offsets="words", description=f"layers, nodes of the graph: {_SHARE}"),
     ),
 )
-"""What `seed-<n>.explanation.h5` holds. Of which category a region is, semantics.h5 tells in the same row; what a node is
-called, graph.json."""
+"""What `seed-<n>.explanation.h5` holds. A region's category is in the same row of semantics.h5, a node's name in
+graph.json."""
 
 
 def arrays(look: Look, words: Sequence[int], evidence: Evidence | None, row: int, top_q: int | None) -> dict[str, Any]:

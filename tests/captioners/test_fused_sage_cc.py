@@ -273,3 +273,22 @@ def test_a_gpu_finds_the_same_captions(scenes, fusion, changes):
         found = generate(moved, moved.encode(scenes.to(device), evidence.to(device)), settings)
     for ours, theirs in zip(found, expected, strict=True):
         same(ours, theirs, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("fusion", ["paper", "release"])
+def test_regions_are_dropped_in_training_only(scenes, fusion):
+    model, plain = (make_fused(fusion, evidence={"drop": drop}) for drop in (0.5, 0.0))
+    evidence = make_evidence()
+    assert torch.equal(model.encode(scenes, evidence).tokens, plain.encode(scenes, evidence).tokens)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+
+    def encoded(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        memory = model.encode(scenes, evidence)
+        return memory.tokens if memory.condition is None else memory.condition
+
+    assert torch.equal(encoded(1), encoded(1))
+    assert not torch.equal(encoded(1), encoded(2))

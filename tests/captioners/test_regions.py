@@ -86,3 +86,13 @@ def test_values_that_cannot_be_are_named(field, value, message):
 
 def test_padding_may_hold_anything():
     padded_further(make_regions((2, 0, 4), 3, seed=0), 2).check_values("motion")
+
+
+def test_thinning_leaves_out_about_the_share_and_nothing_else():
+    regions = make_regions((40, 0, 60), 3, seed=0)
+    torch.manual_seed(0)
+    thin = regions.thinned(0.25)
+    assert 55 < int(thin.mask.sum()) < 95
+    assert not (thin.mask & ~regions.mask).any()
+    assert torch.equal(thin.features, regions.features)
+    assert torch.equal(regions.thinned(0.0).mask, regions.mask)

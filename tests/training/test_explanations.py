@@ -47,14 +47,8 @@ def explained(prepared: Path, scenes: Path, engine: EngineSettings, where):
 
 def rows(cache: Cache, pair: int) -> dict[str, np.ndarray]:
     """What the file holds of a pair, shares as (words, regions, layers)."""
-    found = {}
-    for field in SCHEMA.fields:
-        values = cache.memory_map(field.name)
-        if field.offsets is None:
-            found[field.name] = values[pair]
-            continue
-        start, end = cache.offsets(field.offsets)[pair : pair + 2]
-        found[field.name] = values[start:end]
+    found = {field.name: cache.rows(field.name, np.array([pair]))[0] for field in SCHEMA.fields}
+    found["change"] = found["change"][0]
     for name in ("motion", "semantics"):
         count, layers = len(found[f"{name}_row"]), found["cells"].shape[1]
         found[f"{name}_share"] = found[f"{name}_share"].reshape(len(found["word"]), count, layers)
