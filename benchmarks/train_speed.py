@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,26 +27,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks._training import BATCH, SHAPE, SIDE, VOCABULARY, Side, captions, features, trainer
 from benchmarks.harness import Figures, interleaved
 from pipeline.captioners.settings import CaptionerSettings
 from pipeline.datasets.images import read_rgb
-from pipeline.training.captions import CaptionTable
 from pipeline.training.determinism import deterministic
 from pipeline.training.feed import Batch, Feed
-from pipeline.training.model import build_model
-from pipeline.training.places import PairSource, open_store
-from pipeline.training.schedule import Step, plan_epoch
+from pipeline.training.model import PairCaptioner, build_model
+from pipeline.training.places import open_store
+from pipeline.training.schedule import Step
 from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
 
 BARS = {"vs_images": 20.0, "data_wait_share": 0.02}
-
-_SHAPE = (2048, 8, 8)  # of ResNet-101 at 256 pixels
-_SIDE = 256
-_VOCABULARY = 500  # words, about LEVIR-CC's
-_CAPTIONS = 5  # per pair, as in LEVIR-CC
-_WORDS = (5, 16)  # per caption, start and end counted
-_BATCH = 32  # the default of the stage `train`
 
 
 @dataclass(frozen=True)
@@ -85,28 +77,28 @@ class _Work:
 
 def run(*, quick: bool = False) -> Figures:
     """Measure; quick takes fewer rounds, and on a CPU shorter steps on the image side."""
-    small = _Work(2 * _BATCH, 8, 2, 1, 8, 3) if quick else _Work(4 * _BATCH, _BATCH, 4, 1, _BATCH, 5)
+    small = _Work(2 * BATCH, 8, 2, 1, 8, 3) if quick else _Work(4 * BATCH, BATCH, 4, 1, BATCH, 5)
     figures = _measure(torch.device("cpu"), {"": _SMALL, "_default": _DEFAULT}, small)
     if torch.cuda.is_available():
-        large = _Work(1024, 256, 64, 4, _BATCH, 3 if quick else 7)
+        large = _Work(1024, 256, 64, 4, BATCH, 3 if quick else 7)
         figures |= _measure(torch.device("cuda"), {"_gpu": _DEFAULT}, large)
     return figures
 
 
 def _measure(device: torch.device, trainings: dict[str, _Training], work: _Work) -> Figures:
     with tempfile.TemporaryDirectory() as folder, deterministic(device):
-        feed = Feed(open_store(_features(Path(folder), work.pairs), device), _captions(work.pairs))
+        feed = Feed(open_store(features(Path(folder), work.pairs), device), captions(work.pairs))
         files = _write_images(Path(folder), work.files)
         backbone = _backbone(device)
-        sides: dict[str, _Side] = {}
+        sides: dict[str, Side] = {}
         for name, training in trainings.items():
-            one, train = training.one_caption, _trainer(training.captioner, device)
-            sides[f"cache{name}"] = _Side(feed, work.cache_steps, _BATCH, one, train, feed.batches)
+            one, train = training.one_caption, trainer(_model(training.captioner, device))
+            sides[f"cache{name}"] = Side(feed, work.cache_steps, BATCH, one, train, feed.batches)
 
             def from_images(steps: Sequence[Step]) -> Iterator[Batch]:
                 return _image_batches(steps, files, backbone, feed, device)
 
-            sides[f"images{name}"] = _Side(feed, work.image_steps, work.image_batch, one, train, from_images)
+            sides[f"images{name}"] = Side(feed, work.image_steps, work.image_batch, one, train, from_images)
         measured = interleaved(sides, work.rounds)
     figures: Figures = {}
     for name in trainings:
@@ -119,52 +111,8 @@ def _measure(device: torch.device, trainings: dict[str, _Training], work: _Work)
     return figures
 
 
-@dataclass
-class _Side:
-    """One way to train; called, it trains for some steps and returns pairs per second."""
-
-    feed: Feed
-    steps: int
-    batch: int
-    one_caption: bool
-    train: Callable[[Batch], None]
-    batches: Callable[[Sequence[Step]], Iterator[Batch]]
-    epoch: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def __call__(self) -> float:
-        plan: list[Step] = []
-        while len(plan) < self.steps:
-            plan += plan_epoch(
-                self.feed.captions, batch=self.batch, one_caption=self.one_caption, seed=0, epoch=self.epoch
-            )
-            self.epoch += 1
-        plan = plan[: self.steps]
-        waited, start = self.feed.waited, time.perf_counter()
-        for batch in self.batches(plan):
-            self.train(batch)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-        self.waited += self.feed.waited - waited
-        self.seconds += seconds
-        return sum(len(step.pairs) for step in plan) / seconds
-
-
-def _trainer(captioner: CaptionerSettings, device: torch.device) -> Callable[[Batch], None]:
-    """Return one step of training of a new captioner."""
-    model = build_model(captioner, _VOCABULARY, _SHAPE, seed=0, bf16=device.type == "cuda").to(device).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-
-    def step(batch: Batch) -> None:
-        loss = model(batch.inputs, batch.tokens, batch.owners)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-
-    return step
+def _model(captioner: CaptionerSettings, device: torch.device) -> PairCaptioner:
+    return build_model(captioner, VOCABULARY, SHAPE, seed=0, bf16=device.type == "cuda").to(device).train()
 
 
 def _image_batches(
@@ -184,7 +132,7 @@ def _image_batches(
             with _frozen(device):
                 inputs = torch.from_numpy(images).to(device).flatten(0, 1).permute(0, 3, 1, 2)
                 features: Tensor = backbone(normalise(inputs, settings).contiguous(memory_format=torch.channels_last))
-            yield feed.assemble(step, features.view(len(step.pairs), 2, *_SHAPE))
+            yield feed.assemble(step, features.view(len(step.pairs), 2, *SHAPE))
 
 
 @contextmanager
@@ -208,25 +156,6 @@ def _backbone(device: torch.device) -> SceneBackbone:
     return channels_last
 
 
-def _captions(pairs: int) -> CaptionTable:
-    random = np.random.default_rng(0)
-    lengths = random.integers(*_WORDS, endpoint=True, size=_CAPTIONS * pairs)
-    tokens = random.integers(4, _VOCABULARY, size=(len(lengths), _WORDS[1]), dtype=np.int32)
-    tokens[np.arange(_WORDS[1]) >= lengths[:, None]] = 0
-    return CaptionTable(tokens, lengths.astype(np.int64), np.arange(0, len(lengths) + 1, _CAPTIONS, dtype=np.int64))
-
-
-def _features(folder: Path, pairs: int) -> PairSource:
-    path = folder / "features.npy"
-    random = np.random.default_rng(1)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(pairs, 2, *_SHAPE))
-    for row in array:
-        row[:] = random.standard_normal(row.shape, dtype=np.float32).clip(0)
-    array.flush()
-    rows = np.arange(pairs, dtype=np.int64)
-    return PairSource(np.load(path, mmap_mode="r"), rows, [str(row) for row in rows], "features")
-
-
 def _write_images(folder: Path, pairs: int) -> list[tuple[Path, Path]]:
     """Write pairs of PNG files that compress as aerial images do: smooth ground with some noise."""
     from PIL import Image
@@ -237,7 +166,7 @@ def _write_images(folder: Path, pairs: int) -> list[tuple[Path, Path]]:
         names = (folder / f"{pair}-before.png", folder / f"{pair}-after.png")
         for name in names:
             coarse = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-            ground = np.asarray(coarse.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), dtype=np.int16)
+            ground = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.int16)
             pixels = (ground + random.integers(-12, 13, ground.shape)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(name)
         files.append(names)

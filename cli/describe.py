@@ -41,7 +41,7 @@ def describe(
         after,
         folder,
         engine=settings.engine,
-        by_mass=search.change == "mass",
+        mass=search.change_threshold if search.change == "mass" else None,
         graph=graph,
     )
     for remark in found.remarks:

@@ -36,6 +36,13 @@ class CaptionSettings(GenerationSettings):
         "no-change sentences of the data set together, which are few and fixed where those of change are many; of the "
         "sentences that the beams end with, the best that agrees is taken",
     )
+    change_threshold: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="with change: mass, a change is told of a pair whose no-change sentences have less probability "
+        "together; lower denies more",
+    )
     batch: int = Field(64, ge=1, le=65_536, description="pairs described at once")
     allow_other_dataset: bool = Field(
         False, description="let a model describe a data set other than that whose vocabulary it was trained with"
@@ -121,9 +128,9 @@ def run(
             if (taken := evidence[model]) is not None:
                 known = EvidenceStore(read_evidence(taken, [pair.id for pair in pairs], places=explain), device)
             batches = stored_batches(stores[trained.takes_images], settings.batch, known)
-            by_mass = settings.change == "mass"
+            mass = settings.change_threshold if settings.change == "mass" else None
             watch = Explainer(trained) if explain else None
-            described = describe(trained, batches, settings, by_mass=by_mass, watch=watch)
+            described = describe(trained, batches, settings, mass=mass, watch=watch)
             found = [sentences for batch in described for sentences in batch]
             results = [_result(pair, sentences) for pair, sentences in zip(pairs, found, strict=True)]
             write_json(folder / f"{model.name}.json", results)

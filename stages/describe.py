@@ -40,7 +40,7 @@ def run(
     model: Path,
     *,
     engine: EngineSettings,
-    by_mass: bool = False,
+    mass: float | None = None,
     graph: Path = paths.GRAPH,
 ) -> Description:
     """Describe what changed between two images of one place.
@@ -51,7 +51,7 @@ def run(
         after: The later image, of the same size.
         model: A trained model, `artifacts/models/<name>/seed-<n>`.
         engine: Which device.
-        by_mass: `caption.change: mass`; see `pipeline.training.describing.describe`.
+        mass: `caption.change_threshold` with `caption.change: mass`; see `pipeline.training.describing.describe`.
         graph: Folder of the caption graph that the model was trained with; not looked at where it takes none.
 
     Raises:
@@ -59,7 +59,7 @@ def run(
         CheckpointError: The model, or other weights that it was trained with, are missing or others; or its evidence
             cannot be made of two images alone.
         CacheError: Weights or graph are not those of the training.
-        SettingsError: `by_mass`, and the no-change sentences of the model's data set are not known.
+        SettingsError: `mass`, and the no-change sentences of the model's data set are not known.
     """
     import numpy as np
 
@@ -79,7 +79,7 @@ def run(
     evidence = None
     if captioner.fusion != "none":
         evidence = pair_evidence(card, captioner, images, model=model, graph=graph, engine=engine)
-    found = caption_features(model, features[None], settings, device=device, evidence=evidence, by_mass=by_mass)[0]
+    found = caption_features(model, features[None], settings, device=device, evidence=evidence, mass=mass)[0]
     return Description(
         sentences=[sentence.text for sentence in found],
         scores=[sentence.hypothesis.score for sentence in found],

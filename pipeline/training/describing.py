@@ -23,8 +23,6 @@ from pipeline.training.determinism import deterministic
 from pipeline.training.evidence_store import EvidenceStore
 from pipeline.training.places import PairStore, not_finite
 
-_HALF = 0.5
-
 
 @dataclass(frozen=True)
 class Sentence:
@@ -47,7 +45,7 @@ def describe(
     batches: Iterable[tuple[Tensor, Evidence | None]],
     settings: GenerationSettings,
     *,
-    by_mass: bool = False,
+    mass: float | None = None,
     watch: Watch | None = None,
 ) -> Iterator[list[list[Sentence]]]:
     """Describe pairs batch by batch.
@@ -56,27 +54,27 @@ def describe(
         trained: A model in evaluation mode.
         batches: Its inputs, (B, 2, …) each, and their evidence where it takes any, on its device.
         settings: How to search.
-        by_mass: Let the probability of all no-change sentences together decide whether a change is told: of the
-            sentences that the beams end with, those that agree with it come first.
+        mass: Let the probability of all no-change sentences together decide: a change is told where it is below this.
+            Of the sentences that the beams end with, those that agree come first. None: the likeliest sentence decides.
         watch: Called with each batch's encoded pairs, evidence and sentences.
 
     Yields:
         For each batch, for each pair, its sentences, best first.
 
     Raises:
-        SettingsError: `by_mass`, and the no-change sentences of the model's data set are not known.
+        SettingsError: `mass`, and the no-change sentences of the model's data set are not known.
     """
     device = next(trained.model.parameters()).device
-    denials = no_change_tokens(trained.card.dataset, trained.vocabulary) if by_mass else []
-    search = settings.model_copy(update={"n_best": settings.beams}) if by_mass else settings
+    denials = [] if mass is None else no_change_tokens(trained.card.dataset, trained.vocabulary)
+    search = settings if mass is None else settings.model_copy(update={"n_best": settings.beams})
     with torch.inference_mode(), deterministic(device):
         for inputs, evidence in batches:
             memory = trained.model.encode(inputs, evidence)
             found = trained.model.generate(memory, search)
             sentences = [[Sentence(trained.vocabulary.decode(h.tokens), h) for h in pair] for pair in found]
-            if by_mass:
+            if mass is not None:
                 smoothing = float(trained.card.train["label_smoothing"])
-                changed = (no_change_mass(trained.model, memory, denials, smoothing) < _HALF).tolist()
+                changed = (no_change_mass(trained.model, memory, denials, smoothing) < mass).tolist()
                 sentences = [
                     agreeing([sentence.text for sentence in pair], pair, told)[: settings.n_best]
                     for pair, told in zip(sentences, changed, strict=True)
@@ -102,7 +100,7 @@ def caption_features(
     *,
     device: torch.device | None = None,
     evidence: Evidence | None = None,
-    by_mass: bool = False,
+    mass: float | None = None,
 ) -> list[list[Sentence]]:
     """Describe pairs that are at hand as arrays.
 
@@ -113,7 +111,7 @@ def caption_features(
         settings: How to search; None takes the defaults.
         device: Where to compute; None takes the CPU.
         evidence: Of the B pairs, on the CPU, for a model with a fusion.
-        by_mass: See `describe`.
+        mass: See `describe`.
 
     Returns:
         For each pair its sentences, best first.
@@ -131,4 +129,4 @@ def caption_features(
     trained = load_model(folder, device)
     inputs = torch.from_numpy(np.ascontiguousarray(features)).to(device)
     known = None if evidence is None else evidence.to(device)
-    return next(describe(trained, [(inputs, known)], settings or GenerationSettings(), by_mass=by_mass))
+    return next(describe(trained, [(inputs, known)], settings or GenerationSettings(), mass=mass))

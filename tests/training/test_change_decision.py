@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.captioners.generation import generate
+from pipeline.captioners.generation import Hypothesis, generate
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.errors import SettingsError
 from pipeline.language.settings import VocabularySettings
 from pipeline.language.vocabulary import END, START, build_vocabulary
 from pipeline.training.change_decision import agreeing, no_change_mass, no_change_tokens
-from pipeline.training.model import build_model
+from pipeline.training.checkpoints import ModelCard, Trained
+from pipeline.training.describing import describe
+from pipeline.training.model import PairCaptioner, build_model
 from tests.training import world
 
 
@@ -74,3 +77,24 @@ def test_sentences_that_agree_come_first_in_their_order() -> None:
     assert agreeing(texts, [0, 1, 2, 3], True) == [1, 3, 0, 2]
     assert agreeing(texts, [0, 1, 2, 3], False) == [0, 2, 1, 3]
     assert agreeing(texts[:1], [0], True) == [0]
+
+
+def test_the_threshold_decides_which_sentences_come_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    texts = ["there is no difference", "a house is built"]
+    vocabulary = build_vocabulary(texts, VocabularySettings(min_count=1), "levir-cc")
+    model = build_model(world.TINY, vocabulary.size, world.SHAPE, seed=3).eval()
+    unused = {"seed": 3, "key": "", "pairs_sha256": "", "vocabulary_sha256": "", "weights_sha256": ""}
+    card = ModelCard(dataset="levir-cc", train={"label_smoothing": 0.0}, **unused)
+    said = [Hypothesis(tuple(vocabulary.encode(text)[1:]), -1.0, -1.0) for text in texts]
+    monkeypatch.setattr(PairCaptioner, "generate", lambda self, memory, settings: [said] * len(memory))
+    inputs = torch.randn(1, 2, *world.SHAPE)
+    [mass] = no_change_mass(model, model.encode(inputs), no_change_tokens("levir-cc", vocabulary)).tolist()
+
+    def first(threshold: float | None) -> str:
+        trained = Trained(model, vocabulary, card, tmp_path)
+        [[sentences]] = describe(trained, [(inputs, None)], GenerationSettings(), mass=threshold)
+        return sentences[0].text
+
+    assert first(None) == texts[0]
+    assert first(mass * 1.01) == texts[1]
+    assert first(mass * 0.99) == texts[0]

@@ -1,0 +1,98 @@
+"""The paper's claim about the spatial bias (equation 18), measured where the truth is known: the synthetic world.
+
+The captioner of the active settings is trained with and without the bias, three seeds each (`--quick`: one), on the
+prepared synthetic data set and caches of this folder; trainings that were done already are taken. Then it captions the
+split of `caption.split`, and of the truly changed pairs is counted:
+
+- `bias_mass`, `no_bias_mass`: the share of the decoder's cross-attention to the image that falls on changed pixels,
+  mean over words, layers, pairs and seeds; `even_mass` is what attention to all cells alike would reach;
+- `bias_auc`, `no_bias_auc`: the area under the ROC curve of M_map as a detector of changed pixels.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import Figures
+from pipeline.cache import Cache
+from pipeline.config import load_section, parse_section
+from pipeline.datasets.images import read_index_map
+from pipeline.datasets.records import Prepared, read_prepared
+from pipeline.errors import DataError
+from pipeline.evaluation.change_maps import area_under_curve, changed_share, mass_on_change
+from pipeline.execution.settings import EngineSettings
+from pipeline.training.explanations import SCHEMA
+from stages import caption, paths, train
+from stages.caption import EXPLANATION, CaptionSettings
+from stages.train import TrainSettings
+
+_PARAMS = Path("params.yaml")
+_SEEDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Of one model: means over the changed pairs, and the area under M_map's curve."""
+
+    mass: float
+    even: float
+    auc: float
+
+
+def run(*, quick: bool = False) -> Figures:
+    """Train, caption, count.
+
+    Raises:
+        DataError: The prepared data set has no change masks, or none of its pairs changed.
+    """
+    data = read_prepared(paths.PREPARED)
+    seeds = _SEEDS[:1] if quick else _SEEDS
+    figures: Figures = {}
+    for name, biased in (("bias", True), ("no_bias", False)):
+        found = _measure(data, seeds, biased=biased)
+        for measure in ("mass", "auc"):
+            values = [getattr(of_seed, measure) for of_seed in found]
+            figures[f"{name}_{measure}"] = statistics.fmean(values)
+            if len(values) > 1:
+                figures[f"{name}_{measure}_deviation"] = statistics.stdev(values)
+        figures["even_mass"] = found[0].even
+    return figures
+
+
+def _measure(data: Prepared, seeds: tuple[int, ...], *, biased: bool) -> list[_Found]:
+    """Return what each seed's model looks at."""
+    engine = load_section(_PARAMS, "engine", EngineSettings)
+    active = load_section(_PARAMS, "train", TrainSettings).model_dump()
+    active["captioner"]["decoder"]["spatial_bias"] = biased
+    settings = parse_section(active | {"seeds": seeds}, "train", TrainSettings)
+    search = load_section(_PARAMS, "caption", CaptionSettings)
+    with tempfile.TemporaryDirectory() as folder:
+        models = train.run(settings, paths.PREPARED, paths.SCENES, Path(folder) / "models", engine=engine)
+        written = caption.run(
+            search, paths.PREPARED, paths.SCENES, models, Path(folder) / "captions", engine=engine, explain=True
+        )
+        return [_count(data, written / f"seed-{seed}{EXPLANATION}") for seed in seeds]
+
+
+def _count(data: Prepared, path: Path) -> _Found:
+    masses, evens, maps, shares = [], [], [], []
+    with Cache.open(path, SCHEMA) as cache:
+        for number, name in enumerate(cache.ids):
+            pair = data.pairs[data.index[name]]
+            if not pair.changed:
+                continue
+            if pair.change_mask is None:
+                raise DataError(f"pair {name} has no change mask", where=data.folder, fix="take the synthetic data set")
+            cells, _ = cache.rows("cells", [number])
+            change, _ = cache.rows("change", [number])
+            share = changed_share(read_index_map(data.root / pair.change_mask) > 0, change.shape[1:])
+            masses.append(float(mass_on_change(cells, share).mean()))
+            evens.append(float(share.mean()))
+            maps.append(change[0])
+            shares.append(share)
+    if not masses:
+        raise DataError("no pair of the split changed", where=data.folder)
+    return _Found(statistics.fmean(masses), statistics.fmean(evens), area_under_curve(maps, shares))
