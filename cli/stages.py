@@ -145,6 +145,15 @@ def train(
     matches: Matches = paths.MATCHES,
     semantics: Semantics = paths.SEMANTICS,
     graph: Graph = paths.GRAPH,
+    overfit: Annotated[
+        int | None,
+        typer.Option(
+            "--overfit",
+            min=1,
+            metavar="PAIRS",
+            help="Learn the first so many training pairs by heart, as NAME-overfit: what cannot do that has a fault.",
+        ),
+    ] = None,
 ) -> None:
     """Train the captioner from the caches, once per seed.
 
@@ -152,9 +161,12 @@ def train(
     """
     from stages import train as stage
 
+    if overfit is not None:
+        changes = [*(changes or []), f"train.overfit={overfit}"]
     settings = Settings(params, changes)
     section = settings.section("train", stage.TrainSettings)
-    models, plots = out or paths.models(section.name), curves or paths.curves(section.name)
+    name = section.name if overfit is None else f"{section.name}-overfit"
+    models, plots = out or paths.models(name), curves or paths.curves(name)
     found = stage.run(
         section,
         prepared,
