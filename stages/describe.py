@@ -136,4 +136,5 @@ def _features(
             fix="bring back the weights that settings.json names, or train again",
         )
     with torch.inference_mode():
-        return backbone(normalise(batch.to(device), settings)).half().cpu().numpy()
+        features: NDArray[Any] = backbone(normalise(batch.to(device), settings)).half().cpu().numpy()
+    return features

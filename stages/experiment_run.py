@@ -118,7 +118,7 @@ class Run:
         train.run(plan.train, *inputs, folder / MODELS, engine=plan.engine, curves=folder / CURVES, **caches)
         self._keep_times()
         search = plan.section("caption", caption.CaptionSettings)
-        caption.run(search, *inputs, folder / MODELS, folder / CAPTIONS, engine=plan.engine, **caches)
+        caption.run(search, *inputs, folder / MODELS, folder / CAPTIONS, engine=plan.engine, explain=False, **caches)
         measure = plan.section("evaluate", evaluate.EvaluateSettings)
         where = (sources.prepared, folder / CAPTIONS, folder / METRICS, folder / PLOTS)
         evaluate.run(measure, *where, engine=plan.engine)

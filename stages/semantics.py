@@ -146,10 +146,11 @@ def _detections(settings: SemanticsSettings, data: Prepared, engine: EngineSetti
     from pipeline.vision.grounding.categories import parse_prompts
     from pipeline.vision.grounding.text import category_tokens, load_text_encoder
     from pipeline.vision.grounding.worker import SemanticImage, SemanticWorker
+    from pipeline.vision.regions.source import stored_embeddings
 
     # Refused before any image is read.
     category_tokens(load_text_encoder(settings.grounding.text_encoder)[0], parse_prompts(settings.grounding.prompts))
-    stored = _embeddings(masks, data, settings, weights["sam"])
+    stored = stored_embeddings(masks, settings.sam, weights["sam"], data.card.pairs_sha256)
     items = []
     for number, pair in enumerate(data.pairs):
         for date, name in enumerate(("before", "after")):
@@ -180,23 +181,6 @@ def _imports(settings: SemanticsSettings, data: Prepared) -> _Work:
         return _Work(tags.items, partial(TagWorker, source.text), weights, tags.upstream, _IMPORTED)
     arrays = (list_npy if source.kind == "npy" else list_hdf5)(data.pairs, source, root)
     return _Work(arrays.items, partial(ArrayWorker, arrays.width), {}, arrays.upstream, _IMPORTED)
-
-
-def _embeddings(masks: Path | None, data: Prepared, settings: SemanticsSettings, weights: str) -> Path | None:
-    """Return masks.h5 if it holds the embeddings that `settings` ask for, else None."""
-    from pipeline.cache import Cache
-    from pipeline.vision.regions.source import read_source
-    from pipeline.vision.sam.cache import SCHEMA as MASKS
-
-    if masks is None or not masks.is_file():
-        return None
-    with Cache.open(masks, MASKS) as cache:
-        if cache.provenance.upstream.get("pairs.jsonl") != data.card.pairs_sha256:
-            return None
-        source = read_source(cache)
-    same = source.sam.model_copy(update={"weights": settings.sam.weights}) == settings.sam
-    usable = source.stored and same and source.precision == "fp32" and source.weights_sha256 == weights
-    return source.path if usable else None
 
 
 def _weights(settings: SemanticsSettings) -> dict[str, str]:

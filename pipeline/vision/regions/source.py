@@ -14,6 +14,7 @@ from pipeline.cache import Cache
 from pipeline.checkpoints import missing_advice
 from pipeline.errors import CacheError, CheckpointError
 from pipeline.files import content_key, sha256_bytes, sha256_file
+from pipeline.vision.sam.cache import SCHEMA
 from pipeline.vision.sam.model import embedding_shape
 from pipeline.vision.sam.settings import Precision, SamSettings
 
@@ -82,6 +83,29 @@ def read_source(cache: Cache) -> MaskSource:
             fix=_REPAIR,
         )
     return source
+
+
+def stored_embeddings(masks: Path | None, sam: SamSettings, weights_sha256: str, pairs_sha256: str) -> Path | None:
+    """Return masks.h5 if it holds what another SAM, asked in full precision, would make of the same images.
+
+    Args:
+        masks: masks.h5; None, or a file that is not there, holds nothing.
+        sam: The other SAM.
+        weights_sha256: SHA-256 of its weights.
+        pairs_sha256: SHA-256 of the pairs.jsonl of the images.
+
+    Raises:
+        CacheError: masks.h5 is damaged.
+    """
+    if masks is None or not masks.is_file():
+        return None
+    with Cache.open(masks, SCHEMA) as cache:
+        if cache.provenance.upstream.get("pairs.jsonl") != pairs_sha256:
+            return None
+        source = read_source(cache)
+    same = source.sam.model_copy(update={"weights": sam.weights}) == sam
+    usable = source.stored and same and source.precision == "fp32" and source.weights_sha256 == weights_sha256
+    return source.path if usable else None
 
 
 def require_weights(source: MaskSource) -> None:

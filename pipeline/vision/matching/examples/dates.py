@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.world import read_picture
-from pipeline.execution.progress import track
-from pipeline.training.tensors import load_tensors, save_tensors
 from pipeline.vision.matching.examples.making import View
+from pipeline.vision.matching.examples.pieces import in_pieces
 from pipeline.vision.matching.examples.source import PreparedImages
-from pipeline.vision.matching.examples.tensors import Describer, Examples, to_examples
+from pipeline.vision.matching.examples.tensors import Describer, Example, Examples
 from pipeline.vision.matching.oracle import Gold, read_gold
 from pipeline.vision.sam.cache import read_masks
 
@@ -52,21 +51,14 @@ def date_examples(
     """
     world = images.data.root
     gold = list(read_gold(world, split, images.masks).items())
-    parts = []
-    with track(title, len(gold)) as bar:
-        for first in range(0, len(gold), _PAIRS_PER_FILE):
-            chosen = gold[first : first + _PAIRS_PER_FILE]
-            path = folder / f"{first:06d}.safetensors"
-            if not path.is_file():
-                made = []
-                for name, truth in chosen:
-                    before, after = (_view(images, images.masks.unit(name, date), length) for date in (0, 1))
-                    change = read_picture(world, "change", split, f"{name}.png") > 0
-                    made.append((before, after, counterparts(before.masks, after.masks, truth, change)))
-                save_tensors(path, to_examples(made, describer, length).tensors())
-            parts.append(load_tensors(path, fix=f"delete {path}")[0])
-            bar.advance(len(chosen))
-    return Examples.from_tensors(parts)
+
+    def make(source: tuple[str, Gold]) -> list[Example]:
+        name, truth = source
+        before, after = (_view(images, images.masks.unit(name, date), length) for date in (0, 1))
+        change = read_picture(world, "change", split, f"{name}.png") > 0
+        return [(before, after, counterparts(before.masks, after.masks, truth, change))]
+
+    return in_pieces(gold, make, describer, length, size=_PAIRS_PER_FILE, folder=folder, title=title)
 
 
 def _view(images: PreparedImages, unit: int, length: int) -> View:

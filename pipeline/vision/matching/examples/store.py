@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -10,11 +10,10 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.execution.progress import track
-from pipeline.training.tensors import load_tensors, save_tensors
 from pipeline.vision.matching.examples.making import MaskedImage, make_example
+from pipeline.vision.matching.examples.pieces import in_pieces
 from pipeline.vision.matching.examples.settings import ExampleSettings
-from pipeline.vision.matching.examples.tensors import Describer, Examples, to_examples
+from pipeline.vision.matching.examples.tensors import Describer, Example, Examples
 
 _IMAGES_PER_FILE = 32
 _TRIES = 20
@@ -61,23 +60,15 @@ def compute_examples(
         CheckpointError: A piece is damaged.
     """
     cached = lru_cache(maxsize=256)(images.__getitem__)
-    parts = []
-    with track(title, len(numbers)) as bar:
-        for first in range(0, len(numbers), _IMAGES_PER_FILE):
-            chosen = numbers[first : first + _IMAGES_PER_FILE]
-            path = folder / f"{first:06d}.safetensors"
-            if not path.is_file():
-                made = []
-                for number in chosen:
-                    source = cached(number)
-                    for index in range(settings.per_image):
-                        rng = np.random.default_rng([seed, number, index])
-                        another = _Painter(cached, numbers, source)
-                        made.append(make_example(source, another, settings, length, rng))
-                save_tensors(path, to_examples(made, describer, length).tensors())
-            parts.append(load_tensors(path, fix=f"delete {path}")[0])
-            bar.advance(len(chosen))
-    examples = Examples.from_tensors(parts)
+
+    def make(number: int) -> Iterator[Example]:
+        source = cached(number)
+        another = _Painter(cached, numbers, source)
+        for index in range(settings.per_image):
+            rng = np.random.default_rng([seed, number, index])
+            yield make_example(source, another, settings, length, rng)
+
+    examples = in_pieces(numbers, make, describer, length, size=_IMAGES_PER_FILE, folder=folder, title=title)
     if not bool(examples.pairs.valid.any()):
         raise DataError("no image of the data set holds a region", fix="look at masks.h5 with `sagecc inspect`")
     return examples

@@ -17,6 +17,9 @@ from pipeline.vision.regions.descriptor import DescriptorHead, region_descriptor
 from pipeline.vision.regions.settings import RoiSettings
 from pipeline.vision.sam.encoding import ImageEncoder
 
+Example = tuple[View, View, NDArray[np.int64]]
+"""Two views, and of each region of the first the number of the one of the second that is the same, −1 for none."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -112,7 +115,7 @@ def _region_set(view: View, descriptors: NDArray[np.float16]) -> RegionSet:
     )
 
 
-def to_examples(made: Sequence[tuple[View, View, NDArray[np.int64]]], describer: Describer, length: int) -> Examples:
+def to_examples(made: Sequence[Example], describer: Describer, length: int) -> Examples:
     """Compute the descriptors of examples and pad them to `length` regions a side."""
     regions = describer([view for before, after, _ in made for view in (before, after)])
     pairs = collate(list(zip(regions[::2], regions[1::2], strict=True)), length)
