@@ -1,11 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +25,7 @@ from stages.graph import GraphSettings
 from stages.semantics import SemanticsSettings
 from tests.stages import region_data
 from tests.stages.semantic_data import write_grounding
-from tests.stages.test_train import Impatient, _train_and_leave, content, forget, no_training
+from tests.stages.test_train import Impatient, content, forget, kill_until_done, no_training
 from tests.training import evidence_world, world
 from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
 from tests.training.evidence_world import captioner
@@ -148,23 +144,8 @@ def test_a_run_that_is_killed_ends_with_the_same_bytes(run, prepared, scenes, wh
     whole = content(run(Path("whole"), **changes))
     forget()
     settings = world.train_settings(captioner=captioner(), **changes)
-    moments = random.Random(1)
-    kills, states = 0, 0
-    while True:
-        process = get_context("fork").Process(
-            target=_train_and_leave, args=(settings, prepared, scenes), kwargs=where.by_stage()
-        )
-        process.start()
-        process.join(moments.uniform(0.1, 0.8) if kills < 8 else 60)
-        if process.exitcode is not None:
-            assert process.exitcode == 0
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        kills += 1
-        states += any(Path(".work").rglob("state.safetensors"))
-    assert kills >= 2 and states >= 1
-    assert content(OUTPUT) == whole
+    found = kill_until_done(settings, prepared, scenes, whole, most=8, longest=0.8, **where.by_stage())
+    assert found >= 2
 
 
 def test_a_missing_cache_is_named_before_anything_is_trained(run, where):
