@@ -233,6 +233,7 @@ def _results(outcomes: Collection[_Outcome], sources: Sources, resamples: int) -
     statistics = _statistics([outcome.run for outcome in outcomes if outcome.run is not None], sources)
     results: list[RowResult] = []
     above: Mapping[int, PairStatistics] = {}
+    first: Mapping[int, PairStatistics] = {}
     for outcome in outcomes:
         row = RowResult(outcome.plan.label, outcome.plan.changes, reason=outcome.reason, failed=outcome.failed)
         these: Mapping[int, PairStatistics] = {}
@@ -241,6 +242,9 @@ def _results(outcomes: Collection[_Outcome], sources: Sources, resamples: int) -
             these = statistics[run.key]
             if these and above:
                 row = replace(row, above=compare(these, above, resamples=resamples, seed=_BOOTSTRAP_SEED))
+            if these and first:
+                row = replace(row, first=compare(these, first, resamples=resamples, seed=_BOOTSTRAP_SEED))
+            first = first or these
         results.append(row)
         above = these
     return results

@@ -30,6 +30,7 @@ class RowResult:
         seconds: Training time by seed.
         above: Comparison with the row above on changed pairs, by metric; None where one of the two has no scores, or
             there are no changed pairs.
+        first: The same with the first row that has scores.
     """
 
     label: str
@@ -40,6 +41,7 @@ class RowResult:
     metrics: Mapping[str, Any] | None = None
     seconds: Mapping[int, float] = field(default_factory=dict)
     above: Mapping[str, Comparison] | None = None
+    first: Mapping[str, Comparison] | None = None
 
     def numbers(self, part: Subset | str) -> tuple[Numbers | None, Numbers | None]:
         """Return mean and sample deviation over seeds, by metric, of a subset or of `FLAG`.
@@ -119,13 +121,17 @@ def _row(row: RowResult) -> dict[str, Any]:
     about: dict[str, Any] = {"label": row.label, "set": list(row.changes), "folder": row.folder}
     if row.metrics is None:
         return about | {"failed": row.failed, "reason": row.reason}
-    above = None if row.above is None else {metric: found.as_dict() for metric, found in row.above.items()}
     return about | {
         "scores": {subset: _spread(row, subset) for subset in SUBSETS},
         FLAG: _spread(row, FLAG),
         "by_seed": {subset: row.by_seed(subset) for subset in SUBSETS},
-        "against_row_above": above,
+        "against_row_above": _compared(row.above),
+        "against_first_row": _compared(row.first),
     }
+
+
+def _compared(found: Mapping[str, Comparison] | None) -> dict[str, Any] | None:
+    return None if found is None else {metric: one.as_dict() for metric, one in found.items()}
 
 
 def _spread(row: RowResult, part: Subset | str) -> dict[str, Any] | None:

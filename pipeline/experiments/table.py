@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pipeline.evaluation.bootstrap import COMPARED, Comparison
 from pipeline.evaluation.scores import METRICS
@@ -28,10 +28,12 @@ def markdown(results: Results) -> str:
         names = ("accuracy", "precision", "recall", "f1")
         parts.append("## “Changed”, as the sentences imply it")
         parts.append(_lines(["row", *(TITLES[name] for name in names)], flagged, _scores(FLAG, names)))
-    compared = [row for row in scored if row.above is not None]
-    if compared:
-        parts.append("## Against the row above, changed pairs: difference (95 % of resamples), p")
-        parts.append(_lines(["row", *(TITLES[metric] for metric in COMPARED)], compared, _comparisons))
+    for other, against in (("row above", _above), ("first row", _first)):
+        compared = [row for row in scored if against(row) is not None]
+        # Of two rows the first is the one above.
+        if len(compared) > (other == "first row"):
+            parts.append(f"## Against the {other}, changed pairs: difference (95 % of resamples), p")
+            parts.append(_lines(["row", *(TITLES[metric] for metric in COMPARED)], compared, _comparisons(against)))
     if any(row.by_seed("changed") for row in scored):
         parts.append("## Each seed, changed pairs")
         parts.append(_lines(["row", "seed", *(TITLES[name] for name in METRICS)], scored, None))
@@ -85,8 +87,16 @@ def _scores(part: Subset | str, names: Sequence[str]) -> Cells:
     return lambda row: [_cell(row, part, name) for name in names]
 
 
-def _comparisons(row: RowResult) -> Sequence[str]:
-    return [_difference(row.above[metric]) for metric in COMPARED] if row.above is not None else []
+def _above(row: RowResult) -> Mapping[str, Comparison] | None:
+    return row.above
+
+
+def _first(row: RowResult) -> Mapping[str, Comparison] | None:
+    return row.first
+
+
+def _comparisons(against: Callable[[RowResult], Mapping[str, Comparison] | None]) -> Cells:
+    return lambda row: [_difference(found[metric]) for metric in COMPARED] if (found := against(row)) else []
 
 
 def _run(row: RowResult) -> Sequence[str]:

@@ -61,6 +61,16 @@ def test_a_row_is_a_line() -> None:
     assert "## Scores: unchanged pairs (0)" not in lines
 
 
+def test_rows_are_compared_with_the_first_one_too_where_it_is_another() -> None:
+    third = replace(SECOND, label="third", first={name: Comparison(5.0, 1.0, 9.0, 0.01) for name in BETTER})
+    two = markdown(results(FIRST, replace(SECOND, first=BETTER)))
+    assert "## Against the row above" in two and "## Against the first row" not in two
+    three = markdown(results(FIRST, replace(SECOND, first=BETTER), third))
+    assert "## Against the first row" in three and "| third | +5.00 (+1.00 to +9.00), 0.010 |" in three
+    rows = results(FIRST, third).document()["rows"]
+    assert rows[0]["against_first_row"] is None and rows[1]["against_first_row"]["bleu_4"]["p"] == 0.01
+
+
 def test_one_seed_has_no_deviation_and_is_listed(tmp_path: Path) -> None:
     found = results(replace(FIRST, metrics=metrics(10.0, seeds=1)), seeds=(0,))
     text = markdown(found)

@@ -69,6 +69,10 @@ def test_rows_become_a_table_and_each_run_can_be_made_again(run: Run) -> None:
     assert [row["label"] for row in rows] == ["baseline", "+ MCL", "+ CGR"]
     assert (found["split"], found["seeds"], found["pairs"]["changed"]) == ("train", [1, 2], 3)
     assert len({row["folder"] for row in rows}) == 3 and rows[0]["against_row_above"] is None
+    assert rows[0]["against_first_row"] is None and rows[1]["against_first_row"] == rows[1]["against_row_above"]
+    for metric, compared in rows[2]["against_first_row"].items():
+        means = [row["scores"]["changed"][metric]["mean"] for row in (rows[2], rows[0])]
+        assert compared["difference"] == pytest.approx(means[0] - means[1], abs=0.02)
     for above, row in pairwise(rows):
         for metric, compared in row["against_row_above"].items():
             means = [each["scores"]["changed"][metric]["mean"] for each in (row, above)]
