@@ -83,7 +83,7 @@ def test_rows_become_a_table_and_each_run_can_be_made_again(run: Run) -> None:
 
     text = (OUTPUT / "table.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("| + CGR | ")]
-    assert len(lines) == 9 and lines[0].count("±") == 3
+    assert len(lines) == 10 and lines[0].count("±") == 3
     assert experiment.summary(OUTPUT / "table.md").count("\n| ") == 5
     times = json.loads((OUTPUT / "times.json").read_text())
     assert times.keys() == {"baseline", "+ MCL", "+ CGR"} and times["+ CGR"]["2"] > 0
