@@ -67,18 +67,17 @@ def run(
     from pipeline.devices import resolve_device
     from pipeline.training.checkpoints import captioner_of, read_card
     from pipeline.training.describing import caption_features
-    from stages.pair_evidence import pair_evidence
+    from stages.pair_evidence import pair_evidence, read_recipe
 
     card = read_card(model)
     captioner = captioner_of(card, model)
+    recipe = None if captioner.fusion == "none" else read_recipe(card, captioner, model)
     images, remarks = _read_images(before, after, card.scenes)
     device = resolve_device(engine.device)
     features = np.zeros((2, *NO_SCENES), np.float16)
     if card.scenes is not None:
         features = _features(card.scenes, images, device, finetuned=card.train["finetune"])
-    evidence = None
-    if captioner.fusion != "none":
-        evidence = pair_evidence(card, captioner, images, model=model, graph=graph, engine=engine)
+    evidence = None if recipe is None else pair_evidence(recipe, images, graph=graph, engine=engine)
     found = caption_features(model, features[None], settings, device=device, evidence=evidence, mass=mass)[0]
     return Description(
         sentences=[sentence.text for sentence in found],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,30 +19,87 @@ if TYPE_CHECKING:
     from pipeline.training.checkpoints import ModelCard
     from pipeline.training.evidence import EvidencePaths
     from pipeline.training.evidence_card import EvidenceCard
+    from stages.masks import MasksSettings
+    from stages.matches import MatchesSettings
+    from stages.regions import RegionsSettings
+    from stages.semantics import SemanticsSettings
 
 _ID = "pair"
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def pair_evidence(
-    card: ModelCard,
-    captioner: CaptionerSettings,
-    images: list[NDArray[np.uint8]],
-    *,
-    model: Path,
-    graph: Path,
-    engine: EngineSettings,
-) -> Evidence:
-    """Make the evidence of one pair as it was made for a model's training.
+@dataclass(frozen=True)
+class Recipe:
+    """How the evidence of a model's training was made, and so how that of another pair is.
+
+    Attributes:
+        card: What the model's card says of it.
+        captioner: The captioner's settings.
+        motion: Settings of masks, regions and matches; None where the captioner takes no motion regions.
+        semantics: Settings of the stage semantics; None where it takes no semantic regions.
+        stored: Whether semantics read SAM's embeddings from masks.h5.
+        model: The model's folder, for messages.
+    """
+
+    card: EvidenceCard
+    captioner: CaptionerSettings
+    motion: tuple[MasksSettings, RegionsSettings, MatchesSettings] | None
+    semantics: SemanticsSettings | None
+    stored: bool
+    model: Path
+
+
+def read_recipe(card: ModelCard, captioner: CaptionerSettings, model: Path) -> Recipe:
+    """Read from a model's card how its evidence was made.
+
+    Args:
+        card: The card.
+        captioner: Its captioner's settings, with a fusion.
+        model: The model's folder.
+
+    Raises:
+        CheckpointError: The card does not say it, or the evidence was imported or fitted to its data set, so that two
+            images alone do not give it.
+    """
+    from stages import masks, matches, regions, semantics
+
+    known = card.evidence
+    if known is None:
+        raise _unknown(
+            model, f"the model has fusion: {captioner.fusion}, and its card does not say what it was trained on"
+        )
+    motion, naming, caches = None, None, known.caches
+    if captioner.evidence.motion:
+        if known.masks is None:
+            raise _unknown(model, "the model's card does not say how the masks were made that its regions come from")
+        motion = (
+            _parse(masks.MasksSettings, known.masks.settings, model),
+            _parse(regions.RegionsSettings, caches["regions"].settings, model),
+            _parse(matches.MatchesSettings, caches["matches"].settings, model),
+        )
+    if captioner.evidence.semantics:
+        naming = _parse(semantics.SemanticsSettings, caches["semantics"].settings, model)
+        if naming.source.kind != "images":
+            raise _unknown(
+                model, f"the model's semantic regions were imported ({naming.source.kind}), not found in images"
+            )
+        if naming.space == "aligned":
+            raise _unknown(
+                model, "the model's semantic regions are in the space `aligned`, which was fitted to its data set"
+            )
+    stored = naming is not None and "masks.h5" in caches["semantics"].upstream
+    return Recipe(known, captioner, motion, naming, stored, model)
+
+
+def pair_evidence(recipe: Recipe, images: list[NDArray[np.uint8]], *, graph: Path, engine: EngineSettings) -> Evidence:
+    """Make the evidence of one pair.
 
     The pair becomes a data set in a temporary folder, of which the stages make caches with the settings that the
     model's card keeps; what they find is therefore what `sagecc caption` would read for this pair.
 
     Args:
-        card: The model's.
-        captioner: Its captioner's settings, with a fusion.
+        recipe: See `read_recipe`.
         images: Both dates, uint8 (H, W, 3), of one size.
-        model: The model's folder, for messages.
         graph: Folder of the caption graph, which must be the one of the training; not looked at where none is taken.
         engine: Which device; the stages run in this process.
 
@@ -49,8 +107,7 @@ def pair_evidence(
         On the CPU, of one pair.
 
     Raises:
-        CheckpointError: The card does not say how the evidence was made, it was imported or fitted to its data set, or
-            weights are missing.
+        CheckpointError: Weights are missing.
         CacheError: Weights or the graph are not those of the training.
         DataError: The graph is missing or damaged.
     """
@@ -63,11 +120,6 @@ def pair_evidence(
     from pipeline.training.evidence_card import check_alike
     from pipeline.training.evidence_reading import read_evidence
 
-    known = card.evidence
-    if known is None:
-        raise _unknown(
-            model, f"the model has fusion: {captioner.fusion}, and its card does not say what it was trained on"
-        )
     with TemporaryDirectory(prefix="sagecc-") as name, quiet():
         place = Path(name)
         files = {"before": place / "before.png", "after": place / "after.png"}
@@ -77,57 +129,32 @@ def pair_evidence(
             {d: path.name for d, path in files.items()},
             {d: sha256_file(path) for d, path in files.items()},
         )
-        pair = Pair(id=_ID, split="test", **names, sha256=digests)
-        write_prepared(place / "prepared", card.dataset, str(place), [pair])
+        prepared = place / "prepared"
+        write_prepared(prepared, "folder", str(place), [Pair(id=_ID, split="test", **names, sha256=digests)])
         where = EvidencePaths(place / "regions.h5", place / "matches.h5", place / "semantics.h5", graph)
-        _run_stages(known, captioner, place, where, model, engine.model_copy(update={"engine": "inline"}))
-        caches = open_evidence(captioner, where, read_prepared(place / "prepared"), training=False)
+        _run_stages(recipe, prepared, where, place / "work", engine.model_copy(update={"engine": "inline"}))
+        caches = open_evidence(recipe.captioner, where, read_prepared(prepared), training=False)
         if caches is None:
             raise ValueError("the captioner takes no evidence")
-        check_alike(known, caches.card(), same_pairs=False, model=model, where=where.by_stage())
+        check_alike(recipe.card, caches.card(), same_pairs=False, model=recipe.model, where=where.by_stage())
         return read_evidence(caches, [_ID])
 
 
-def _run_stages(
-    card: EvidenceCard,
-    captioner: CaptionerSettings,
-    place: Path,
-    where: EvidencePaths,
-    model: Path,
-    engine: EngineSettings,
-) -> None:
-    """Write those caches that the captioner takes, into `place`."""
+def _run_stages(recipe: Recipe, prepared: Path, where: EvidencePaths, work: Path, engine: EngineSettings) -> None:
+    """Write those caches that the captioner takes."""
     from pipeline.training.evidence_card import masks_beside
     from stages import masks, matches, regions, semantics
 
-    prepared, made, work = place / "prepared", masks_beside(where.regions), place / "work"
-
-    def settings(stage: str, kind: type[SectionT]) -> SectionT:
-        values = card.masks.settings if stage == "masks" and card.masks else card.caches[stage].settings
-        return _parse(kind, values, model)
-
-    if captioner.evidence.motion:
-        if card.masks is None:
-            raise _unknown(model, "the model's card does not say how the masks were made that its regions come from")
-        masks.run(settings("masks", masks.MasksSettings), prepared, made, engine=engine, work=work)
-        taken = settings("regions", regions.RegionsSettings)
-        regions.run(taken, prepared, made, where.regions, engine=engine, work=work)
-        matches.run(
-            settings("matches", matches.MatchesSettings), where.regions, where.matches, engine=engine, work=work
-        )
-    if captioner.evidence.semantics:
-        found = settings("semantics", semantics.SemanticsSettings)
-        if found.source.kind != "images":
-            raise _unknown(
-                model, f"the model's semantic regions were imported ({found.source.kind}), not found in images"
-            )
-        if found.space == "aligned":
-            raise _unknown(
-                model, "the model's semantic regions are in the space `aligned`, which was fitted to its data set"
-            )
-        # Embeddings of SAM's were read where the training's semantics read them, so that no bit differs.
-        kept = made if "masks.h5" in card.caches["semantics"].upstream and made.is_file() else None
-        semantics.run(found, prepared, where.semantics, engine=engine, masks=kept, work=work)
+    made = masks_beside(where.regions)
+    if recipe.motion is not None:
+        masking, describing, matching = recipe.motion
+        masks.run(masking, prepared, made, engine=engine, work=work)
+        regions.run(describing, prepared, made, where.regions, engine=engine, work=work)
+        matches.run(matching, where.regions, where.matches, engine=engine, work=work)
+    if recipe.semantics is not None:
+        # Embeddings are taken from where the training's were, so that no bit differs.
+        kept = made if recipe.stored and recipe.motion is not None else None
+        semantics.run(recipe.semantics, prepared, where.semantics, engine=engine, masks=kept, work=work)
 
 
 def _parse(kind: type[SectionT], values: dict[str, Any], model: Path) -> SectionT:
