@@ -12,7 +12,8 @@ from cli.options import PARAMS, Set
 
 def init(
     profile: Annotated[
-        str, typer.Argument(help="synthetic, levir-cc, levir-mci, dubai-cc, whu-cdc, second-cc or folder.")
+        str,
+        typer.Argument(help="synthetic, levir-cc, levir-cc-tags, levir-mci, dubai-cc, whu-cdc, second-cc or folder."),
     ] = "synthetic",
     root: Annotated[str | None, typer.Option("--root", help="The data set's folder.")] = None,
     allow_missing_images: Annotated[
