@@ -1,9 +1,9 @@
 """SAM's automatic masks by the batched generator against segment_anything's own, at equal settings and weights.
 
 On a CPU: the mini SAM at 128 pixels with 16 points a side, and beyond `--quick` ViT-B at 512 pixels and the mini SAM in
-bf16; one thread, as every process of the stage has. On a GPU: ViT-B and ViT-H at 1,024 pixels with 32 points a side on pictures of 256,
-ours in bf16, and ViT-B also in fp32; the reference as it is, in fp32. Where weights are absent they are random, with
-thresholds that let about as many masks pass as trained ones do at the published thresholds.
+bf16; one thread, as every process of the stage has. On a GPU: ViT-B and ViT-H at 1,024 pixels with 32 points a side on
+pictures of 256, ours in bf16, and ViT-B also in fp32; the reference as it is, in fp32. Where weights are absent they
+are random, with thresholds that let about as many masks pass as trained ones do at the published thresholds.
 
 `vs_reference` is the smallest ratio of the cases (on a GPU `vs_reference_gpu`, in bf16); `mean_iou` the smallest mean
 IoU of the reference's masks with ours in fp32, `equal_counts` whether there are equally many of them. `…_hours` are
