@@ -60,7 +60,7 @@ def pretrain(
         optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     progress = Progress()
     if state.is_file():
-        progress, _ = load_state(state, model, optimizer)
+        progress, *_ = load_state(state, model, optimizer)
     with track(title, schedule.epochs * steps, done=progress.epoch * steps) as bar:
         for epoch in range(progress.epoch, schedule.epochs):
             model.train()

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from pipeline.training.averaging import WeightAverage
 from pipeline.training.determinism import deterministic
 from pipeline.training.feed import Feed
 from pipeline.training.model import PairCaptioner
@@ -104,8 +105,9 @@ class Loop:
         self._optimizer = torch.optim.Adam(parameters, lr=self.settings.learning_rate, fused=True)
         self._joined = self.ranks.join(self.model, self._optimizer)
         self._progress, self._best = Progress(), dict[str, Tensor]()
+        self._average = WeightAverage(self.settings.average)
         if self.state.is_file():
-            self._progress, self._best = load_state(self.state, self.model, self._optimizer)
+            self._progress, self._best, self._average.values = load_state(self.state, self.model, self._optimizer)
         for record in self._progress.history:
             self.observe(record, self.speed)
         self.tick(self._progress.epoch * self.steps_per_epoch + self._progress.step)
@@ -142,6 +144,8 @@ class Loop:
             self.ranks.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip or math.inf)
             self._optimizer.step()
+            if self.ranks.rank == 0:
+                self._average.update(self.model, progress.epoch * self.steps_per_epoch + progress.step)
             # A gradient that is not finite spoils the weights, so it spoils the sum as well.
             loss_sum += torch.where(norm.isfinite(), loss.detach(), torch.nan)
             progress.step += 1
@@ -172,7 +176,7 @@ class Loop:
         steps = progress.step
         record = {"epoch": number, "learning_rate": self._rate(), "loss": round(progress.loss / steps, DIGITS)}
         if number % settings.validate_every == 0 or number == settings.epochs:
-            scores = self.validator(self.model, self.stop) if self.ranks.rank == 0 else {}
+            scores = self._validate() if self.ranks.rank == 0 else {}
             if self.ranks.any(scores is None):
                 self._pause()
             if scores:
@@ -188,11 +192,16 @@ class Loop:
         if self.ranks.rank == 0:
             self.observe(record, self.speed)
 
+    def _validate(self) -> dict[str, float] | None:
+        with self._average.applied_to(self.model):
+            return self.validator(self.model, self.stop)
+
     def _keep_if_best(self, scores: dict[str, float]) -> None:
         progress = self._progress
         if improves(self.settings.select, scores, progress.best):
             progress.best, progress.best_epoch, progress.stale = scores, progress.epoch + 1, 0
-            self._best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            weights = self._average.values or self.model.state_dict()
+            self._best = {name: tensor.detach().clone() for name, tensor in weights.items()}
         else:
             progress.stale += 1
 
@@ -205,7 +214,7 @@ class Loop:
     def _save(self) -> None:
         if self.ranks.rank == 0:
             start = time.monotonic()
-            save_state(self.state, self._progress, self.model, self._optimizer, self._best)
+            save_state(self.state, self._progress, self.model, self._optimizer, self._best, self._average.values)
             now = time.monotonic()
             self._save_at = now + max(self.save_every, (now - start) / _SAVE_SHARE)
 

@@ -44,6 +44,13 @@ class TrainSettings(Section):
     gradient_clip: float = Field(
         1.0, ge=0, description="largest norm of the gradient; 0: no limit (the paper does not say)"
     )
+    average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of a running average of the weights, taken after each step, which is validated and kept in "
+        "the weights' place; 0.999 looks back over some thousand steps; 0: none (paper)",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of the forward pass: auto is bf16 on a GPU and fp32 on a CPU; weights stay fp32"
     )
@@ -110,5 +117,5 @@ class TrainSettings(Section):
 
     def result_values(self) -> dict[str, object]:
         """Return the settings that decide what one seed's model becomes, as JSON values."""
-        idle = set() if self.hold_out else {"hold_out"}
+        idle = {name for name in ("hold_out", "average") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude={"seeds", "data"} | idle)

@@ -41,7 +41,12 @@ class Progress:
 
 
 def save_state(
-    path: Path, progress: Progress, model: nn.Module, optimizer: Optimizer, best: Mapping[str, Tensor]
+    path: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: Optimizer,
+    best: Mapping[str, Tensor],
+    average: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the state as one file, whole or not at all.
 
@@ -53,20 +58,24 @@ def save_state(
         model: Its present weights.
         optimizer: Its moments.
         best: The kept weights by name; empty before the first validation.
+        average: The average of the weights by name; None or empty without one.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in (average or {}).items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
     save_tensors(path, tensors, asdict(progress))
 
 
-def load_state(path: Path, model: nn.Module, optimizer: Optimizer) -> tuple[Progress, dict[str, Tensor]]:
+def load_state(
+    path: Path, model: nn.Module, optimizer: Optimizer
+) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
     """Bring model and optimizer to the saved state.
 
     Returns:
-        The progress, and the kept weights by name.
+        The progress, and by name the kept weights and the average.
 
     Raises:
         CheckpointError: The state is damaged or belongs to another model.
@@ -84,7 +93,7 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer) -> tuple[Prog
     }
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     try:
-        return Progress(**about), _under(tensors, "best.")
+        return Progress(**about), _under(tensors, "best."), _under(tensors, "average.")
     except TypeError as error:
         raise CheckpointError("the training state is of another version", where=path, fix=fix) from error
 

@@ -8,6 +8,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pipeline.language.settings import VocabularySettings
 from pipeline.language.vocabulary import build_vocabulary
+from pipeline.training.averaging import WeightAverage
 from pipeline.training.captions import caption_table
 from pipeline.training.feed import Feed
 from pipeline.training.loop import Loop
@@ -78,11 +79,13 @@ def test_same_seed_same_weights_and_no_trace_in_torch(tmp_path):
     assert weights(other.model) != weights(first.model)
 
 
-@pytest.mark.parametrize("per_pair", ["all", "one"])
+@pytest.mark.parametrize(
+    "changes", [{"captions_per_pair": "all"}, {"captions_per_pair": "one"}, {"average": 0.9}], ids=str
+)
 @pytest.mark.parametrize("stops_after", range(8))
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, stops_after, per_pair):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, stops_after, changes):
     # Stops are asked for after each of two steps and before each of two validation batches, in two epochs.
-    whole = loop_of(tmp_path / "whole.safetensors", epochs=2, captions_per_pair=per_pair)
+    whole = loop_of(tmp_path / "whole.safetensors", epochs=2, **changes)
     progress = whole.run()
     asked = 0
 
@@ -93,11 +96,29 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, stops_after,
 
     state = tmp_path / "state.safetensors"
     with pytest.raises(Interrupted) as caught:
-        loop_of(state, epochs=2, captions_per_pair=per_pair, stop=stop).run()
+        loop_of(state, epochs=2, **changes, stop=stop).run()
     assert caught.value.exit_code == 130 and "again" in caught.value.fix and state.is_file()
-    resumed = loop_of(state, epochs=2, captions_per_pair=per_pair, model=model_of(seed=9))
+    resumed = loop_of(state, epochs=2, **changes, model=model_of(seed=9))
     assert resumed.run() == progress
     assert weights(resumed.model) == weights(whole.model)
+
+
+def test_the_average_is_validated_and_kept_in_the_weights_place(tmp_path):
+    averaged = loop_of(tmp_path / "a.safetensors", epochs=2, average=0.9)
+    best_epoch = averaged.run().best_epoch
+    assert best_epoch is not None
+    plain, average, done = loop_of(tmp_path / "b.safetensors", epochs=2), WeightAverage(0.9), [0]
+
+    def tick(steps: int) -> None:
+        # Called once at the start, with no step done.
+        if steps and done[0] < best_epoch * plain.steps_per_epoch:
+            average.update(plain.model, done[0])
+            done[0] += 1
+
+    plain.tick = tick
+    plain.run()
+    for name, tensor in averaged.model.state_dict().items():
+        assert torch.equal(tensor, average.values[name]), name
 
 
 def test_the_learning_rate_follows_the_formula(tmp_path):

@@ -30,14 +30,15 @@ def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(tmp_path):
         step(model, optimizer, seed)
     progress = Progress(epoch=2, step=1, loss=0.1 + 0.2, history=[{"epoch": 1, "loss": 0.5}], best=0.25, best_epoch=1)
     best = {"0.weight": torch.ones(2)}
-    save_state(tmp_path / "state.safetensors", progress, model, optimizer, best)
+    save_state(tmp_path / "state.safetensors", progress, model, optimizer, best, {"0.bias": torch.zeros(2)})
 
     other = small()
     other[0].bias.requires_grad_(False)
     resumed = torch.optim.Adam([p for p in other.parameters() if p.requires_grad], lr=0.1)
-    found, kept = load_state(tmp_path / "state.safetensors", other, resumed)
+    found, kept, average = load_state(tmp_path / "state.safetensors", other, resumed)
     assert found == progress
     assert kept.keys() == {"0.weight"} and torch.equal(kept["0.weight"], torch.ones(2))
+    assert average.keys() == {"0.bias"} and torch.equal(average["0.bias"], torch.zeros(2))
     for seed in range(3, 5):
         step(model, optimizer, seed)
         step(other, resumed, seed)
