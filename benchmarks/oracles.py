@@ -85,7 +85,8 @@ class Trial:
     """
 
     def __init__(self, folder: Path, pairs: int) -> None:
-        self._folder = folder
+        # Its own work folder: what an earlier run has left would be taken for the work.
+        self._folder, self._work = folder, folder / "work"
         self._sections = profile_sections("synthetic", None)
         self._engine = self._section("engine", EngineSettings)
         self._prepared = folder / "prepared"
@@ -117,7 +118,7 @@ class Trial:
 
     def find_masks(self, settings: masks.MasksSettings) -> Path:
         """Run the stage masks."""
-        return masks.run(settings, self._prepared, self._folder / "masks.h5", engine=self._engine)
+        return masks.run(settings, self._prepared, self._folder / "masks.h5", engine=self._engine, work=self._work)
 
     def _section(self, name: str, kind: type[T]) -> T:
         section = self._sections[name]
@@ -143,6 +144,7 @@ class Trial:
             found,
             self._folder / "regions.h5",
             engine=self._engine,
+            work=self._work,
         )
         with Cache.open(found, MASKS) as cache:
             gold = matching.read_gold(self.world, _SPLIT, cache)
@@ -150,7 +152,8 @@ class Trial:
         scores = {}
         for method in (learned.method, "nearest"):
             settings = learned.model_copy(update={"method": method})
-            out = matches.run(settings, described, self._folder / f"{method}.h5", engine=self._engine)
+            target = self._folder / f"{method}.h5"
+            out = matches.run(settings, described, target, engine=self._engine, work=self._work)
             with Cache.open(out, MATCHES) as cache:
                 best = matching.best_threshold(gold, cache, settings.assignment, _THRESHOLDS)
                 for threshold in dict.fromkeys((settings.assignment.threshold, best)):
@@ -167,7 +170,8 @@ class Trial:
 
     def _land(self) -> dict[str, float]:
         settings = self._section("semantics", semantics.SemanticsSettings)
-        out = semantics.run(settings, self._prepared, self._folder / "semantics.h5", engine=self._engine)
+        target = self._folder / "semantics.h5"
+        out = semantics.run(settings, self._prepared, target, engine=self._engine, work=self._work)
         categories = parse_prompts(settings.grounding.prompts)
         predicted, true = [], []
         with Cache.open(out, SEMANTICS) as cache:
