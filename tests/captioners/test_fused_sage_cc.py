@@ -68,6 +68,17 @@ def test_padding_changes_nothing(scenes, fusion, changes):
 
 
 @each
+def test_more_regions_than_in_training_are_taken(scenes, fusion, changes):
+    few, many = make_evidence((1, 0, 2), (1, 1, 0)), make_evidence((60, 3, 45), (70, 1, 90), seed=3)
+    model, tokens, rows = make_fused(fusion, **changes).train(), captions(3, 6), torch.arange(3)
+    caption_loss(model.decode(model.encode(scenes, few), tokens, rows), tokens).backward()
+    model.eval()
+    memory = model.encode(scenes, many)
+    assert model.decode(memory, tokens, rows).isfinite().all()
+    assert len(generate(model, memory, GenerationSettings(beams=2, max_length=6))) == 3
+
+
+@each
 def test_the_order_of_regions_changes_nothing(scenes, fusion, changes):
     model, evidence, tokens, rows = make_fused(fusion, **changes), make_evidence(), captions(3, 6), torch.arange(3)
     expected = model.decode(model.encode(scenes, evidence), tokens, rows)
