@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import SettingsError
 from pipeline.files import content_key
@@ -20,6 +20,26 @@ class Section(BaseModel):
     """One section of params.yaml: frozen, typed, every field with a description, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Take what a section within leaves unsaid from this section's default of it, not from its type's."""
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
+        return _over(defaults, values)
+
+
+def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with every mapping that stands for a default section completed by that one."""
+    completed = dict(values)
+    for name, value in values.items():
+        default = defaults.get(name)
+        if isinstance(default, Section) and isinstance(value, Mapping):
+            fields = dict(default)
+            completed[name] = fields | _over(fields, value)
+    return completed
 
 
 def settings_hash(section: Section) -> str:

@@ -21,6 +21,7 @@ class Inner(Section):
     """What is inside."""
 
     depth: int = Field(2, ge=1, le=4, description="how deep")
+    width: int = Field(1, ge=1, description="how wide")
 
 
 class Example(Section):
@@ -32,6 +33,19 @@ class Example(Section):
     inner: Inner = Field(default_factory=Inner)
 
 
+class Deeper(Section):
+    """A section whose default for `inner` is not that of its type."""
+
+    inner: Inner = Field(default_factory=lambda: Inner(depth=3, width=8))
+    optional: Inner | None = Field(None, description="an inner section, or null")
+
+
+class Deepest(Section):
+    """Two steps from what is inside."""
+
+    deeper: Deeper = Field(default_factory=lambda: Deeper(inner=Inner(depth=4, width=9)))
+
+
 def load(tmp_path: Path, text: str) -> Example:
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
@@ -41,6 +55,15 @@ def load(tmp_path: Path, text: str) -> Example:
 def test_missing_section_takes_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, "other: {}\n") == Example()
     assert load(tmp_path, "") == Example()
+
+
+def test_what_a_section_within_leaves_unsaid_is_the_outer_default() -> None:
+    assert parse_section({"inner": {"depth": 2}}, "deeper", Deeper).inner == Inner(depth=2, width=8)
+    assert parse_section({"deeper": {"inner": {"width": 2}}}, "deepest", Deepest).deeper.inner == Inner(
+        depth=4, width=2
+    )
+    assert parse_section({"optional": {"depth": 4}}, "deeper", Deeper).optional == Inner(depth=4)
+    assert Deeper(inner=Inner(depth=1)).inner == Inner(depth=1)
 
 
 def test_values_are_read_and_frozen(tmp_path: Path) -> None:
