@@ -146,6 +146,23 @@ def fetch(
     return path
 
 
+def weights_sha256(path: Path, *, whose: str, setting: str) -> str:
+    """Return the SHA-256 of a file of weights.
+
+    Args:
+        path: The file.
+        whose: The model, as a message names it.
+        setting: The setting that takes its path.
+
+    Raises:
+        CheckpointError: It is not there; the message says how to get it.
+    """
+    if not path.is_file():
+        fix = missing_advice(path) or f"correct {setting}, or put the file there"
+        raise CheckpointError(f"the weights of {whose} are not there", where=path, fix=fix)
+    return sha256_file(path)
+
+
 def missing_advice(path: Path) -> str | None:
     """Say how to get weights that are not at `path`; None when they are there, or neither published nor a mini's."""
     if path.is_file():

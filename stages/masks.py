@@ -51,21 +51,15 @@ def run(
         DataError: The data set has no pairs; an image changed since `prepare`, or cannot be read.
         SettingsError: The encoder's size does not fit the variant.
     """
-    from pipeline.checkpoints import missing_advice
+    from pipeline.checkpoints import weights_sha256
     from pipeline.config import settings_hash
     from pipeline.datasets.records import read_prepared
-    from pipeline.errors import CheckpointError, DataError
-    from pipeline.files import content_key, sha256_file
+    from pipeline.files import content_key
 
     data = read_prepared(prepared)
     data.require_images()
-    if not data.pairs:
-        raise DataError("the data set has no pairs", where=prepared, fix="look at audit.json and run `sagecc prepare`")
-    weights = Path(settings.sam.weights)
-    if not weights.is_file():
-        fix = missing_advice(weights) or "correct masks.sam.weights, or put the file there"
-        raise CheckpointError("SAM's weights are not there", where=weights, fix=fix)
-    weights_sha = sha256_file(weights)
+    data.require_pairs()
+    weights_sha = weights_sha256(Path(settings.sam.weights), whose="SAM", setting="masks.sam.weights")
 
     from pipeline.cache import Provenance
     from pipeline.execution import Item, build_cache, say
@@ -73,12 +67,10 @@ def run(
     from pipeline.vision.sam.model import embedding_shape
     from pipeline.vision.sam.worker import MaskImage, MaskWorker
 
-    items = []
-    for pair in data.pairs:
-        for date in ("before", "after"):
-            # Workers of a Dask cluster may have another working directory.
-            image = MaskImage((data.root / getattr(pair, date)).resolve(), pair.sha256[date])
-            items.append(Item(key=content_key(image.sha256), label=f"{pair.id} {date}", payload=image))
+    items = [
+        Item(key=content_key(image.sha256), label=image.label, payload=MaskImage(image.path, image.sha256))
+        for image in data.images()
+    ]
     each = 2 * math.prod(embedding_shape(settings.sam))
     if settings.store_embeddings:
         say(f"masks: embeddings take {each:,} bytes an image, {each * len(items):,} for {len(items):,} images")

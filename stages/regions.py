@@ -74,13 +74,10 @@ def run(
 
     encoded = [source.sam.model_dump(mode="json", exclude={"weights"}), source.precision, source.stored]
     items = []
-    for number, pair in enumerate(data.pairs):
-        for date, name in enumerate(("before", "after")):
-            unit = 2 * number + date
-            # Workers of a Dask cluster may have another working directory.
-            image = RegionImage((data.root / getattr(pair, name)).resolve(), pair.sha256[name], unit)
-            key = content_key(image.sha256, digests[unit], encoded)
-            items.append(Item(key=key, label=f"{pair.id} {name}", payload=image))
+    for image in data.images():
+        key = content_key(image.sha256, digests[image.unit], encoded)
+        payload = RegionImage(image.path, image.sha256, image.unit)
+        items.append(Item(key=key, label=image.label, payload=payload))
     provenance = Provenance(
         stage="regions",
         schema_version=SCHEMA.version,

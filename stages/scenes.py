@@ -34,34 +34,30 @@ def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: Engin
         CheckpointError: The weights are missing or belong to another model.
         DataError: An image changed since `prepare`, cannot be read, or has another size than the rest.
     """
-    from pipeline.checkpoints import missing_advice
+    from pipeline.checkpoints import weights_sha256
     from pipeline.config import settings_hash
     from pipeline.datasets.images import image_size
     from pipeline.datasets.records import read_prepared
-    from pipeline.errors import CheckpointError, DataError
-    from pipeline.files import content_key, sha256_file
+    from pipeline.files import content_key
 
     data = read_prepared(prepared)
     data.require_images()
-    if not data.pairs:
-        raise DataError("the data set has no pairs", where=prepared, fix="look at audit.json and run `sagecc prepare`")
-    weights = Path(settings.weights)
-    if not weights.is_file():
-        fix = missing_advice(weights) or "correct scenes.weights, or put the file there"
-        raise CheckpointError("the backbone's weights are not there", where=weights, fix=fix)
-    weights_sha = sha256_file(weights)
+    data.require_pairs()
+    weights_sha = weights_sha256(Path(settings.weights), whose="the backbone", setting="scenes.weights")
     size = image_size(data.root / data.pairs[0].before)
 
     from pipeline.cache import Provenance
     from pipeline.execution import Item, build_cache
     from pipeline.vision.scenes.worker import SCHEMA, SceneImage, SceneWorker
 
-    items = []
-    for pair in data.pairs:
-        for date in ("before", "after"):
-            # Workers of a Dask cluster may have another working directory.
-            image = SceneImage((data.root / getattr(pair, date)).resolve(), pair.sha256[date], size)
-            items.append(Item(key=content_key(image.sha256, list(size)), label=f"{pair.id} {date}", payload=image))
+    items = [
+        Item(
+            key=content_key(image.sha256, list(size)),
+            label=image.label,
+            payload=SceneImage(image.path, image.sha256, size),
+        )
+        for image in data.images()
+    ]
     provenance = Provenance(
         stage="scenes",
         schema_version=SCHEMA.version,

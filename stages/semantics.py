@@ -78,11 +78,9 @@ def run(
     """
     from pipeline.config import settings_hash
     from pipeline.datasets.records import read_prepared
-    from pipeline.errors import DataError
 
     data = read_prepared(prepared)
-    if not data.pairs:
-        raise DataError("the data set has no pairs", where=prepared, fix="look at audit.json and run `sagecc prepare`")
+    data.require_pairs()
     found = _detections(settings, data, engine, masks) if settings.source.kind == "images" else _imports(settings, data)
 
     from pipeline.cache import Provenance
@@ -152,14 +150,11 @@ def _detections(settings: SemanticsSettings, data: Prepared, engine: EngineSetti
     category_tokens(load_text_encoder(settings.grounding.text_encoder)[0], parse_prompts(settings.grounding.prompts))
     stored = stored_embeddings(masks, settings.sam, weights["sam"], data.card.pairs_sha256)
     items = []
-    for number, pair in enumerate(data.pairs):
-        for date, name in enumerate(("before", "after")):
-            # Workers of a Dask cluster may have another working directory.
-            path = (data.root / getattr(pair, name)).resolve()
-            image = SemanticImage(path, pair.sha256[name], size, 2 * number + date)
-            # An embedding may differ in its last bit from one that was computed in a batch of another size.
-            key = content_key(image.sha256, list(size), stored is not None)
-            items.append(Item(key=key, label=f"{pair.id} {name}", payload=image))
+    for image in data.images():
+        # An embedding may differ in its last bit from one that was computed in a batch of another size.
+        key = content_key(image.sha256, list(size), stored is not None)
+        payload = SemanticImage(image.path, image.sha256, size, image.unit)
+        items.append(Item(key=key, label=image.label, payload=payload))
     bridge = None
     if settings.space == "aligned":
         bridge, weights["alignment"] = _alignment(settings, data, [item.payload for item in items], weights, engine)
@@ -185,18 +180,18 @@ def _imports(settings: SemanticsSettings, data: Prepared) -> _Work:
 
 def _weights(settings: SemanticsSettings) -> dict[str, str]:
     """Return the SHA-256 of every file of weights by name."""
-    from pipeline.checkpoints import missing_advice
-    from pipeline.errors import CheckpointError
+    from pipeline.checkpoints import weights_sha256
     from pipeline.files import sha256_file
 
-    files = {"grounding_dino": settings.grounding.weights, "sam": settings.sam.weights}
+    files = {
+        "grounding_dino": ("Grounding DINO", settings.grounding.weights, "semantics.grounding.weights"),
+        "sam": ("SAM", settings.sam.weights, "semantics.sam.weights"),
+    }
     if settings.head.kind == "conv" and settings.head.weights is not None:
-        files["head"] = settings.head.weights
-    for name, file in files.items():
-        if not Path(file).is_file():
-            fix = missing_advice(Path(file)) or "correct the path, or put the file there"
-            raise CheckpointError(f"the weights of {name} are not there", where=file, fix=fix)
-    digests = {name: sha256_file(Path(file)) for name, file in files.items()}
+        files["head"] = ("the descriptor head", settings.head.weights, "semantics.head.weights")
+    digests = {
+        name: weights_sha256(Path(file), whose=whose, setting=setting) for name, (whose, file, setting) in files.items()
+    }
     vocabulary = Path(settings.grounding.text_encoder) / "vocab.txt"
     if vocabulary.is_file():
         digests["vocabulary"] = sha256_file(vocabulary)

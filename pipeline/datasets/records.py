@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,23 @@ class Pair(BaseModel):
     """Index maps or palette images of land-cover classes per date."""
     change_mask: str | None = None
     sha256: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class DatedImage:
+    """One date of a pair.
+
+    Attributes:
+        unit: Its place among the units of the caches that hold something per image: 2i + t for pair i at date t.
+        label: What messages call it.
+        path: The file, absolute: workers of a Dask cluster may have another working directory.
+        sha256: What `prepare` has seen in it.
+    """
+
+    unit: int
+    label: str
+    path: Path
+    sha256: str
 
 
 class DatasetCard(BaseModel):
@@ -102,6 +119,24 @@ class Prepared:
                 where=self.folder,
                 fix="put the images there, set prepare.images: read and run `sagecc prepare`",
             )
+
+    def require_pairs(self) -> None:
+        """Refuse a data set without pairs.
+
+        Raises:
+            DataError: It has none.
+        """
+        if not self.pairs:
+            fix = f"look at audit.json and {PREPARE_AGAIN}"
+            raise DataError("the data set has no pairs", where=self.folder, fix=fix)
+
+    def images(self) -> Iterator[DatedImage]:
+        """Yield both dates of every pair, in the order of their units."""
+        for number, pair in enumerate(self.pairs):
+            for date, (name, file) in enumerate((("before", pair.before), ("after", pair.after))):
+                yield DatedImage(
+                    2 * number + date, f"{pair.id} {name}", (self.root / file).resolve(), pair.sha256[name]
+                )
 
     def split(self, split: Split) -> tuple[Pair, ...]:
         """Return the pairs of one split, in file order."""

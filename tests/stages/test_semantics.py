@@ -204,10 +204,10 @@ def test_bad_settings_are_refused_before_any_image_is_read(folder: Path) -> None
     sized = settings.model_copy(update={"map_size": 64})
     with pytest.raises(SettingsError, match="not know every word"):
         semantics.run(with_grounding(sized, prompts=("quay",)), prepared, folder / "s.h5", engine=INLINE)
-    with pytest.raises(CheckpointError, match="weights of sam are not there"):
+    with pytest.raises(CheckpointError, match="weights of SAM are not there"):
         no_sam = sized.model_copy(update={"sam": settings.sam.model_copy(update={"weights": "sam_vit_b_01ec64.pth"})})
         semantics.run(no_sam, prepared, folder / "s.h5", engine=INLINE)
-    with pytest.raises(CheckpointError, match="weights of grounding_dino are not there"):
+    with pytest.raises(CheckpointError, match="weights of Grounding DINO are not there"):
         semantics.run(with_grounding(sized, weights="absent.pth"), prepared, folder / "s.h5", engine=INLINE)
     write_prepared(folder / "empty", "folder", "images", [])
     with pytest.raises(DataError, match="no pairs"):
