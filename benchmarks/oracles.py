@@ -185,7 +185,7 @@ class Trial:
 
 
 def run(*, quick: bool = False) -> Figures:
-    """Measure; quick takes 20 pairs instead of 150.
+    """Measure; quick takes 20 pairs instead of 300.
 
     Raises:
         CheckpointError: A mini model is not there.
@@ -212,7 +212,7 @@ def figures(tables: Tables) -> Figures:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks oracles", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="20 pairs instead of 150, one size of the encoder")
+    parser.add_argument("--quick", action="store_true", help="20 pairs instead of 300, one size of the encoder")
     quick = parser.parse_args(arguments).quick
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(Path(folder), _pairs(quick))
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pairs(quick: bool) -> int:
-    return 20 if quick else 150
+    return 20 if quick else 300
 
 
 def _recall_table(report: sam.RecallReport) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,7 +85,7 @@ def pretrain(
     return progress.history
 
 
-def begin_with(module: nn.Module, start: str | None, *, kind: str) -> None:
+def begin_with(module: nn.Module, start: str | None, *, kind: str) -> str | None:
     """Load the weights that a training is to go on from, if there are any.
 
     Args:
@@ -93,12 +93,17 @@ def begin_with(module: nn.Module, start: str | None, *, kind: str) -> None:
         start: Their file; None leaves the module as it is.
         kind: What the weights should be, with its article.
 
+    Returns:
+        The SHA-256 of their file.
+
     Raises:
         CheckpointError: They are missing, damaged, or another model's.
     """
-    if start is not None:
-        path = Path(start)
-        load_exactly(module, load_state_dict(path), kind=kind, path=path, fix="correct the setting `start`")
+    if start is None:
+        return None
+    path = Path(start)
+    load_exactly(module, load_state_dict(path), kind=kind, path=path, fix="correct the setting `start`")
+    return sha256_file(path)
 
 
 def state_key(schedule: PretrainSchedule) -> str:
@@ -120,8 +125,22 @@ def one_cycle(share: float) -> float:
     return share / 0.1 if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
 
 
-def write_mini(output: Path, module: nn.Module, settings: Mapping[str, Any], history: list[dict[str, Any]]) -> Path:
+def write_mini(
+    output: Path,
+    module: nn.Module,
+    schedule: PretrainSchedule,
+    history: list[dict[str, Any]],
+    *,
+    begun_with: str | None = None,
+) -> Path:
     """Write what ships: the weights in float16, and beside them (.json) the settings and the validation curve.
+
+    Args:
+        output: File of the weights (.safetensors).
+        module: What was trained.
+        schedule: Its settings; of the weights that it began with only the file's name is told.
+        history: What `pretrain` returned.
+        begun_with: What `begin_with` returned.
 
     Returns:
         `output`.
@@ -129,6 +148,9 @@ def write_mini(output: Path, module: nn.Module, settings: Mapping[str, Any], his
     weights = {
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in module.state_dict().items()
     }
+    settings = schedule.model_dump(mode="json")
+    if schedule.start is not None:
+        settings["start"] = {"file": Path(schedule.start).name, "sha256": begun_with}
     save_tensors(output, weights)
     write_json(output.with_suffix(".json"), {"settings": settings, "validation": history})
     return output

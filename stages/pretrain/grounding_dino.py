@@ -61,7 +61,7 @@ def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSett
         )
         torch.manual_seed(settings.seed)
         module = GroundingPretraining(model).to(device)
-        begin_with(model, settings.start, kind="a mini Grounding DINO")
+        begun_with = begin_with(model, settings.start, kind="a mini Grounding DINO")
         history = pretrain(
             title,
             module,
@@ -74,4 +74,4 @@ def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSett
             validate=lambda: validate(module, validation, settings.batch),
             work=paths.WORK / "pretrain-grounding-dino" / state_key(settings),
         )
-    return write_mini(output, model, settings.model_dump(mode="json"), history)
+    return write_mini(output, model, settings, history, begun_with=begun_with)

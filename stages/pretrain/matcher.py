@@ -152,7 +152,7 @@ def run(
         )
     with deterministic(device):
         matcher = learned_matcher(settings, describer.head.width, seed=settings.seed).to(device)
-        begin_with(matcher, settings.start, kind=f"a {settings.method} of these settings")
+        begun_with = begin_with(matcher, settings.start, kind=f"a {settings.method} of these settings")
         held_out = {name: part["val"].to(device) for name, part in (("", views), ("dates_", dates)) if part}
         history = pretrain(
             title,
@@ -170,7 +170,7 @@ def run(
             },
             work=paths.WORK / "pretrain-matcher" / content_key(key, state_key(settings))[:32],
         )
-    return write_mini(output, matcher, settings.model_dump(mode="json"), history)
+    return write_mini(output, matcher, settings, history, begun_with=begun_with)
 
 
 def _world(settings: PretrainMatcherSettings, engine: EngineSettings) -> tuple[Path, Path]:

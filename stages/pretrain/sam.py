@@ -74,7 +74,7 @@ def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) 
     with deterministic(device):
         torch.manual_seed(settings.seed)
         model = SamPretraining(build_sam(sam, random_weights=True, seed=settings.seed), len(LAND_CLASSES)).to(device)
-        begin_with(model.sam, settings.start, kind="a mini SAM")
+        begun_with = begin_with(model.sam, settings.start, kind="a mini SAM")
         history = pretrain(
             title,
             model,
@@ -98,7 +98,7 @@ def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) 
                 weight_decay=settings.weight_decay,
             ),
         )
-    return write_mini(output, model.sam, settings.model_dump(mode="json"), history)
+    return write_mini(output, model.sam, settings, history, begun_with=begun_with)
 
 
 def read_images(world: Path, split: Split) -> SegmentedImages:

@@ -59,7 +59,7 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
         backbone = build_backbone("mini", None, seed=settings.seed)
         model = ScenePretraining(backbone, len(LAND_CLASSES), BackboneSettings())
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        begin_with(model.backbone, settings.start, kind="a mini scene backbone")
+        begun_with = begin_with(model.backbone, settings.start, kind="a mini scene backbone")
         history = pretrain(
             title,
             model,
@@ -70,7 +70,7 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
             validate=lambda: validate(model, validation, settings.batch),
             work=paths.WORK / "pretrain-scenes" / state_key(settings),
         )
-    return write_mini(output, model.backbone, settings.model_dump(mode="json"), history)
+    return write_mini(output, model.backbone, settings, history, begun_with=begun_with)
 
 
 def read_pairs(world: Path, split: Split) -> ScenePairs:
