@@ -17,7 +17,8 @@ class EvidenceWidths:
     """How wide the fields of `Evidence` are: what a model has to know of them before it is built.
 
     Attributes:
-        motion: Width d of the descriptors of motion regions; None where there are none.
+        motion: Width d of the descriptors of motion regions, or C·49 where the captioner makes them of 7×7 grids; None
+            where there are none.
         semantics: Width e of the embeddings of semantic regions; None where there are none.
         nodes: Width g of the node features; None where there is no graph.
         relations: Number R of the graph's relations; None where there is no graph.

@@ -30,6 +30,14 @@ class EvidenceSettings(Section):
         lt=1,
         description="τ of equation (10), applied to the stored confidences; null: what `matches` decided (Table 6)",
     )
+    descriptor_width: int | None = Field(
+        None,
+        ge=8,
+        le=2048,
+        description="null: descriptors of motion regions are those that `regions` computed; a number: the head g of "
+        "equation (8) is trained with the captioner, to that width, on the 7×7 grids that regions.store: grids keeps "
+        "(paper silent on whether g is trained, and how)",
+    )
     top_q: int | None = Field(
         None,
         ge=1,

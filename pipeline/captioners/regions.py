@@ -18,7 +18,8 @@ class Regions:
     """Regions of B pairs, those of both dates together, padded to N for each pair; N may be 0.
 
     Attributes:
-        features: (B, N, d) floating: descriptors Z of equation (8), or embeddings E of equation (11).
+        features: (B, N, d) floating: descriptors Z of equation (8), the flattened grids they are made of, or embeddings
+            E of equation (11).
         mask: (B, N) boolean, True at a region; what the other fields hold elsewhere is never looked at.
         dates: (B, N) int64, 0 before and 1 after; None where not known.
         centroids: (B, N, 2) floating, K of equation (9) as shares of the image: x rightwards, y downwards, both in

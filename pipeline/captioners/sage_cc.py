@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from pipeline.captioners.decoder import Decoder
 from pipeline.captioners.decoder_state import DecoderState
 from pipeline.captioners.evidence import Evidence, EvidenceWidths
 from pipeline.captioners.evidence_checks import check_widths, checked_evidence
+from pipeline.captioners.learned_descriptors import LearnedDescriptors
 from pipeline.captioners.learned_scene import LearnedScene
 from pipeline.captioners.memory import Memory
 from pipeline.captioners.paper_fusion import PaperFusion
@@ -32,6 +34,7 @@ class SageCC(nn.Module):
         widths: Widths of what is taken beside the scenes; needed with a fusion only.
 
     Raises:
+        CheckpointError: A head is to be trained on the regions' grids, and `widths` is not that of grids.
         SettingsError: The settings do not go with the shape of the scenes, or ask for regions or a graph of which
             `widths` knows nothing.
     """
@@ -52,7 +55,12 @@ class SageCC(nn.Module):
         else:
             self.scene = SceneEncoder(settings.scene, scene_shape, settings.channels)
         self.decoder = Decoder(settings.decoder, vocabulary_size, settings.channels)
-        self.fusion = _fusion(settings, self.widths)
+        self.descriptors: LearnedDescriptors | None = None
+        joined, wanted = self.widths, settings.evidence.descriptor_width
+        if settings.fusion != "none" and settings.evidence.motion and wanted and joined.motion is not None:
+            self.descriptors = LearnedDescriptors(joined.motion, wanted)
+            joined = replace(joined, motion=wanted)
+        self.fusion = _fusion(settings, joined)
 
     def encode(self, scenes: Tensor, evidence: Evidence | None = None) -> Memory:
         """Encode pairs once for all their captions, equations (1) to (6) and (15) to (17).
@@ -75,6 +83,8 @@ class SageCC(nn.Module):
         checked = checked_evidence(self.settings, self.widths, evidence, len(memory))
         if self.training and self.settings.evidence.drop:
             checked = checked.thinned(self.settings.evidence.drop)
+        if self.descriptors is not None and checked.motion is not None:
+            checked = replace(checked, motion=self.descriptors(checked.motion))
         fused: Memory = self.fusion(memory, checked)
         return fused
 

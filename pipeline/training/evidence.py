@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipeline.cache import Cache, Expectation, Schema
 from pipeline.captioners.evidence import EvidenceWidths
 from pipeline.captioners.fusion_settings import EvidenceSettings
 from pipeline.captioners.settings import CaptionerSettings
 from pipeline.datasets.records import Prepared
+from pipeline.errors import CacheError
 from pipeline.files import sha256_file
 from pipeline.training.evidence_card import CacheCard, EvidenceCard, masks_beside
 from pipeline.training.graph_source import GraphSource, read_source
@@ -62,7 +65,7 @@ class EvidenceCaches:
         """How wide what they hold is."""
         tensors = None if self.graph is None else self.graph.tensors
         return EvidenceWidths(
-            motion=_width(self.caches, "regions", "descriptors"),
+            motion=_width(self.caches, "regions", region_field(self.settings)),
             semantics=_width(self.caches, "semantics", "embeddings"),
             nodes=None if tensors is None else tensors.features.shape[1],
             relations=None if tensors is None else tensors.relations,
@@ -95,7 +98,8 @@ def open_evidence(
         None without a fusion.
 
     Raises:
-        CacheError: A cache is missing, damaged, of other pairs, or made from another cache than the one that is there.
+        CacheError: A cache is missing, damaged, of other pairs, made from another cache than the one that is there, or
+            keeps no grids where the captioner asks for some.
         DataError: The graph is missing or damaged.
         CheckpointError: The pretrained graph encoder is missing, damaged, or that of another graph.
         SettingsError: The pretrained graph encoder is built otherwise than the captioner's.
@@ -109,6 +113,14 @@ def open_evidence(
         path = masks_beside(paths.regions)
         made_of = pairs | ({path.name: sha256_file(path)} if path.is_file() else {})
         caches["regions"] = _open(paths.regions, REGIONS, made_of, data)
+        if not _width(caches, "regions", region_field(taken)):
+            raise CacheError(
+                f"the captioner is to learn descriptors of width {taken.descriptor_width} from 7×7 grids, and the "
+                "regions are kept without",
+                where=paths.regions,
+                fix="run `sagecc regions --set regions.store=grids`, or set train.captioner.evidence.descriptor_width: "
+                "null",
+            )
         masks = _open(path, MASKS, pairs, data) if path.is_file() else None
         caches["matches"] = _open(paths.matches, MATCHES, {"regions.h5": sha256_file(paths.regions)}, data)
     if taken.semantics:
@@ -120,6 +132,11 @@ def open_evidence(
     return EvidenceCaches(taken, caches, graph, masks)
 
 
+def region_field(taken: EvidenceSettings) -> Literal["descriptors", "grids"]:
+    """Return what of regions.h5 a captioner takes as a region's features."""
+    return "descriptors" if taken.descriptor_width is None else "grids"
+
+
 def _open(path: Path, schema: Schema, made_of: dict[str, str], data: Prepared) -> Cache:
     cache = Cache.open(path, schema, expect=Expectation(upstream=made_of))
     check_pairs(cache, data)
@@ -127,4 +144,4 @@ def _open(path: Path, schema: Schema, made_of: dict[str, str], data: Prepared) -
 
 
 def _width(caches: dict[str, Cache], stage: str, field: str) -> int | None:
-    return caches[stage].schema.field(field).row_shape[0] if stage in caches else None
+    return math.prod(caches[stage].schema.field(field).row_shape) if stage in caches else None

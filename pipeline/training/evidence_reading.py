@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from pipeline.captioners.evidence import Evidence
 from pipeline.captioners.fusion_settings import EvidenceSettings
 from pipeline.captioners.regions import Regions
 from pipeline.errors import CacheError
-from pipeline.training.evidence import EvidenceCaches
+from pipeline.training.evidence import EvidenceCaches, region_field
 from pipeline.training.places import not_finite
 from pipeline.vision.matching.cache import read_matches, stage_assignment
 
@@ -44,27 +45,29 @@ def read_evidence(caches: EvidenceCaches, ids: Sequence[str], *, places: bool = 
 def _motion(regions: Cache, matches: Cache, settings: EvidenceSettings, ids: Sequence[str], places: bool) -> Regions:
     """Regions without a counterpart at the other date, those before first."""
     units, pairs = _units(regions, ids), _units(matches, ids)
-    descriptors, counts = regions.rows("descriptors", units)
-    centroids, _ = regions.rows("centroids", units)
+    centroids, counts = regions.rows("centroids", units)
     sizes, _ = regions.rows("size", units)
     starts = np.cumsum(counts) - counts
     rule = None
     if settings.match_threshold is not None:
         rule = stage_assignment(matches).model_copy(update={"threshold": settings.match_threshold})
-    chosen: list[NDArray[np.int64]] = []
+    chosen: list[NDArray[np.int32]] = []
     for pair in pairs.tolist():
         found = read_matches(matches, pair, rule, kept=settings.masks_kept)
-        for alone in (found.unmatched_before, found.unmatched_after):
-            chosen.append(starts[len(chosen)] + alone)
-    rows = np.concatenate(chosen)
+        chosen += [found.unmatched_before, found.unmatched_after]
     owners = np.repeat(np.arange(len(units)), [len(alone) for alone in chosen])
+    rows = np.concatenate(chosen) + starts[owners]
     table = _Table(regions, ids, owners)
-    table.check("descriptors", descriptors[rows])
+    field = region_field(settings)
+    # Unit by unit: grids of all regions may be more than memory holds.
+    features = np.concatenate([regions.row(field, unit)[alone] for unit, alone in zip(units, chosen, strict=True)])
+    features = features.reshape(len(rows), math.prod(features.shape[1:]))
+    table.check(field, features)
     # Sizes are stored as height and width, centroids as x and y.
     shares: NDArray[np.float32] = (centroids[rows] / sizes[owners, ::-1]).astype(np.float32)
     table.check("centroids", shares)
     table.refuse(np.any((shares < 0) | (shares > 1), axis=1), "centroids", "lie outside of the image")
-    return table.regions(descriptors[rows], centroids=shares, rows=rows - starts[owners] if places else None)
+    return table.regions(features, centroids=shares, rows=rows - starts[owners] if places else None)
 
 
 def _semantics(semantics: Cache, ids: Sequence[str], places: bool) -> Regions:

@@ -14,6 +14,7 @@ from pipeline.language.settings import VocabularySettings
 from pipeline.language.vocabulary import build_vocabulary
 from pipeline.training.evidence import EvidencePaths
 from pipeline.training.settings import TrainSettings
+from pipeline.vision.regions.settings import Store
 from stages import caption, describe, masks, matches, regions, scenes, semantics, train
 from stages.masks import MasksSettings
 from stages.matches import MatchesSettings
@@ -28,7 +29,7 @@ ENGINE = EngineSettings(device="cpu")
 SEARCH: dict[str, Any] = {"beams": 2, "n_best": 2, "max_length": 8}
 
 
-@pytest.fixture(params=["paper", "release"])
+@pytest.fixture(params=["paper", "release", "release with a head of its own"])
 def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny model with a fusion over caches that every stage has made of random pictures."""
     monkeypatch.chdir(tmp_path)
@@ -37,12 +38,15 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     sam, where = lively_weights(tmp_path), caches()
     scenes.run(backbone, prepared, Path("scenes.h5"), engine=ENGINE)
     found = masks.run(MasksSettings(sam=sam, generator=THRESHOLDS), prepared, Path("masks.h5"), engine=ENGINE)
-    regions.run(RegionsSettings(batch_size=2), prepared, found, where.regions, engine=ENGINE)
+    fusion, _, learned = request.param.partition(" ")
+    store: Store = "grids" if learned else "vectors"
+    regions.run(RegionsSettings(batch_size=2, store=store), prepared, found, where.regions, engine=ENGINE)
     matches.run(MatchesSettings(method="nearest", batch_size=2), where.regions, where.matches, engine=ENGINE)
     naming = SemanticsSettings(grounding=write_grounding(tmp_path), sam=sam, q=3, batch_size=2)
     semantics.run(naming, prepared, where.semantics, engine=ENGINE, masks=found)
     evidence_world.write_graph(where.graph, prepared)
-    settings = TrainSettings(epochs=1, batch=2, captioner=evidence_world.captioner(request.param))
+    captioner = evidence_world.captioner(fusion, descriptor_width=8 if learned else None)
+    settings = TrainSettings(epochs=1, batch=2, captioner=captioner)
     models = train.run(settings, prepared, Path("scenes.h5"), Path("models"), engine=ENGINE, **where.by_stage())
     return models / "seed-1"
 

@@ -15,7 +15,8 @@ from pipeline.datasets.records import read_prepared
 from pipeline.execution import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.regions.cache import SCHEMA, read_regions
-from pipeline.vision.regions.descriptor import DescriptorHead, build_head, describe
+from pipeline.vision.regions.descriptor import build_head, describe
+from pipeline.vision.regions.head import DescriptorHead
 from pipeline.vision.regions.settings import HeadSettings, RoiSettings
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.cache import read_masks

@@ -98,6 +98,23 @@ def test_regions_reach_the_weights(run, where, prepared, fusion):
     assert content(run(Path("after"), fusion=fusion, epochs=1))["seed-1/model.safetensors"] != before
 
 
+@pytest.mark.parametrize("fusion", ["paper", "release"])
+def test_a_descriptor_head_is_trained_with_the_captioner(run, where, prepared, fusion):
+    evidence_world.write_regions(where.regions, prepared, spoil=evidence_world.with_grids)
+    evidence_world.write_matches(where.matches, where.regions, prepared)
+
+    def head(name: str, **changes: object) -> dict[str, torch.Tensor]:
+        folder = run(Path(name), fusion=fusion, evidence={"descriptor_width": 8}, **changes) / "seed-1"
+        assert json.loads((folder / "settings.json").read_text())["evidence"]["widths"]["motion"] == 2 * 49
+        assert load_model(folder, torch.device("cpu")).model.captioner.descriptors.head.width == 8
+        weights = load_file(folder / "model.safetensors")
+        return {key: weights[key] for key in weights if key.startswith("captioner.descriptors.")}
+
+    start, trained = head("start", epochs=1, learning_rate=1e-30), head("trained")
+    assert len(start) == 4
+    assert all(not torch.allclose(start[key], trained[key], atol=1e-6) for key in start)
+
+
 @pytest.mark.parametrize("change", ["regions", "matches", "semantics", "graph", "encoder", "masks_kept", "threshold"])
 def test_a_model_of_other_evidence_is_not_taken_for_done(run, where, prepared, change):
     run(epochs=1)

@@ -38,6 +38,7 @@ COUNTS = ((4, 3), (0, 0), (2, 5), (1, 0), (3, 3), (0, 2))
 NAMED = ((2, 3), (1, 0), (0, 0), (3, 3), (4, 1), (2, 2))
 """Semantic regions before and after; pair 2 has none at all."""
 WIDTH, EMBEDDING, NODE, PROMPTS, RELATIONS = 6, 5, 4, 3, 3
+GRID_CHANNELS = 2
 SIZE = (64, 128)
 """Height and width of every image."""
 ENCODER_SETTINGS = GraphEncoderSettings(widths=(8, 6))
@@ -155,6 +156,12 @@ def spoil(path: Path, row: NDArray[Any], value: float) -> None:
 def confidences(pair: int) -> NDArray[np.float16]:
     """Confidences of a pair: many around the thresholds that are tried."""
     return (np.random.default_rng(100 + pair).random(COUNTS[pair]) ** 6).astype(np.float16)
+
+
+def with_grids(unit: int, arrays: Arrays) -> None:
+    """Regions that keep their 7×7 grids, of `GRID_CHANNELS` channels."""
+    shape = (len(arrays["boxes"]), GRID_CHANNELS, 7, 7)
+    arrays["grids"] = np.random.default_rng(200 + unit).normal(size=shape).astype(np.float16)
 
 
 def _region_arrays(unit: int) -> Arrays:

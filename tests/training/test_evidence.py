@@ -44,6 +44,17 @@ def test_widths_and_card_say_what_was_opened(where, prepared):
     assert str(Path.cwd()) not in card.model_dump_json()
 
 
+def test_a_head_to_be_trained_asks_for_grids(where, prepared):
+    learning = evidence_world.captioner(descriptor_width=8)
+    with pytest.raises(CacheError, match="7×7 grids") as caught:
+        opened(where, prepared, learning)
+    assert "sagecc regions --set regions.store=grids" in caught.value.fix and "null" in caught.value.fix
+    evidence_world.write_regions(where.regions, prepared, spoil=evidence_world.with_grids)
+    evidence_world.write_matches(where.matches, where.regions, prepared)
+    assert opened(where, prepared, learning).widths.motion == 2 * 49
+    assert opened(where, prepared).widths.motion == 6
+
+
 @pytest.mark.parametrize(
     ("taken", "needed"),
     [

@@ -150,3 +150,22 @@ def test_centroids_outside_of_the_image_are_refused(where, prepared):
 def test_each_part_is_read_by_itself(where, prepared):
     found = read(where, prepared, motion=False, graph=False)
     assert found.motion is None and found.graph is None and found.pairs == 6
+
+
+def test_grids_come_in_the_place_of_descriptors(where, prepared):
+    evidence_world.write_regions(where.regions, prepared, spoil=evidence_world.with_grids)
+    evidence_world.write_matches(where.matches, where.regions, prepared)
+    plain, grids = read(where, prepared).motion, read(where, prepared, descriptor_width=8).motion
+    for name in ("mask", "dates", "centroids"):
+        assert torch.equal(getattr(plain, name), getattr(grids, name))
+    assert grids.features.shape == (*plain.mask.shape, 2 * 49) and grids.features.dtype == torch.float16
+    seen = 0
+    for position, name in enumerate(IDS):
+        for k in plain.mask[position].nonzero()[:, 0].tolist():
+            unit = 2 * int(name[1:]) + int(plain.dates[position, k])
+            arrays = evidence_world._region_arrays(unit)
+            evidence_world.with_grids(unit, arrays)
+            row = int((arrays["descriptors"] == plain.features[position, k].numpy()).all(1).argmax())
+            assert np.array_equal(grids.features[position, k].numpy(), arrays["grids"][row].ravel())
+            seen += 1
+    assert seen > 5

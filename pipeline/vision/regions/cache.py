@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache import Cache, Field, Schema
 from pipeline.vision.fields import SIZE, geometry
-from pipeline.vision.regions.roi import GRID
+from pipeline.vision.regions.settings import GRID
 
 SCHEMA = Schema(
     stage="regions",

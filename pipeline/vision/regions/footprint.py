@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipeline.vision.regions.roi import GRID
-from pipeline.vision.regions.settings import RegionSettings, Store
+from pipeline.vision.regions.settings import GRID, RegionSettings, Store
 
 LEVIR_CC_PAIRS: Final = 10_077
 # boxes, centroids, areas, scores; numbers of the features take two bytes.

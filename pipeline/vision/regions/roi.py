@@ -10,10 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from pipeline.vision.regions.settings import RoiSettings
-
-GRID = 7
-"""Bins a side after the adaptive average pooling of equation (8)."""
+from pipeline.vision.regions.settings import GRID, RoiSettings
 
 # A last row or column of cells of which less is picture comes of rounding when the image was resized.
 _LEAST_SHARE = 0.1

@@ -11,6 +11,9 @@ from pipeline.config import Section
 HeadKind = Literal["mean", "conv"]
 Store = Literal["vectors", "grids"]
 
+GRID = 7
+"""Bins a side after the adaptive average pooling of equation (8)."""
+
 
 class RoiSettings(Section):
     """RoIAlign on SAM's feature map (equation 7) and the pooling to 7×7 (equation 8)."""
@@ -60,6 +63,6 @@ class RegionSettings(Section):
     head: HeadSettings = Field(HeadSettings(), description="descriptor head g")
     store: Store = Field(
         "vectors",
-        description="vectors: descriptors only; grids: also the 7×7 grids they are made of, so that a head can be "
-        "trained together with the captioner, at some 45 times the room",
+        description="vectors: descriptors only; grids: also the 7×7 grids they are made of, so that the "
+        "captioner can train a head of its own (train.captioner.evidence.descriptor_width), at some 45 times the room",
     )

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import CheckpointError
-from pipeline.vision.regions.descriptor import DescriptorHead, build_head, describe, region_descriptors
-from pipeline.vision.regions.roi import GRID, region_grids
-from pipeline.vision.regions.settings import HeadSettings, RoiSettings
+from pipeline.vision.regions.descriptor import build_head, describe, region_descriptors
+from pipeline.vision.regions.head import DescriptorHead
+from pipeline.vision.regions.roi import region_grids
+from pipeline.vision.regions.settings import GRID, HeadSettings, RoiSettings
 
 CONV = HeadSettings(kind="conv", width=16)
 

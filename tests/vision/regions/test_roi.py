@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.vision.regions.roi import GRID, mask_shares, region_grids
-from pipeline.vision.regions.settings import RoiSettings
+from pipeline.vision.regions.roi import mask_shares, region_grids
+from pipeline.vision.regions.settings import GRID, RoiSettings
 from tests.vision.regions.plain import align, pool
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pipeline.vision.matching.examples.making import View
 from pipeline.vision.matching.pairs import RegionPairs, collate
 from pipeline.vision.regions.cache import RegionSet
-from pipeline.vision.regions.descriptor import DescriptorHead, region_descriptors
+from pipeline.vision.regions.descriptor import region_descriptors
+from pipeline.vision.regions.head import DescriptorHead
 from pipeline.vision.regions.settings import RoiSettings
 from pipeline.vision.sam.encoding import ImageEncoder
 
