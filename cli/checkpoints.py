@@ -23,8 +23,7 @@ def list_checkpoints() -> None:
     table = Table("name", "here", "size", "setting", "licence", "address")
     for checkpoint in CHECKPOINTS.values():
         here = "yes" if checkpoint.path.is_file() else "no"
-        size = f"{checkpoint.megabytes:.0f} MB"
-        table.add_row(checkpoint.name, here, size, checkpoint.used_by, checkpoint.licence, checkpoint.url)
+        table.add_row(checkpoint.name, here, checkpoint.size, checkpoint.used_by, checkpoint.licence, checkpoint.url)
     Console().print(table)
 
 

@@ -30,10 +30,8 @@ def init(
 
     Example: sagecc init levir-cc --root ~/data/Levir-CC-dataset
     """
-    from pipeline.checkpoints import missing_advice
     from pipeline.files import write_text
-    from stages.profiles import next_command, profile_sections, render_profile
-    from stages.scenes import ScenesSettings
+    from stages.profiles import missing_files, next_command, profile_sections, render_profile
 
     assignments = [*(changes or []), *(["prepare.allow_missing_images=true"] if allow_missing_images else [])]
     sections = profile_sections(profile, root, assignments, mini=mini)
@@ -43,8 +41,8 @@ def init(
         typer.echo(f"kept the old settings as {backup}")
     write_text(out, render_profile(profile, sections))
     typer.echo(f"wrote {out} from profile {profile}")
-    command, scenes = next_command(sections), sections["scenes"]
-    if command == "dvc repro" and isinstance(scenes, ScenesSettings) and not Path(scenes.weights).is_file():
-        typer.echo(f"before `dvc repro`: {scenes.weights} is not there")
-        typer.echo(f"  {missing_advice(Path(scenes.weights)) or 'put it there, or set scenes.weights'}")
+    command = next_command(sections)
+    for path, advice in missing_files(sections):
+        typer.echo(f"before `{command}`: {path} is not there")
+        typer.echo(f"  {advice}")
     typer.echo(f"next: {command}")

@@ -1,4 +1,4 @@
-"""Registry of published weights: address, SHA-256, size, licence. Nothing is fetched unasked."""
+"""Registry of published weights and vocabularies: address, SHA-256, size, licence. Nothing is fetched unasked."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ FOLDER = Path("artifacts/checkpoints")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One published weight file.
+    """One published file: weights, or what else a model is read with.
 
     Attributes:
         name: What the user asks for.
-        file: Its file name.
+        file: Its file name, with the folder where one model has several files.
         url: Its address.
         sha256: The SHA-256 of its content, or the leading digits of it that its publisher states.
         megabytes: Its size in units of 2^20 bytes.
         licence: Terms of the weights.
-        used_by: The setting that takes its path.
+        used_by: The setting that takes its path, or its folder's.
+        beside: Small files of the same folder that it is of no use without; fetched with it.
     """
 
     name: str
@@ -38,11 +39,17 @@ class Checkpoint:
     megabytes: float
     licence: str
     used_by: str
+    beside: tuple[Checkpoint, ...] = ()
 
     @property
     def path(self) -> Path:
         """Where `fetch` puts the file, relative to the project folder."""
         return FOLDER / self.file
+
+    @property
+    def size(self) -> str:
+        """Its size as a user reads it."""
+        return f"{self.megabytes:.0f} MB" if self.megabytes >= 1 else f"{self.megabytes:.1f} MB"
 
 
 _IMAGENET = "code BSD-3-Clause; weights trained on ImageNet (research use)"
@@ -63,6 +70,15 @@ def _sam(variant: str, digits: str, megabytes: float, sha256: str) -> Checkpoint
 def _grounding_dino(name: str, release: str, file: str, megabytes: float, sha256: str) -> Checkpoint:
     address = f"https://github.com/IDEA-Research/GroundingDINO/releases/download/{release}/{file}"
     return Checkpoint(name, file, address, sha256, megabytes, "Apache-2.0", "semantics.grounding.weights")
+
+
+def _bert(name: str, file: str, megabytes: float, sha256: str, beside: tuple[Checkpoint, ...] = ()) -> Checkpoint:
+    # One revision of the repository, since a later one may not have these bytes.
+    folder = "https://huggingface.co/google-bert/bert-base-uncased/resolve/86b5e0934494bd15c9632b12f734a8a67f723594"
+    path = f"bert-base-uncased/{file}"
+    return Checkpoint(
+        name, path, f"{folder}/{file}", sha256, megabytes, "Apache-2.0", "semantics.grounding.text_encoder", beside
+    )
 
 
 CHECKPOINTS: dict[str, Checkpoint] = {
@@ -88,12 +104,30 @@ CHECKPOINTS: dict[str, Checkpoint] = {
             894.602,
             "46270f7a822e6906b655b729c90613e48929d0f2bb8b9b76fd10a856f3ac6ab7",
         ),
+        # Words and layout of Grounding DINO's BERT; its weights are in Grounding DINO's file.
+        _bert(
+            "bert-base-uncased",
+            "vocab.txt",
+            0.221,
+            "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+            (
+                _bert(
+                    "bert-base-uncased's configuration",
+                    "config.json",
+                    0.001,
+                    "7160e1553ad2ca51d8c1cb066be533db31826e12d173824c1bb0cb1a4f187d20",
+                ),
+            ),
+        ),
     )
 }
 
 
-# File name of a mini model's weights → the command of `sagecc pretrain` that makes them.
-_TRAINED_HERE = {f"{model}-mini.safetensors": model for model in ("scenes", "sam", "matcher", "grounding-dino")}
+# File of a mini model → the command of `sagecc pretrain` that makes it.
+_TRAINED_HERE = {
+    **{f"{model}-mini.safetensors": model for model in ("scenes", "sam", "matcher", "grounding-dino")},
+    **{f"grounding-dino-mini/{file}": "grounding-dino" for file in ("vocab.txt", "config.json")},
+}
 
 
 def fetch(
@@ -103,13 +137,18 @@ def fetch(
     opener: Callable[[str], AbstractContextManager[IO[bytes]]] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Path:
-    """Download a registered checkpoint, check it and put it in place; a file that is there and right is kept.
+    """Download a registered checkpoint and what it needs beside it, check and put them in place.
+
+    Files that are there and right are kept.
 
     Args:
         name: Name in `CHECKPOINTS`.
         folder: Where to put it.
         opener: Opens an address for reading; None: `urllib.request.urlopen`.
         advance: Told the number of bytes of each piece that arrives.
+
+    Returns:
+        The checkpoint's file.
 
     Raises:
         CheckpointError: The name is unknown or the content is not the published one.
@@ -118,10 +157,21 @@ def fetch(
     checkpoint = CHECKPOINTS.get(name)
     if checkpoint is None:
         raise CheckpointError(f"no checkpoint is called {name!r}", fix=f"one of: {', '.join(CHECKPOINTS)}")
-    path = folder / checkpoint.file
+    open_address = opener or (lambda address: urllib.request.urlopen(address, timeout=60))
+    # It comes last, so that where it is all of it is.
+    for part in checkpoint.beside:
+        _fetch_file(part, folder / part.file, open_address, advance)
+    return _fetch_file(checkpoint, folder / checkpoint.file, open_address, advance)
+
+
+def _fetch_file(
+    checkpoint: Checkpoint,
+    path: Path,
+    open_address: Callable[[str], AbstractContextManager[IO[bytes]]],
+    advance: Callable[[int], None] | None,
+) -> Path:
     if path.is_file() and sha256_file(path).startswith(checkpoint.sha256):
         return path
-    open_address = opener or (lambda address: urllib.request.urlopen(address, timeout=60))
     with atomic_path(path) as temporary:
         try:
             with open_address(checkpoint.url) as source, temporary.open("wb") as target:
@@ -132,14 +182,15 @@ def fetch(
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", error)
             raise ServiceError(
-                f"cannot download {name} ({reason})",
+                f"cannot download {checkpoint.name} ({reason})",
                 where=checkpoint.url,
                 fix=f"fetch the file on a machine with network and put it at {path}",
             ) from error
         found = sha256_file(temporary)
         if not found.startswith(checkpoint.sha256):
             raise CheckpointError(
-                f"the download is not the published {name}: SHA-256 {found[:16]}…, expected {checkpoint.sha256}…",
+                f"the download is not the published {checkpoint.name}: SHA-256 {found[:16]}…, expected "
+                f"{checkpoint.sha256}…",
                 where=checkpoint.url,
                 fix="try again; if it repeats, something between you and the publisher changes files",
             )
@@ -164,15 +215,18 @@ def weights_sha256(path: Path, *, whose: str, setting: str) -> str:
 
 
 def missing_advice(path: Path) -> str | None:
-    """Say how to get weights that are not at `path`; None when they are there, or neither published nor a mini's."""
+    """Say how to get a file that is not at `path`; None when it is there, or neither published nor a mini model's."""
     if path.is_file():
         return None
-    if path.name in _TRAINED_HERE:
-        return f"train them with `sagecc pretrain {_TRAINED_HERE[path.name]}`"
+    # Names as vocab.txt say nothing without their folder.
+    names = (path.name, f"{path.parent.name}/{path.name}")
+    for name in names:
+        if name in _TRAINED_HERE:
+            return f"train them with `sagecc pretrain {_TRAINED_HERE[name]}`"
     for checkpoint in CHECKPOINTS.values():
-        if checkpoint.file == path.name:
+        if any(part.file in names for part in (checkpoint, *checkpoint.beside)):
             return (
                 f"run `sagecc checkpoints fetch {checkpoint.name}` "
-                f"({checkpoint.megabytes:.0f} MB from {checkpoint.url}; {checkpoint.licence})"
+                f"({checkpoint.size} from {checkpoint.url}; {checkpoint.licence})"
             )
     return None

@@ -37,6 +37,12 @@ class SageccError(Exception):
         return (_rebuild, (type(self), self.what, self.where, self.fix))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception of another library says, or its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def _rebuild(kind: type[SageccError], what: str, where: str | None, fix: str | None) -> SageccError:
     return kind(what, where=where, fix=fix)
 
@@ -63,3 +69,7 @@ class OutputError(SageccError):
 
 class ServiceError(SageccError):
     """Something outside the project that is missing or failed: Java, a Dask scheduler, an endpoint."""
+
+
+class ResourceError(SageccError):
+    """Work that this machine has no room for, however little of it is done at once; no fault of what is worked on."""

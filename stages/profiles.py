@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from pipeline.checkpoints import missing_advice
 from pipeline.config import Section, parse_section, render_params, with_overrides
 from pipeline.errors import SettingsError
+from pipeline.vision.matching.advice import assignment, training_advice
 from pipeline.vision.sam.settings import PUBLISHED_GENERATOR
+from stages.matches import MatchesSettings
 from stages.prepare import PrepareSettings
+from stages.pretrain import PretrainSettings
+from stages.regions import RegionsSettings
 from stages.sections import SECTIONS
 
 # ResNet-101 at 256 pixels, with each data set's own normalisation: the authors' release.
@@ -30,7 +36,7 @@ _REGIONS: dict[str, dict[str, Any]] = {
         "grounding": {
             "variant": "swin_t",
             "weights": "artifacts/checkpoints/groundingdino_swint_ogc.pth",
-            "text_encoder": "bert-base-uncased",
+            "text_encoder": "artifacts/checkpoints/bert-base-uncased",
         },
     },
 }
@@ -69,6 +75,18 @@ _TRAIN_TAGS = {
         "release": {"heads": 4, "dropout": 0.2},
     },
 }
+
+# In the order of the stages; the matcher comes last, since it wants the masks that SAM makes.
+_MODEL_FILES = (
+    "scenes.weights",
+    "masks.sam.weights",
+    "regions.head.weights",
+    "semantics.grounding.weights",
+    "semantics.grounding.text_encoder",
+    "semantics.sam.weights",
+    "semantics.head.weights",
+    "matches.weights",
+)
 
 WITHOUT_IMAGES = ("prepare", "semantics", "train", "caption", "evaluate")
 """Stages of a data set that is prepared without images, its semantic regions being imported."""
@@ -190,6 +208,49 @@ def render_profile(profile: str, sections: Mapping[str, Section]) -> str:
     )
     written = {name: section for name, section in sections.items() if name != "pretrain" or section != type(section)()}
     return render_params(written, heading=heading)
+
+
+def missing_files(sections: Mapping[str, Section]) -> list[tuple[Path, str]]:
+    """List the models that `dvc repro` would stop for want of, each with how to get it; SAM's, read twice, once.
+
+    Empty where `next_command` is another: those stages read no model.
+    """
+    if next_command(sections) != "dvc repro":
+        return []
+    found: dict[Path, str] = {}
+    for setting in _MODEL_FILES:
+        section, *keys = setting.split(".")
+        value: Any = sections[section]
+        for key in keys:
+            value = getattr(value, key)
+        if value is not None:
+            found.setdefault(Path(value) / "vocab.txt" if keys[-1] == "text_encoder" else Path(value), setting)
+    return [(path, _advice(path, setting, sections)) for path, setting in found.items() if not path.is_file()]
+
+
+def _advice(path: Path, setting: str, sections: Mapping[str, Section]) -> str:
+    """Say how to get the missing file that a setting names."""
+    known = missing_advice(path)
+    if known is not None:
+        return known
+    matches, pretrain, regions = (sections[name] for name in ("matches", "pretrain", "regions"))
+    if setting != "matches.weights" or not (
+        isinstance(matches, MatchesSettings)
+        and isinstance(pretrain, PretrainSettings)
+        and isinstance(regions, RegionsSettings)
+    ):
+        return f"put it there, or set {setting}"
+    if matches.method == "nearest":
+        shipped = MatchesSettings().weights
+        return f"nearest does not read it, but DVC wants a file to be there: set {setting} to {shipped}"
+    changes = [
+        assignment(f"pretrain.matcher.regions.{part}.{name}", value)
+        for part in ("roi", "head")
+        for name, value in getattr(regions, part).model_dump(mode="json").items()
+        if value != getattr(getattr(pretrain.matcher.regions, part), name)
+    ]
+    training = training_advice(matches, pretrain.matcher, changes)
+    return f"after `dvc repro masks`, {training}; or put a matcher of them there"
 
 
 def next_command(sections: Mapping[str, Section]) -> str:

@@ -13,6 +13,7 @@ import pytest
 from pipeline import checkpoints
 from pipeline.checkpoints import CHECKPOINTS, fetch, missing_advice
 from pipeline.errors import CheckpointError, ServiceError
+from pipeline.files import sha256_file
 
 CONTENT = b"weights" * 1000
 
@@ -26,6 +27,9 @@ class _Silent(http.server.SimpleHTTPRequestHandler):
 def server(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "www").mkdir()
     (tmp_path / "www" / "resnet18-f37072fd.pth").write_bytes(CONTENT)
+    (tmp_path / "www" / "bert-base-uncased").mkdir()
+    (tmp_path / "www" / "bert-base-uncased" / "vocab.txt").write_bytes(CONTENT)
+    (tmp_path / "www" / "bert-base-uncased" / "config.json").write_bytes(CONTENT * 2)
     handler = functools.partial(_Silent, directory=str(tmp_path / "www"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, daemon=True)
@@ -65,6 +69,37 @@ def test_unreachable_address_and_unknown_name(tmp_path: Path, server: str, monke
         fetch("resnet17", folder=tmp_path / "out")
 
 
+def test_a_folder_is_fetched_whole_and_its_main_file_last(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = CHECKPOINTS["bert-base-uncased"]
+    (config,) = published.beside
+
+    def register_bert(config_sha256: str) -> None:
+        here = dataclasses.replace(config, url=f"{server}/{config.file}", sha256=config_sha256)
+        entry = dataclasses.replace(
+            published, url=f"{server}/{published.file}", sha256=hashlib.sha256(CONTENT).hexdigest(), beside=(here,)
+        )
+        monkeypatch.setitem(checkpoints.CHECKPOINTS, "bert-base-uncased", entry)
+
+    register_bert("0" * 64)
+    with pytest.raises(CheckpointError, match="configuration"):
+        fetch("bert-base-uncased", folder=tmp_path / "out")
+    assert not (tmp_path / "out" / published.file).exists()
+    register_bert(hashlib.sha256(CONTENT * 2).hexdigest())
+    path = fetch("bert-base-uncased", folder=tmp_path / "out")
+    assert path == tmp_path / "out" / "bert-base-uncased" / "vocab.txt"
+    assert {file.name for file in path.parent.iterdir()} == {"vocab.txt", "config.json"}
+    assert path.with_name("config.json").read_bytes() == CONTENT * 2
+
+
+def test_the_vocabulary_is_that_of_the_package_whose_model_descends_from_it() -> None:
+    from pipeline.language.text_encoders.pretrained import find_model
+
+    # all-MiniLM-L6-v2 kept BERT's words.
+    assert sha256_file(find_model("minilm") / "vocab.txt") == CHECKPOINTS["bert-base-uncased"].sha256
+
+
 def test_registry_agrees_with_torchvision() -> None:
     from torchvision.models import get_model_weights
 
@@ -81,3 +116,10 @@ def test_advice_names_source_size_licence_and_command() -> None:
         assert part in advice
     assert missing_advice(Path("my-own.pth")) is None
     assert missing_advice(Path("somewhere/sam-mini.safetensors")) == "train them with `sagecc pretrain sam`"
+    mini = missing_advice(Path("somewhere/grounding-dino-mini/vocab.txt"))
+    assert mini == "train them with `sagecc pretrain grounding-dino`"
+    for file in ("vocab.txt", "config.json"):
+        advice = missing_advice(Path("bert-base-uncased") / file)
+        assert advice is not None
+        assert "sagecc checkpoints fetch bert-base-uncased` (0.2 MB" in advice
+        assert missing_advice(Path("my-own") / file) is None

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipeline.checkpoints import FOLDER
 from pipeline.config import parse_section, read_document
 from stages import paths
-from stages.profiles import PROFILES, profile_sections, render_profile
+from stages.profiles import PROFILES, missing_files, profile_sections, render_profile
 from stages.sections import SECTIONS
 
 PROJECT = Path(__file__).parent.parent
@@ -33,6 +35,31 @@ def test_mini_needs_no_published_checkpoint() -> None:
     for profile in PROFILES:
         sections = profile_sections(profile, None if profile == "synthetic" else "some/folder", mini=True)
         assert (PROJECT / sections["scenes"].weights).is_file()
+
+
+def model_settings(dvc: str) -> set[str]:
+    return {setting for setting in re.findall(r"\$\{([\w.]+)\}", dvc) if "weights" in setting or "encoder" in setting}
+
+
+def test_every_model_that_dvc_depends_on_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = model_settings((PROJECT / "dvc.yaml").read_text(encoding="utf-8"))
+    assert len(asked) == 6
+    for setting in asked:
+        missing = missing_files(profile_sections("synthetic", None, [f"{setting}=nowhere/own.bin"]))
+        assert any(path.is_relative_to("nowhere") for path, _ in missing), setting
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_in_the_project_folder_lacks_published_models_only(
+    profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    root = None if profile == "synthetic" else "some/folder"
+    for path, advice in missing_files(profile_sections(profile, root)):
+        assert path.is_relative_to(FOLDER)
+        assert "sagecc" in advice
+    assert missing_files(profile_sections(profile, root, mini=True)) == []
 
 
 def test_every_setting_is_described() -> None:

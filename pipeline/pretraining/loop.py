@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import settings_hash
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, DataError
 from pipeline.execution.progress import track
 from pipeline.files import content_key, sha256_file, write_json
 from pipeline.pretraining.settings import PretrainSchedule
@@ -54,7 +54,14 @@ def pretrain(
 
     Raises:
         CheckpointError: The state in `work` is damaged or belongs to another model.
+        DataError: There is not a single batch, so that random weights would be called trained.
     """
+    if steps < 1:
+        raise DataError(
+            f"there are fewer training examples than a batch of {schedule.batch}",
+            where=title,
+            fix="give more, by a larger world or more images, or lower `batch`",
+        )
     state = work / "state.safetensors"
     if optimizer is None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)

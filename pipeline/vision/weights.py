@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.checkpoints import missing_advice
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, first_line
 
 _FETCH = "run `sagecc checkpoints list` to see what can be fetched, or correct the path"
 
@@ -32,10 +29,10 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # Damage shows as whatever the unpickler trips over: struct.error, KeyError, MemoryError and a dozen more.
+    except Exception as error:
         raise CheckpointError(
-            f"these weights cannot be read as plain tensors ({reason})",
+            f"these weights cannot be read as plain tensors ({first_line(error)})",
             where=path,
             fix="fetch the file again; files that need code to be run are refused",
         ) from error

@@ -92,7 +92,7 @@ def run(
     import numpy as np
 
     from pipeline.devices import resolve_device
-    from pipeline.errors import DataError, SettingsError
+    from pipeline.errors import SettingsError
     from pipeline.files import content_key, sha256_file
     from pipeline.pretraining.loop import begin_with, pretrain, state_key, write_mini
     from pipeline.training.determinism import deterministic
@@ -143,13 +143,6 @@ def run(
             for split in (_SPLITS if generated and settings.dates else ())
         }
     training = joined([part["train"] for part in (views, dates) if part])
-    steps = len(training) // settings.batch
-    if not steps:
-        raise DataError(
-            f"{len(training)} training examples are less than a batch of {settings.batch}",
-            where=prepared,
-            fix="give more images, or lower pretrain.matcher.batch",
-        )
     with deterministic(device):
         matcher = learned_matcher(settings, describer.head.width, seed=settings.seed).to(device)
         begun_with = begin_with(matcher, settings.start, kind=f"a {settings.method} of these settings")
@@ -158,7 +151,7 @@ def run(
             title,
             matcher,
             settings,
-            steps=steps,
+            steps=len(training) // settings.batch,
             batches=lambda epoch: batches(
                 training, settings.batch, settings.augment, np.random.default_rng([settings.seed, epoch])
             ),

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, DataError
 from pipeline.files import sha256_file
-from pipeline.pretraining.loop import begin_with, one_cycle, state_key, write_mini
+from pipeline.pretraining.loop import begin_with, one_cycle, pretrain, state_key, write_mini
 from pipeline.pretraining.settings import PretrainSchedule
 
 
@@ -56,6 +56,21 @@ def test_what_ships_names_the_weights_that_it_began_with_and_not_where_they_lay(
     text = path.with_suffix(".json").read_text(encoding="utf-8")
     assert json.loads(text)["settings"]["start"] == {"file": "first.safetensors", "sha256": "0f"}
     assert str(tmp_path) not in text
+
+
+def test_fewer_examples_than_a_batch_are_no_training(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="fewer training examples than a batch of 12"):
+        pretrain(
+            "a line",
+            nn.Linear(3, 2),
+            PretrainSchedule(),
+            steps=0,
+            batches=lambda epoch: (),
+            losses=lambda batch: {},
+            validate=dict,
+            work=tmp_path,
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_cycle_rises_and_falls() -> None:

@@ -96,7 +96,7 @@ def test_wrong_inputs(folder: Path) -> None:
     nearest = SETTINGS.model_copy(update={"method": "nearest"})
     with pytest.raises(SettingsError, match="no weights to train"):
         pretrain_matcher.run(nearest, output, engine=ENGINE, prepared=prepared, masks=masks)
-    with pytest.raises(DataError, match="less than a batch of 500"):
+    with pytest.raises(DataError, match="fewer training examples than a batch of 500"):
         large = SETTINGS.model_copy(update={"batch": 500})
         pretrain_matcher.run(large, output, engine=ENGINE, prepared=prepared, masks=masks)
     others = write_pairs(folder / "others", [(64, 64)])

@@ -19,6 +19,8 @@ from pipeline.training import seeds as training
 from pipeline.training.checkpoints import load_model
 from pipeline.training.evidence import EvidencePaths
 from pipeline.training.graph_source import ENCODER
+from pipeline.vision.regions.descriptor import build_head
+from pipeline.vision.regions.settings import HeadSettings
 from stages import caption, graph, matches, regions, semantics, train
 from stages.caption import CaptionSettings
 from stages.graph import GraphSettings
@@ -113,6 +115,11 @@ def test_a_descriptor_head_is_trained_with_the_captioner(run, where, prepared, f
     start, trained = head("start", epochs=1, learning_rate=1e-30), head("trained")
     assert len(start) == 4
     assert all(not torch.allclose(start[key], trained[key], atol=1e-6) for key in start)
+    # The stage regions computes with it what the captioner makes of the same grids.
+    file = str(Path("trained/seed-1/model.safetensors"))
+    found = build_head(evidence_world.GRID_CHANNELS, HeadSettings(kind="conv", width=8, weights=file)).state_dict()
+    assert {f"captioner.descriptors.head.{key}" for key in found} == set(trained)
+    assert all(torch.equal(found[key], trained[f"captioner.descriptors.head.{key}"]) for key in found)
 
 
 @pytest.mark.parametrize("change", ["regions", "matches", "semantics", "graph", "encoder", "masks_kept", "threshold"])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from pipeline.errors import CheckpointError, ServiceError
+from pipeline.errors import CheckpointError, ServiceError, first_line
 from pipeline.files import sha256_file
 from pipeline.language.text_encoders.settings import MINILM, TextEncoderSettings
 from pipeline.threads import one_thread
@@ -55,7 +55,7 @@ class PretrainedEncoder:
                 str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False
             ).eval()
         except Exception as error:  # transformers lets errors of many kinds through
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             raise CheckpointError(
                 f"transformers cannot read the text encoder: {reason}", where=folder, fix="fetch its files again"
             ) from error
@@ -126,5 +126,5 @@ def _from_hub(name: str) -> Path:
         except LocalEntryNotFoundError:
             return Path(snapshot_download(name, allow_patterns=_WANTED))
     except Exception as error:  # the hub's client raises its own, requests' and the operating system's errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise ServiceError(f"cannot fetch the text encoder: {reason}", where=name, fix=_OFFLINE) from error

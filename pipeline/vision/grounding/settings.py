@@ -24,8 +24,8 @@ class GroundingSettings(Section):
     )
     text_encoder: str = Field(
         "artifacts/pretrained/grounding-dino-mini",
-        description="folder with config.json and vocab.txt of its BERT, whose weights are in `weights`; or a name of "
-        "the Hugging Face hub (published: bert-base-uncased)",
+        description="folder with config.json and vocab.txt of its BERT, whose weights are in `weights`; "
+        "`sagecc checkpoints fetch bert-base-uncased` brings the published one's",
     )
     size: int | None = Field(
         None,

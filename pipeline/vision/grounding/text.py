@@ -11,35 +11,44 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, BertConfig, BertTokenizerFast, PreTrainedTokenizerBase
 
-from pipeline.errors import CheckpointError, SettingsError
+from pipeline.checkpoints import CHECKPOINTS
+from pipeline.errors import CheckpointError, SettingsError, first_line
 from pipeline.vision.grounding.categories import Category
 
 MAX_TOKENS = 256
 """Tokens that a Grounding DINO reads."""
 
 
-def load_text_encoder(name: str) -> tuple[PreTrainedTokenizerBase, BertConfig]:
-    """Read tokenizer and configuration of a BERT from a folder, or by its name on the Hugging Face hub.
+_PROMPTS = "semantics.grounding.prompts"
+_FETCH = (
+    "run `sagecc checkpoints fetch bert-base-uncased` and set semantics.grounding.text_encoder to "
+    f"{CHECKPOINTS['bert-base-uncased'].path.parent}; the mini model's is artifacts/pretrained/grounding-dino-mini"
+)
+
+
+def load_text_encoder(folder: str) -> tuple[PreTrainedTokenizerBase, BertConfig]:
+    """Read tokenizer and configuration of a BERT from a folder; nothing is looked for on the network.
+
+    Args:
+        folder: It holds config.json and vocab.txt, and may hold more of the tokenizer's files.
 
     Raises:
-        CheckpointError: The folder is incomplete, or the hub cannot be reached and holds no earlier copy.
+        CheckpointError: The folder is missing, incomplete, damaged, or another kind of model's.
     """
-    if Path(name).is_dir():
-        absent = [file for file in ("config.json", "vocab.txt") if not (Path(name) / file).is_file()]
-        if absent:
-            raise CheckpointError(f"the text encoder's folder lacks {' and '.join(absent)}", where=name)
+    if not Path(folder).is_dir():
+        raise CheckpointError("the text encoder is not a folder on this machine", where=folder, fix=_FETCH)
+    absent = [file for file in ("config.json", "vocab.txt") if not (Path(folder) / file).is_file()]
+    if absent:
+        raise CheckpointError(f"the text encoder's folder lacks {' and '.join(absent)}", where=folder, fix=_FETCH)
     try:
-        config = AutoConfig.from_pretrained(name)
-        tokenizer = BertTokenizerFast.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        tokenizer = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers lets errors of many kinds through, and tokenizers bare ones
         raise CheckpointError(
-            f"the text encoder cannot be read ({str(error).splitlines()[0]})",
-            where=name,
-            fix="fetch it on a machine with network (`hf download bert-base-uncased config.json vocab.txt "
-            "tokenizer.json --local-dir FOLDER`) and set text_encoder to the folder",
+            f"the text encoder cannot be read ({first_line(error)})", where=folder, fix=_FETCH
         ) from error
     if not isinstance(config, BertConfig):
-        raise CheckpointError(f"the text encoder is a {config.model_type}, not a BERT", where=name)
+        raise CheckpointError(f"the text encoder is a {config.model_type}, not a BERT", where=folder, fix=_FETCH)
     return tokenizer, config
 
 
@@ -67,18 +76,22 @@ def compose(tokenizer: PreTrainedTokenizerBase, phrases: Sequence[str]) -> Capti
     pieces = [tokenizer.encode(phrase, add_special_tokens=False) for phrase in phrases]
     for phrase, piece in zip(phrases, pieces, strict=True):
         if not piece:
-            raise SettingsError(f"the text encoder sees nothing in the phrase {phrase!r}", where="prompts")
+            raise SettingsError(
+                f"the text encoder sees nothing in the phrase {phrase!r}",
+                where=_PROMPTS,
+                fix="write it in letters, or take it out",
+            )
         if tokenizer.unk_token_id in piece:
             raise SettingsError(
                 f"the text encoder does not know every word of the phrase {phrase!r}",
-                where="prompts",
+                where=_PROMPTS,
                 fix="use other words (the mini model's are in its vocab.txt)",
             )
     # [CLS], the phrases with a full stop after each, [SEP].
     length = 2 + sum(len(piece) + 1 for piece in pieces)
     if length > MAX_TOKENS:
         raise SettingsError(
-            f"the prompts make {length} tokens, Grounding DINO reads {MAX_TOKENS}", where="prompts", fix="use fewer"
+            f"the prompts make {length} tokens, Grounding DINO reads {MAX_TOKENS}", where=_PROMPTS, fix="use fewer"
         )
     tokens = torch.zeros(len(phrases), length, dtype=torch.bool)
     start = 1

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.records import Pair
-from pipeline.errors import DataError
+from pipeline.errors import DataError, first_line
 from pipeline.execution import Item
 from pipeline.files import content_key, sha256_bytes, sha256_file
 from pipeline.vision.imports.settings import SourceSettings
@@ -176,7 +176,7 @@ def read_npy(array: Array) -> NDArray[Any]:
         values: NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError, TypeError, SyntaxError) as error:
         raise DataError(
-            f"not a whole .npy file without objects ({str(error).splitlines()[0]})", where=array.path, fix=_NPY_FIX
+            f"not a whole .npy file without objects ({first_line(error)})", where=array.path, fix=_NPY_FIX
         ) from error
     return values
 
@@ -204,7 +204,7 @@ class _File:
             return h5py.File(self.path, "r")
         except OSError as error:
             raise DataError(
-                f"not a whole HDF5 file ({str(error).splitlines()[0]})", where=self.path, fix="copy it again"
+                f"not a whole HDF5 file ({first_line(error)})", where=self.path, fix="copy it again"
             ) from error
 
     def has(self, name: str) -> bool:
@@ -229,4 +229,4 @@ class _File:
 
     @staticmethod
     def _damaged(error: Exception, where: str) -> DataError:
-        return DataError(f"cannot be read ({str(error).splitlines()[0]})", where=where, fix="copy the file again")
+        return DataError(f"cannot be read ({first_line(error)})", where=where, fix="copy the file again")

@@ -85,7 +85,8 @@ class MatcherSettings(MatcherLayout):
 
     weights: str = Field(
         "artifacts/pretrained/matcher-mini.safetensors",
-        description="file of the matcher's weights, from `sagecc pretrain matcher`; nearest needs none. "
+        description="file of the matcher's weights, from `sagecc pretrain matcher`; nearest reads none, but "
+        "`dvc repro` wants a file to be there: the one that ships will do. "
         "superglue_outdoor.pth or superglue_indoor.pth of Magic Leap load with the published layout; their licence "
         "allows non-commercial research only, so they are neither shipped nor fetched",
     )

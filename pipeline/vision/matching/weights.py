@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import CheckpointError, SettingsError
+from pipeline.vision.matching.advice import training_advice
 from pipeline.vision.matching.matcher import LearnedMatcher, Matcher
 from pipeline.vision.matching.nearest import NearestMatcher
 from pipeline.vision.matching.settings import PUBLISHED, MatcherLayout, MatcherSettings, MatchMethod
@@ -28,7 +29,7 @@ def build_matcher(settings: MatcherSettings, descriptor_width: int) -> Matcher:
         descriptor_width: d, channels of the regions' descriptors.
 
     Raises:
-        CheckpointError: The weights are missing, damaged, or of another method or layout.
+        CheckpointError: The weights are missing, damaged, or of another method, layout or width of descriptors.
         SettingsError: The layout does not fit the descriptors.
     """
     if settings.method == "nearest":
@@ -36,6 +37,7 @@ def build_matcher(settings: MatcherSettings, descriptor_width: int) -> Matcher:
     matcher = learned_matcher(settings, descriptor_width)
     path = require_weights(settings)
     state = load_state_dict(path)
+    _check_width(state, settings, descriptor_width)
     kind = f"this {_NAMES[settings.method]}"
     load_exactly(matcher, state, kind=kind, path=path, fix=_advice(state, settings))
     return matcher.eval()
@@ -52,8 +54,7 @@ def require_weights(settings: MatcherSettings) -> Path:
         raise CheckpointError(
             f"the weights of {_NAMES[settings.method]} are not there",
             where=path,
-            fix=f"train them with `sagecc pretrain matcher --set pretrain.matcher.method={settings.method} "
-            f"--out {path}`, correct matches.weights, or set matches.method to nearest",
+            fix=f"{training_advice(settings)}, correct matches.weights, or set matches.method to nearest",
         )
     return path
 
@@ -88,6 +89,24 @@ def _superglue(settings: MatcherLayout, descriptor_width: int) -> LearnedMatcher
             fix="set it to true and train the matcher, or make descriptors of that width in stage regions",
         )
     return SuperGlue(layout, descriptor_width)
+
+
+def _check_width(state: Mapping[str, Tensor], settings: MatcherSettings, descriptor_width: int) -> None:
+    """Refuse weights that project descriptors of another width, as those of another SAM do.
+
+    Raises:
+        CheckpointError: They do.
+    """
+    # SuperGlue's and LightGlue's projection have the same name.
+    projection = state.get("input_proj.weight")
+    if projection is None or projection.dim() != 2 or projection.shape[1] == descriptor_width:
+        return
+    raise CheckpointError(
+        f"the regions' descriptors have {descriptor_width} channels, this matcher was trained on {projection.shape[1]}",
+        where=Path(settings.weights),
+        fix=f"{training_advice(settings)}, pretrain.matcher.regions being as section regions; or set matches.weights "
+        "to a matcher of these regions",
+    )
 
 
 def _advice(state: dict[str, Tensor], settings: MatcherSettings) -> str:

@@ -14,6 +14,9 @@ from pipeline.vision.regions.roi import region_grids
 from pipeline.vision.regions.settings import HeadSettings, RoiSettings
 from pipeline.vision.weights import load_exactly, load_state_dict
 
+_IN_CAPTIONER = "captioner.descriptors.head."
+"""What the names of a head's weights begin with in the model.safetensors of the captioner that it was trained with."""
+
 # See `roi._BLOCK`.
 _BLOCK = 32
 
@@ -33,9 +36,11 @@ def build_head(channels: int, settings: HeadSettings) -> DescriptorHead:
         head = DescriptorHead(channels, settings)
     if settings.kind == "conv" and settings.weights is not None:
         path = Path(settings.weights)
+        state = load_state_dict(path)
+        trained = {name: tensor for name, tensor in state.items() if name.startswith(_IN_CAPTIONER)}
         load_exactly(
             head,
-            load_state_dict(path),
+            {name.removeprefix(_IN_CAPTIONER): tensor for name, tensor in trained.items()} or state,
             kind=f"a descriptor head from {channels} to {settings.width} channels",
             path=path,
             fix="set regions.head.width to the head that the file belongs to, or regions.head.weights to another file",

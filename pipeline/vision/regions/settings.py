@@ -44,13 +44,14 @@ class HeadSettings(Section):
 
     kind: HeadKind = Field(
         "mean",
-        description="mean: average over the 7×7 grid, descriptors as wide as the feature map; conv: a convolution, "
-        "an average and a linear layer, random by `seed` or from `weights`",
+        description="mean: average over the 7×7 grid, descriptors as wide as the feature map; conv (paper, which does "
+        "not say how it is trained): a convolution, an average and a linear layer, random by `seed` or from `weights`",
     )
     width: int = Field(256, ge=8, le=2048, description="d, the width of conv's descriptors; mean ignores it")
     weights: str | None = Field(
         None,
-        description="safetensors file of conv's trained weights; null: orthogonal random ones",
+        description="safetensors file of conv's trained weights: its own, or model.safetensors of a captioner that "
+        "trained one (train.captioner.evidence.descriptor_width); null: orthogonal random ones",
     )
     seed: int = Field(0, ge=0, description="seed of the random weights")
     normalise: bool = Field(False, description="scale every descriptor to unit length")

@@ -19,7 +19,7 @@ from torch import Tensor
 _EVERY_SIDE = np.ones((3, 3), dtype=np.bool_)
 _SMALLEST = 8
 """Segments of fewer pixels are not asked for."""
-_POPULARITY = 0.35
+_POPULARITY = 0.2
 """A segment is drawn in proportion to its area to this power: between once per segment and once per pixel."""
 _BOX_JITTER = 0.1
 """Standard deviation of a box's edges as a share of its sides (SAM, arXiv 2304.02643, appendix A)."""

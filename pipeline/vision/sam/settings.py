@@ -66,7 +66,7 @@ class GeneratorSettings(Section):
         0.4,
         ge=0,
         le=1,
-        description="masks whose IoU the model predicts to be no higher are dropped (published: 0.88)",
+        description="masks whose IoU the model predicts to be no higher are dropped; 0: none (published: 0.88)",
     )
     stability: float = Field(
         0.2, ge=0, le=1, description="masks of a lower stability score are dropped (published: 0.95)"
@@ -81,8 +81,8 @@ class GeneratorSettings(Section):
         0.5,
         ge=0,
         le=1,
-        description="of two masks that themselves overlap by more IoU, one is dropped too; unlike boxes this tells "
-        "crossing roads from one road found twice; null: boxes alone decide (published)",
+        description="of two masks of one crop that themselves overlap by more IoU, one is dropped too; unlike boxes "
+        "this tells crossing roads from one road found twice; null: boxes alone decide (published)",
     )
     crop_nms: float = Field(0.7, ge=0, le=1, description="the same between masks of different crops")
     min_region_area: int = Field(
@@ -95,7 +95,11 @@ class GeneratorSettings(Section):
     max_area_share: float = Field(1.0, gt=0, le=1, description="masks that cover more of the image are dropped")
     keep: int = Field(50, ge=1, le=4096, description="masks kept per image, best predicted IoU first (paper: 50)")
     images_per_pass: int | None = Field(
-        None, ge=1, le=1024, description="images per pass of the encoder; null: 4 on a CPU, 8 on a GPU"
+        None,
+        ge=1,
+        le=1024,
+        description="images per pass of the encoder; null: 4 on a CPU, 8 on a GPU; halved when "
+        "the GPU's memory runs out",
     )
     prompts_per_pass: int | None = Field(
         None,

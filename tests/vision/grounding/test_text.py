@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.checkpoints import CHECKPOINTS
 from pipeline.errors import CheckpointError, SettingsError
+from pipeline.vision.grounding import text
 from pipeline.vision.grounding.categories import parse_prompts
 from pipeline.vision.grounding.text import category_tokens, compose, load_text_encoder, phrase_attention
 from pipeline.vision.grounding.vocabulary import PHRASES, write_text_encoder
@@ -66,12 +69,74 @@ def test_phrases_see_themselves_only_as_in_groundingdino(tokenizer) -> None:
     assert torch.equal(positions, expected_positions)
 
 
-def test_a_text_encoder_that_is_not_there_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"lacks vocab\.txt"):
-        load_text_encoder(str(tmp_path / "half"))
-    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+def test_prompts_that_cannot_be_read_name_their_setting_and_a_cure(tokenizer) -> None:
+    for phrases in (["\u200b"], ["building", "quay"], ["road"] * 150):
+        with pytest.raises(SettingsError) as caught:
+            compose(tokenizer, phrases)
+        assert caught.value.where == "semantics.grounding.prompts"
+        assert caught.value.fix
+
+
+def copied(folder: Path) -> Path:
+    return Path(shutil.copytree(TEXT_ENCODER, folder))
+
+
+def test_a_text_encoder_that_is_not_there_is_explained(tmp_path: Path) -> None:
+    half = copied(tmp_path / "half")
+    (half / "vocab.txt").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks vocab\.txt") as first:
+        load_text_encoder(str(half))
+    with pytest.raises(CheckpointError, match="not a folder") as second:
         load_text_encoder(str(tmp_path / "absent"))
-    assert "--local-dir" in str(caught.value.fix)
+    for caught in (first, second):
+        assert "sagecc checkpoints fetch bert-base-uncased" in str(caught.value.fix)
+        assert f"text_encoder to {CHECKPOINTS['bert-base-uncased'].path.parent}" in str(caught.value.fix)
+
+
+def test_a_name_of_the_hub_is_never_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    with pytest.raises(CheckpointError, match="not a folder"):
+        load_text_encoder("bert-base-uncased")
+    # Nor for what a folder does not hold.
+    load_text_encoder(str(TEXT_ENCODER))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", '{"version": "1.0", "model": {"type": "WordPiece"'),
+        ("tokenizer.json", '{"version": "1.0", "model": {"type": "Nonsense"}}'),
+        ("tokenizer.json", "[]"),
+        ("config.json", "{"),
+        ("config.json", "[1, 2]"),
+        ("config.json", "{}"),
+        ("tokenizer_config.json", "[]"),
+    ],
+)
+def test_a_damaged_text_encoder_is_explained(tmp_path: Path, file: str, content: str) -> None:
+    folder = copied(tmp_path / "encoder")
+    (folder / file).write_text(content)
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        load_text_encoder(str(folder))
+    assert caught.value.where == str(folder)
+    assert "sagecc checkpoints fetch" in str(caught.value.fix)
+
+
+def test_an_error_that_says_nothing_is_named_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trip(*_: object, **__: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(text.BertTokenizerFast, "from_pretrained", trip)
+    with pytest.raises(CheckpointError, match=r"cannot be read \(ValueError\)"):
+        load_text_encoder(str(TEXT_ENCODER))
+
+
+def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    folder = copied(tmp_path / "encoder")
+    (folder / "config.json").write_text('{"model_type": "distilbert"}')
+    with pytest.raises(CheckpointError, match="a distilbert, not a BERT"):
+        load_text_encoder(str(folder))

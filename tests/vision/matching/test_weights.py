@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import pickle
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.config import parse_section, with_overrides
 from pipeline.errors import CheckpointError, SettingsError
+from pipeline.vision.matching.advice import training_advice
 from pipeline.vision.matching.matcher import LearnedMatcher
 from pipeline.vision.matching.pairs import collate
 from pipeline.vision.matching.settings import PUBLISHED, LightGlueSettings, MatcherSettings, SuperGlueSettings
 from pipeline.vision.matching.superglue import SuperGlue
 from pipeline.vision.matching.weights import build_matcher, learned_matcher
+from stages import paths
+from stages.pretrain import PretrainSettings
 from tests.vision.matching.region_data import WIDTH, matcher_settings, random_pairs
 
 
@@ -74,8 +80,44 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path, method: str) -> Non
     settings = matcher_settings(method, weights=str(tmp_path / "none.safetensors"))
     with pytest.raises(CheckpointError, match="are not there") as caught:
         build_matcher(settings, WIDTH)
-    assert f"sagecc pretrain matcher --set pretrain.matcher.method={method}" in str(caught.value.fix)
-    assert "nearest" in str(caught.value.fix)
+    fix = str(caught.value.fix)
+    # On one's own regions: the mini SAM's have other descriptors than any other SAM's.
+    assert f"sagecc pretrain matcher --prepared {paths.PREPARED} --masks {paths.MASKS} " in fix
+    assert f"--set pretrain.matcher.method={method} " in fix
+    assert f"--out {settings.weights}`" in fix
+    assert "nearest" in fix
+
+
+@pytest.mark.parametrize("method", ["superglue", "lightglue"])
+def test_the_advised_command_trains_the_matcher_that_is_wanted(tmp_path: Path, method: str) -> None:
+    settings = matcher_settings(method, weights=str(tmp_path / "a b" / "none.safetensors"))
+    command = shlex.split(training_advice(settings).split("`")[1])
+    changes = [word for before, word in pairwise(command) if before == "--set"]
+    document = with_overrides({}, changes)
+    trained = parse_section(document["pretrain"], "pretrain", PretrainSettings).matcher
+    assert trained.method == settings.method
+    assert getattr(trained, method) == getattr(settings, method)
+    assert command[command.index("--out") + 1] == settings.weights
+
+
+@pytest.mark.parametrize(
+    "weights", ["artifacts/pretrained/matcher-mini.safetensors", "elsewhere/superglue_outdoor.pth"]
+)
+def test_advice_never_overwrites_what_others_made(weights: str) -> None:
+    advice = training_advice(matcher_settings("superglue", weights=weights))
+    assert "--out artifacts/checkpoints/matcher.safetensors`" in advice
+    assert "set matches.weights to artifacts/checkpoints/matcher.safetensors" in advice
+
+
+@pytest.mark.parametrize("method", ["superglue", "lightglue"])
+def test_descriptors_of_another_width_are_told_from_another_layout(tmp_path: Path, method: str) -> None:
+    settings = matcher_settings(method, weights=str(tmp_path / "weights.safetensors"))
+    save_file(learned_matcher(settings, 24).state_dict(), settings.weights)
+    with pytest.raises(CheckpointError) as caught:
+        build_matcher(settings, 32)
+    assert caught.value.what == "the regions' descriptors have 32 channels, this matcher was trained on 24"
+    assert caught.value.where == settings.weights
+    assert f"sagecc pretrain matcher --prepared {paths.PREPARED} --masks {paths.MASKS} " in str(caught.value.fix)
 
 
 def test_a_file_that_runs_code_or_is_cut_short_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from cli.options import Settings
+from pipeline.checkpoints import CHECKPOINTS
+from pipeline.vision.matching.settings import MatcherLayout
+from stages.matches import MatchesSettings
+from stages.pretrain import PretrainSettings
+from stages.regions import RegionsSettings
+
+MATCHER = Path("artifacts/checkpoints/matcher.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def init(*arguments: str) -> list[str]:
+    result = CliRunner().invoke(app, ["init", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+def missing(lines: list[str]) -> dict[str, str]:
+    """Return the files that `init` misses, and its advice."""
+    before = "before `dvc repro`: "
+    return {
+        line.removeprefix(before).removesuffix(" is not there"): advice.strip()
+        for line, advice in pairwise(lines)
+        if line.startswith(before)
+    }
+
+
+def put(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def test_every_model_of_the_profile_is_named_with_the_way_to_it() -> None:
+    lines = init("levir-cc", "--root", "data")
+    found = missing(lines)
+    names = ("resnet101", "sam-vit_h", "grounding-dino-swin_t", "bert-base-uncased")
+    # SAM's file, which two stages read, once; the matcher last, since it wants SAM's masks.
+    assert list(found) == [*(str(CHECKPOINTS[name].path) for name in names), str(MATCHER)]
+    for name, advice in zip(names, found.values(), strict=False):
+        assert advice.startswith(f"run `sagecc checkpoints fetch {name}` (")
+    assert found[str(MATCHER)].startswith("after `dvc repro masks`, train ")
+    assert lines[-1] == "next: dvc repro"
+
+
+def test_what_is_there_is_not_named() -> None:
+    found = missing(init("levir-cc", "--root", "data"))
+    for path in found:
+        put(Path(path))
+    assert missing(init("levir-cc", "--root", "data")) == {}
+    Path(CHECKPOINTS["sam-vit_h"].path).unlink()
+    assert list(missing(init("levir-cc", "--root", "data"))) == [str(CHECKPOINTS["sam-vit_h"].path)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["matches.method=lightglue", "matches.lightglue.width=128"],
+        ["matches.superglue.keypoint_encoder=[32, 64, 128]", "matches.superglue.box_features=false"],
+        ["regions.head.kind=conv", "regions.head.weights=a b.safetensors", "regions.roi.mask_pooling=true"],
+        ["pretrain.matcher.superglue.layers=9", "pretrain.matcher.method=lightglue"],
+        ["pretrain.matcher.regions.head.kind=conv"],
+    ],
+)
+def test_the_advised_training_makes_the_matcher_that_the_profile_reads(changes: list[str]) -> None:
+    found = missing(init("levir-cc", "--root", "data", *(word for change in changes for word in ("--set", change))))
+    command = shlex.split(found[str(MATCHER)].split("`")[3])
+    assert command[:3] == ["sagecc", "pretrain", "matcher"]
+    options = list(pairwise(command))
+    settings = Settings(Path("params.yaml"), [value for name, value in options if name == "--set"])
+    matcher = settings.section("pretrain", PretrainSettings).matcher
+    matches, regions = settings.section("matches", MatchesSettings), settings.section("regions", RegionsSettings)
+    assert matcher.method == matches.method
+    layout = set(MatcherLayout.model_fields) & {matches.method}
+    assert matcher.model_dump(include=layout) == matches.model_dump(include=layout)
+    assert (matcher.regions.roi, matcher.regions.head) == (regions.roi, regions.head)
+    assert ("--out", matches.weights) in options
+    assert {"--prepared", "--masks"} < set(command)
+
+
+def test_nearest_neighbours_need_any_file() -> None:
+    found = missing(init("levir-cc", "--root", "data", "--set", "matches.method=nearest"))
+    assert "sagecc pretrain" not in found[str(MATCHER)]
+    assert f"set matches.weights to {MatchesSettings().weights}" in found[str(MATCHER)]
+
+
+def test_a_model_of_ones_own_is_put_there() -> None:
+    found = missing(init("levir-cc", "--root", "data", "--set", "scenes.weights=own.pth"))
+    assert found["own.pth"] == "put it there, or set scenes.weights"
+
+
+def test_stages_that_read_no_model_miss_none() -> None:
+    lines = init("levir-cc-tags", "--root", "data")
+    assert missing(lines) == {}
+    assert lines[-1].startswith("next: sagecc prepare && ")
