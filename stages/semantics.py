@@ -81,7 +81,11 @@ def run(
 
     data = read_prepared(prepared)
     data.require_pairs()
-    found = _detections(settings, data, engine, masks) if settings.source.kind == "images" else _imports(settings, data)
+    found = (
+        _detections(settings, data, engine, masks, work)
+        if settings.source.kind == "images"
+        else _imports(settings, data)
+    )
 
     from pipeline.cache import Provenance
     from pipeline.execution import build_cache
@@ -128,15 +132,16 @@ class _Work:
     group: int = 32
 
 
-def _detections(settings: SemanticsSettings, data: Prepared, engine: EngineSettings, masks: Path | None) -> _Work:
+def _detections(
+    settings: SemanticsSettings, data: Prepared, engine: EngineSettings, masks: Path | None, work: Path
+) -> _Work:
     """Prepare for Grounding DINO and SAM to look at the images."""
-    from pipeline.datasets.images import image_size
     from pipeline.files import content_key, sha256_file
 
     data.require_images()
     weights = _weights(settings)
     if settings.map_size is None:
-        size = image_size(data.root / data.pairs[0].before)
+        size = _first_size(data, skipping=engine.on_bad_item == "skip")
     else:
         size = (settings.map_size, settings.map_size)
 
@@ -157,10 +162,32 @@ def _detections(settings: SemanticsSettings, data: Prepared, engine: EngineSetti
         items.append(Item(key=key, label=image.label, payload=payload))
     bridge = None
     if settings.space == "aligned":
-        bridge, weights["alignment"] = _alignment(settings, data, [item.payload for item in items], weights, engine)
+        images = [item.payload for item in items]
+        bridge, weights["alignment"] = _alignment(settings, data, images, weights, engine, work)
     make_worker = partial(SemanticWorker, settings, settings.batch_size, engine.device, bridge, stored)
     upstream = {} if stored is None else {"masks.h5": sha256_file(stored)}
     return _Work(items, make_worker, weights, upstream)
+
+
+def _first_size(data: Prepared, *, skipping: bool) -> tuple[int, int]:
+    """Return height and width of the first image, or with `skipping` of the first one that can be read.
+
+    Raises:
+        DataError: It cannot be read, or with `skipping`: none can.
+    """
+    from pipeline.datasets.images import image_size, read_unchanged
+    from pipeline.errors import DataError
+
+    if not skipping:
+        return image_size(data.root / data.pairs[0].before)
+    for image in data.images():
+        try:
+            height, width = read_unchanged(image.path, image.sha256).shape[:2]
+        except DataError:
+            # It is listed among the failures when its turn comes.
+            continue
+        return height, width
+    raise DataError("none of the images can be read", where=data.root, fix="mend them, or run `sagecc prepare` again")
 
 
 def _imports(settings: SemanticsSettings, data: Prepared) -> _Work:
@@ -192,9 +219,11 @@ def _weights(settings: SemanticsSettings) -> dict[str, str]:
     digests = {
         name: weights_sha256(Path(file), whose=whose, setting=setting) for name, (whose, file, setting) in files.items()
     }
-    vocabulary = Path(settings.grounding.text_encoder) / "vocab.txt"
-    if vocabulary.is_file():
-        digests["vocabulary"] = sha256_file(vocabulary)
+    # Either may be what the tokenizer is built from; the folder is checked where it is read.
+    for name, file in (("vocabulary", "vocab.txt"), ("tokenizer", "tokenizer.json")):
+        path = Path(settings.grounding.text_encoder) / file
+        if path.is_file():
+            digests[name] = sha256_file(path)
     return digests
 
 
@@ -204,17 +233,28 @@ def _alignment(
     images: list[SemanticImage],
     weights: dict[str, str],
     engine: EngineSettings,
+    work: Path,
 ) -> tuple[NDArray[np.float32], str]:
     """Return the map of the space `aligned`, and the SHA-256 of the file that holds it."""
     from pipeline.config import settings_hash
+    from pipeline.execution import say
     from pipeline.files import content_key, sha256_file
-    from pipeline.vision.grounding.alignment import alignment
+    from pipeline.vision.grounding.alignment import alignment, evenly_spread, readable
 
-    training = [row for row, pair in enumerate(data.pairs) if pair.split == "train"] or list(range(len(data.pairs)))
-    candidates = [images[2 * row + date] for row in training for date in (0, 1)]
-    step = max(1, len(candidates) // settings.alignment_images)
-    chosen = candidates[::step][: settings.alignment_images]
-    key = content_key(settings_hash(settings), weights, [image.sha256 for image in chosen])
-    path = paths.WORK / "semantics-alignment" / f"{key}.safetensors"
+    training = [row for row, pair in enumerate(data.pairs) if pair.split == "train"]
+    if not training:
+        say("semantics: no pair is of the training split; the map from descriptors to words is fitted to all splits")
+        training = list(range(len(data.pairs)))
+    chosen = evenly_spread([images[2 * row + date] for row in training for date in (0, 1)], settings.alignment_images)
+
+    def place() -> Path:
+        key = content_key(settings_hash(settings), weights, [image.sha256 for image in chosen])
+        return work / "semantics-alignment" / f"{key}.safetensors"
+
+    path = place()
+    if engine.on_bad_item == "skip" and not path.is_file():
+        # The map of fewer images is another one, under a name of its own: once they are mended, it is not taken.
+        chosen = readable(chosen, settings.map_size)
+        path = place()
     bridge = alignment(settings, settings.batch_size, engine.device, chosen, path)
     return bridge, sha256_file(path)

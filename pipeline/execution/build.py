@@ -60,6 +60,7 @@ def build_cache(
     Raises:
         DataError: Items failed; see `map_items` and `pack`.
         OutputError: `work` or `output` cannot be written.
+        ResourceError: The GPU's memory does not suffice; what was finished before is kept.
         ServiceError: See `map_items`.
         ValueError: There are not as many items as units.
     """

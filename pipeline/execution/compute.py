@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy.typing as npt
 
+from pipeline.errors import ResourceError
 from pipeline.execution.items import Failure, Item, Worker
 from pipeline.execution.shards import write_shard
+from pipeline.execution.shortage import shortage_told
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -61,6 +63,7 @@ def compute_shards(
 
     Raises:
         OutputError: A shard cannot be written.
+        ResourceError: The worker has no room for a batch. No item is to blame, so none is taken for bad.
     """
     results: dict[str, Arrays] = {}
     failures: dict[str, Failure] = {}
@@ -130,6 +133,9 @@ def _computed(worker: Worker, batch: list[tuple[Item, Any]]) -> list[tuple[Item,
         return []
     try:
         return list(zip([item for item, _ in batch], _padded(worker, [loaded for _, loaded in batch]), strict=True))
+    except ResourceError:
+        # Each alone would be padded to the same size, and fail again.
+        raise
     # As for loading. Where everything fails, `mapping` takes it for a fault of the program.
     except Exception as error:
         if len(batch) == 1:
@@ -140,7 +146,8 @@ def _computed(worker: Worker, batch: list[tuple[Item, Any]]) -> list[tuple[Item,
 
 def _padded(worker: Worker, loaded: list[Any]) -> list[Arrays]:
     full = loaded + [loaded[-1]] * (worker.batch_size - len(loaded))
-    results = worker.compute(full)
+    with shortage_told(f"computing a batch of {len(full):,}", "lower the stage's batch_size, or its images' size"):
+        results = worker.compute(full)
     if len(results) != len(full):
         raise ValueError(f"the worker returned {len(results)} results for {len(full)} items")
     return results[: len(loaded)]

@@ -21,6 +21,7 @@ from pipeline.execution.items import Failure, Item, MakeWorker, Worker
 from pipeline.execution.key_press import remembered_key_press
 from pipeline.execution.settings import EngineSettings
 from pipeline.execution.shards import find_shards
+from pipeline.execution.shortage import shortage_told
 from pipeline.files import content_key
 from pipeline.memory import ENVIRONMENT
 
@@ -45,6 +46,7 @@ def compute_all(
         engine: Where.
 
     Raises:
+        ResourceError: The GPU's memory does not suffice.
         ServiceError: The scheduler cannot be reached, has no workers, or is lost.
         SageccError: Whatever building a worker raises.
     """
@@ -57,9 +59,14 @@ def _inline(
     items: Sequence[Item], make_worker: MakeWorker, group: int, folder: Path
 ) -> Generator[Finished, None, None]:
     with fixed_arithmetic() as settle_again:
-        worker = make_worker()
+        worker = _built(make_worker)
         settle_again()
         yield from compute_shards(worker, items, group, folder)
+
+
+def _built(make_worker: MakeWorker) -> Worker:
+    with shortage_told("loading the models", "use fewer engine.workers on one GPU, or set engine.device to cpu"):
+        return make_worker()
 
 
 def _dask(
@@ -160,7 +167,7 @@ def compute_group(make_worker: MakeWorker, items: list[Item], folder: str, run: 
         settle()
         if run not in _workers:
             _workers.clear()
-            _workers[run] = make_worker()
+            _workers[run] = _built(make_worker)
             settle()
         return [*done, *compute_shards(_workers[run], items, len(items), Path(folder), prefix)]
 

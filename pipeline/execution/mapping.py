@@ -49,6 +49,7 @@ def map_items(
     Raises:
         DataError: Items failed and `on_bad_item` is fatal; all others have been computed.
         OutputError: `work` cannot be written, or another run is at work in it.
+        ResourceError: The GPU's memory does not suffice; what was finished before is kept.
         ServiceError: The Dask scheduler cannot be reached or is lost.
     """
     folder = work.resolve()

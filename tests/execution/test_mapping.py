@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline.errors import DataError, OutputError, SageccError
+from pipeline.errors import DataError, OutputError, ResourceError, SageccError
 from pipeline.execution import compute, map_items
 from pipeline.execution.items import Item
 from pipeline.execution.workfolder import exclusive
@@ -158,3 +159,33 @@ def test_loading_runs_ahead_by_two_batches_at_most(tmp_path: Path) -> None:
     next(results)
     assert len(taken) <= 2 + 2 * 2 + 1
     results.close()
+
+
+class NoRoom(Squares):
+    """Runs out of a GPU's memory over every batch."""
+
+    def compute(self, loaded: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        super().compute(loaded)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+@pytest.mark.parametrize("on_bad_item", ["fatal", "skip"])
+def test_a_gpu_without_room_is_no_fault_of_the_items(tmp_path: Path, on_bad_item: str) -> None:
+    log = tmp_path / "log"
+    todo = [item([-1.0], "a bad one"), *items(9)]
+    with pytest.raises(ResourceError, match="ran out while computing a batch of 4") as caught:
+        map_items(
+            todo, partial(NoRoom, log), work=tmp_path / "work", engine=engine(on_bad_item=on_bad_item), title="squares"
+        )
+    assert caught.value.exit_code == 2
+    assert "batch_size" in str(caught.value.fix)
+    # Alone an item is padded to the same size.
+    assert lines(log, "computed") == 1
+
+
+def test_a_gpu_without_room_for_the_model_is_told(tmp_path: Path) -> None:
+    def loads() -> Squares:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(ResourceError, match="while loading the models"):
+        map_items(items(2), loads, work=tmp_path, engine=engine(), title="squares")

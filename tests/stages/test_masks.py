@@ -182,8 +182,9 @@ def test_wrong_inputs_are_refused(folder: Path) -> None:
     assert not (folder / "masks.h5").exists()
 
 
-def test_defaults_are_the_papers_and_the_published_ones() -> None:
-    section = profile_sections("levir-cc", "anywhere")["masks"]
+@pytest.mark.parametrize("profile", ["levir-cc", "levir-mci", "dubai-cc", "whu-cdc", "second-cc"])
+def test_defaults_are_the_papers_and_the_published_ones(profile: str) -> None:
+    section = profile_sections(profile, "anywhere")["masks"]
     assert isinstance(section, MasksSettings)
     found = section.generator
     assert (found.keep, found.predicted_iou, found.stability, found.box_nms) == (50, 0.88, 0.95, 0.7)

@@ -11,13 +11,14 @@ from safetensors.torch import save_file
 
 from pipeline.cache import Cache, Expectation, describe
 from pipeline.config import settings_hash
-from pipeline.errors import CacheError, CheckpointError, DataError
+from pipeline.errors import CacheError, CheckpointError, DataError, ResourceError
 from pipeline.execution import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.matching.assignment import assign
 from pipeline.vision.matching.cache import SCHEMA, read_confidences, read_matches
-from pipeline.vision.matching.pairs import collate
+from pipeline.vision.matching.pairs import RegionPairs, collate
 from pipeline.vision.matching.settings import AssignmentSettings
+from pipeline.vision.matching.superglue import SuperGlue
 from pipeline.vision.matching.weights import build_matcher, learned_matcher
 from pipeline.vision.matching.worker import MatchWorker
 from pipeline.vision.regions.cache import RegionSet
@@ -176,3 +177,32 @@ def test_the_file_explains_itself(folder: Path) -> None:
     with Cache.open(path, SCHEMA) as cache:
         cache.verify()
         assert all(field.description for field in cache.schema.fields)
+
+
+def test_out_of_memory_goes_on_with_fewer_pairs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings, regions = stage_settings(folder), write_regions(folder / "regions.h5", random_pairs(COUNTS))
+    expected = matches.run(settings, regions, folder / "a.h5", engine=INLINE)
+    shutil.rmtree(folder / ".work")
+    forward = SuperGlue.forward
+
+    def cramped(self: SuperGlue, pairs: RegionPairs) -> torch.Tensor:
+        if len(pairs) > room["pairs"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, pairs)
+
+    room = {"pairs": 2}
+    monkeypatch.setattr(SuperGlue, "forward", cramped)
+    found = matches.run(settings, regions, folder / "b.h5", engine=INLINE)
+    assert capfd.readouterr().err.count("memory ran out: going on with 2 pairs per pass") == 1
+    with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
+        for number in range(len(COUNTS)):
+            np.testing.assert_allclose(read_confidences(two, number), read_confidences(one, number), atol=1e-3)
+    shutil.rmtree(folder / ".work")
+    room["pairs"] = 0
+    skipping = EngineSettings(device="cpu", on_bad_item="skip")
+    with pytest.raises(ResourceError, match="one at a time") as caught:
+        matches.run(settings, regions, folder / "c.h5", engine=skipping)
+    assert "matches.length" in str(caught.value.fix)
+    assert not (folder / "c.h5").exists()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from pipeline.cache import Cache, Expectation
 from pipeline.config import settings_hash
 from pipeline.datasets.images import read_rgb
 from pipeline.datasets.records import read_prepared
+from pipeline.errors import ResourceError
 from pipeline.execution import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.regions.cache import SCHEMA, read_regions
 from pipeline.vision.regions.descriptor import build_head, describe
 from pipeline.vision.regions.head import DescriptorHead
+from pipeline.vision.regions.roi import region_grids
 from pipeline.vision.regions.settings import HeadSettings, RoiSettings
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.cache import read_masks
@@ -185,3 +188,33 @@ def test_out_of_memory_goes_on_with_fewer_images(
     with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
         for unit in range(6):
             np.testing.assert_allclose(one.row("descriptors", unit), two.row("descriptors", unit), atol=2e-3)
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_pooling_that_runs_out_of_memory_goes_on_with_fewer_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], embeddings: bool
+) -> None:
+    prepared, masks, _ = make(folder, embeddings=embeddings)
+    pooling = settings(roi=RoiSettings(mask_pooling=True))
+    expected = regions.run(pooling, prepared, masks, folder / "a.h5", engine=INLINE)
+    shutil.rmtree(folder / ".work")
+    room = {"images": 1}
+
+    def cramped(features: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        if len(features) > room["images"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return region_grids(features, *given, **named)
+
+    monkeypatch.setattr("pipeline.vision.regions.worker.region_grids", cramped)
+    found = regions.run(pooling, prepared, masks, folder / "b.h5", engine=INLINE)
+    assert capfd.readouterr().err.count("going on with 1 images per pass") == 1
+    with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
+        for unit in range(6):
+            np.testing.assert_allclose(one.row("descriptors", unit), two.row("descriptors", unit), atol=2e-3)
+            np.testing.assert_array_equal(one.row("boxes", unit), two.row("boxes", unit))
+    shutil.rmtree(folder / ".work")
+    room["images"] = 0
+    skipping = EngineSettings(device="cpu", on_bad_item="skip")
+    with pytest.raises(ResourceError, match="one at a time"):
+        regions.run(pooling, prepared, masks, folder / "c.h5", engine=skipping)
+    assert not (folder / "c.failures.json").exists()

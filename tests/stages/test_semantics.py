@@ -21,7 +21,7 @@ from pipeline.vision.grounding.forward import ground
 from pipeline.vision.grounding.images import canvas
 from pipeline.vision.grounding.model import build_grounding_dino
 from pipeline.vision.grounding.similarity import token_similarity
-from pipeline.vision.grounding.text import category_tokens
+from pipeline.vision.grounding.text import category_tokens, load_text_encoder
 from pipeline.vision.grounding.worker import SemanticWorker
 from pipeline.vision.sam.boxes import masks_from_boxes
 from pipeline.vision.sam.decoding import PromptDecoder
@@ -32,6 +32,7 @@ from stages import masks, semantics
 from stages.masks import MasksSettings
 from tests.stages.region_data import images_of, write_image
 from tests.stages.semantic_data import make, with_grounding, write_grounding
+from tests.vision.grounding.grounding_data import TEXT_ENCODER
 
 INLINE = EngineSettings(device="cpu")
 
@@ -141,6 +142,20 @@ def test_other_settings_and_weights_never_reuse_shards(folder: Path) -> None:
     assert not np.array_equal(contents(first)[0].boxes, contents(third)[0].boxes)
     with pytest.raises(CacheError, match="other settings"):
         Cache.open(second, SCHEMA, expect=Expectation(settings_hash=settings_hash(settings)))
+
+
+def test_what_the_tokenizer_is_built_from_is_recorded(folder: Path) -> None:
+    prepared, settings = make(folder, ((64, 64),))
+    text_encoder = folder / "text-encoder"
+    load_text_encoder(settings.grounding.text_encoder)[0].save_pretrained(text_encoder)
+    shutil.copy(TEXT_ENCODER / "config.json", text_encoder)
+    path = semantics.run(
+        with_grounding(settings, text_encoder=str(text_encoder)), prepared, folder / "a.h5", engine=INLINE
+    )
+    with Cache.open(path, SCHEMA) as cache:
+        weights = cache.provenance.weights
+    assert weights["vocabulary"] == sha256_file(text_encoder / "vocab.txt") == sha256_file(TEXT_ENCODER / "vocab.txt")
+    assert weights["tokenizer"] == sha256_file(text_encoder / "tokenizer.json")
 
 
 def test_images_without_regions_are_empty(folder: Path) -> None:

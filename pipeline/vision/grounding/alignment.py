@@ -16,7 +16,41 @@ from pipeline.execution.arithmetic import fixed_arithmetic
 from pipeline.training.tensors import load_tensors, save_tensors
 from pipeline.vision.grounding.semantic_settings import SemanticRegionSettings
 from pipeline.vision.grounding.similarity import centred, fit_map
-from pipeline.vision.grounding.worker import SemanticImage, SemanticWorker
+from pipeline.vision.grounding.worker import SemanticImage, SemanticWorker, read_pixels
+
+
+def evenly_spread(images: Sequence[SemanticImage], count: int) -> list[SemanticImage]:
+    """Return at most `count` images, evenly spread over all, the first and the last among them."""
+    if len(images) <= count:
+        return list(images)
+    return [images[place] for place in np.linspace(0, len(images) - 1, count).round().astype(int)]
+
+
+def readable(images: Sequence[SemanticImage], map_size: int | None) -> list[SemanticImage]:
+    """Return the images that can be read, and say which cannot.
+
+    Args:
+        images: Any number.
+        map_size: See `read_pixels`.
+
+    Raises:
+        DataError: None can be read.
+    """
+    good = []
+    for image in images:
+        try:
+            read_pixels(image, map_size)
+        except DataError as error:
+            say(f"semantics: the map from descriptors to words is fitted without {image.path}: {error.what}")
+        else:
+            good.append(image)
+    if not good:
+        raise DataError(
+            f"none of {len(images)} images can be read, so no map can be fitted",
+            where="semantics.space",
+            fix="mend the images, or set semantics.space to grounding",
+        )
+    return good
 
 
 def alignment(

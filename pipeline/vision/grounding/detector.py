@@ -61,11 +61,15 @@ class Detector:
         self.categories = parse_prompts(settings.prompts)
         caption, tokens = category_tokens(self._model.tokenizer, self.categories)
         self._caption, self._tokens = caption.text, tokens.to(device)
-        self._portion = Portion(images_per_pass, "images per pass of Grounding DINO")
+        self._portion = Portion(images_per_pass, "images per pass of Grounding DINO", "lower semantics.grounding.size")
 
     @torch.inference_mode()
     def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Answer]:
-        """Look for all categories in images (H, W, 3), of any and of different sizes."""
+        """Look for all categories in images (H, W, 3), of any and of different sizes.
+
+        Raises:
+            ResourceError: Not even one image fits into the GPU's memory.
+        """
         answers: list[Answer] = []
         while len(answers) < len(images):
             rest = images[len(answers) :]

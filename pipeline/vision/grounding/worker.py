@@ -22,10 +22,11 @@ from pipeline.vision.grounding.semantic_map import paint
 from pipeline.vision.grounding.semantic_settings import SemanticRegionSettings
 from pipeline.vision.grounding.similarity import apply_map, centred, similarity, top_regions
 from pipeline.vision.regions.descriptor import build_head, region_descriptors
-from pipeline.vision.sam.boxes import BoxMasks, masks_from_boxes
+from pipeline.vision.sam.boxes import BoxMasks, box_portion, masks_from_boxes
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.decoding import PromptDecoder
 from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.memory import Portion
 from pipeline.vision.sam.model import build_sam
 
 
@@ -44,6 +45,27 @@ class SemanticImage:
     sha256: str
     size: tuple[int, int]
     unit: int
+
+
+def read_pixels(image: SemanticImage, map_size: int | None) -> NDArray[np.uint8]:
+    """Read an image, RGB (H, W, 3).
+
+    Args:
+        image: Which one.
+        map_size: Side that maps are resized to; None: they are as large as the image, and all images must be.
+
+    Raises:
+        DataError: It cannot be read, has changed since `prepare`, or has another size than the first image.
+    """
+    pixels = read_unchanged(image.path, image.sha256)
+    if map_size is None and pixels.shape[:2] != image.size:
+        here, first = (f"{width}×{height}" for height, width in (pixels.shape[:2], image.size))
+        raise DataError(
+            f"the image is {here} pixels, the first one {first}",
+            where=image.path,
+            fix="set semantics.map_size to the side that all maps are to be resized to",
+        )
+    return pixels
 
 
 @dataclass(frozen=True)
@@ -89,7 +111,7 @@ class SemanticWorker:
 
     Args:
         settings: Everything but the batch.
-        batch_size: Images per pass.
+        batch_size: Images per pass; of each model by itself, it halves when a GPU's memory runs out.
         device: Where to compute.
         alignment: The linear map of the space `aligned`, (D + 1, d).
         embeddings: masks.h5 that holds the embeddings by the SAM of `settings`; None: images are encoded here.
@@ -112,6 +134,11 @@ class SemanticWorker:
         sam = build_sam(settings.sam)
         self._encoder = ImageEncoder(sam, settings.sam, self._device)
         self._decoder = PromptDecoder(sam, self._device)
+        self._encoding = Portion(batch_size, "images per pass of SAM's encoder", "lower semantics.sam.encoder_size")
+        self._boxes = box_portion()
+        self._portion = Portion(
+            batch_size, "images at once", "make the images smaller, or lower semantics.grounding.boxes"
+        )
         self._head = build_head(self._encoder.channels, settings.head).to(self._device)
         self._alignment = None if alignment is None else torch.from_numpy(alignment).to(self._device)
         self._text = centred(self.detector.category_embeddings())
@@ -124,14 +151,7 @@ class SemanticWorker:
             DataError: It cannot be read, has changed since `prepare`, has another size than the first image, or has no
                 entry in masks.h5.
         """
-        pixels = read_unchanged(image.path, image.sha256)
-        if self._settings.map_size is None and pixels.shape[:2] != image.size:
-            here, first = (f"{width}×{height}" for height, width in (pixels.shape[:2], image.size))
-            raise DataError(
-                f"the image is {here} pixels, the first one {first}",
-                where=image.path,
-                fix="set semantics.map_size to the side that all maps are to be resized to",
-            )
+        pixels = read_pixels(image, self._settings.map_size)
         if self._stored is None:
             return LoadedImage(pixels, image.size, None)
         if image.unit in self._stored.missing:
@@ -142,15 +162,24 @@ class SemanticWorker:
 
     @torch.inference_mode()
     def regions(self, loaded: Sequence[LoadedImage]) -> list[Region]:
-        """Detect, segment and describe."""
+        """Detect, segment and describe.
+
+        Raises:
+            ResourceError: Not even one image fits into the GPU's memory.
+        """
+        return self._portion.map(loaded, self._regions)
+
+    def _regions(self, loaded: Sequence[LoadedImage]) -> list[Region]:
         images = [image.pixels for image in loaded]
         answers = self.detector.detect(images)
         embeddings = self._embeddings(loaded)
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         boxes = [answer.found.boxes for answer in answers]
-        masks = masks_from_boxes(self._decoder, embeddings, [box.cpu().numpy() for box in boxes], sizes)
+        masks = masks_from_boxes(
+            self._decoder, embeddings, [box.cpu().numpy() for box in boxes], sizes, portion=self._boxes
+        )
         scales = [self._encoder.spatial_scale(*size) for size in sizes]
-        bitmaps = [torch.from_numpy(mask.bitmaps).to(self._device) for mask in masks]
+        bitmaps = [torch.from_numpy(mask.bitmaps) for mask in masks]
         descriptors = region_descriptors(
             embeddings, boxes, scales, sizes, self._head, self._settings.roi, masks=bitmaps
         ).split([len(box) for box in boxes])
@@ -178,9 +207,13 @@ class SemanticWorker:
     def _embeddings(self, loaded: Sequence[LoadedImage]) -> Tensor:
         """Return the embeddings (B, C, h, w) float32, rounded to the precision in which they are stored."""
         if self._stored is None:
-            return self._encoder.encode([image.pixels for image in loaded]).half().float()
+            rows = self._encoding.map([image.pixels for image in loaded], self._encode)
+            return torch.stack(rows).half().float()
         stored = np.stack([image.embedding for image in loaded if image.embedding is not None])
         return torch.from_numpy(stored).to(self._device).float()
+
+    def _encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+        return list(self._encoder.encode(images))
 
     def _fields(self, region: Region, shape: tuple[int, ...], map_size: tuple[int, int]) -> dict[str, NDArray[Any]]:
         embeddings, similarities = region.queries, region.similarity

@@ -19,6 +19,7 @@ from pipeline.vision.matching.settings import AssignmentSettings, MatcherSetting
 from pipeline.vision.matching.weights import build_matcher
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from pipeline.vision.regions.cache import RegionSet, read_regions
+from pipeline.vision.sam.memory import Portion
 
 DATES = ("before", "after")
 
@@ -46,7 +47,7 @@ class MatchWorker:
         assignment: What counts as a match.
         descriptor_width: d, channels of the descriptors.
         length: Regions that every image is padded to.
-        batch_size: Pairs per forward pass.
+        batch_size: Pairs per forward pass; halves when a GPU's memory runs out.
         device: Where to compute.
     """
 
@@ -66,6 +67,7 @@ class MatchWorker:
         self._length = length
         self._device = resolve_device(device)
         self._matcher = build_matcher(settings, descriptor_width).to(self._device)
+        self._portion = Portion(batch_size, "pairs per pass of the matcher", "lower matches.length")
         self._caches: dict[Path, Cache] = {}
         self._opening = Lock()
 
@@ -86,7 +88,14 @@ class MatchWorker:
 
     @torch.inference_mode()
     def compute(self, pairs: Sequence[tuple[RegionSet, RegionSet]]) -> list[dict[str, NDArray[Any]]]:
-        """Return the fields of matches.h5 of each pair."""
+        """Return the fields of matches.h5 of each pair.
+
+        Raises:
+            ResourceError: Not even one pair fits into the GPU's memory.
+        """
+        return self._portion.map(pairs, self._matched)
+
+    def _matched(self, pairs: Sequence[tuple[RegionSet, RegionSet]]) -> list[dict[str, NDArray[Any]]]:
         batch = collate(pairs, self._length)
         tables = self._matcher(batch.to(self._device)).cpu().numpy()
         return [

@@ -16,6 +16,8 @@ from pipeline.vision.regions.settings import GRID, RoiSettings
 _LEAST_SHARE = 0.1
 # All regions are pooled in blocks of one shape: PyTorch chooses kernels by shape, and with them the last digit.
 _BLOCK = 32
+# Pixels of masks of which shares are taken at once: whole masks as floats.
+_PIXELS = 1 << 26
 
 
 def region_grids(
@@ -39,9 +41,9 @@ def region_grids(
         spatial_scales: Per image: cells of the feature map per original pixel, `ImageEncoder.scale / patch`.
         sizes: Per image: height and width in original pixels.
         settings: Bins, samples, and whether masks weight the bins.
-        masks: Per image (N_i, H, W) bool; needed with `settings.mask_pooling`. Every bin is then multiplied by the
-            share of it that the mask covers over the mean of these shares, so that the mean over all bins is the mean
-            over the mask.
+        masks: Per image (N_i, H, W) bool, on any device; needed with `settings.mask_pooling`. Every bin is then
+            multiplied by the share of it that the mask covers over the mean of these shares, so that the mean over all
+            bins is the mean over the mask.
 
     Returns:
         float32 (N, C, 7, 7), N the sum of N_i, images one after the other.
@@ -63,7 +65,8 @@ def region_grids(
             chosen = slice(start, start + _BLOCK)
             weights = None
             if settings.mask_pooling and masks is not None:
-                weights = mask_shares(masks[image][chosen], inside[chosen], settings.output_size).to(features)
+                mine = masks[image][chosen].to(features.device)
+                weights = mask_shares(mine, inside[chosen], settings.output_size).to(features)
             grids.append(_pooled(features, inside[chosen].to(features) * scale, weights, settings))
     return torch.cat(grids)
 
@@ -81,10 +84,13 @@ def mask_shares(masks: Tensor, boxes: Tensor, bins: int) -> Tensor:
     """
     if not len(masks):
         return torch.zeros(0, bins, bins, device=masks.device)
-    images = torch.arange(len(masks), device=masks.device)[:, None]
-    rois = torch.cat([images, boxes.to(masks.device)], dim=1).float()
-    shares: Tensor = roi_align(masks[:, None].float(), rois, bins, 1.0, -1, True)
-    return shares[:, 0]
+    at_once = max(1, _PIXELS // max(1, masks[0].numel()))
+    shares = []
+    for some, inside in zip(masks.split(at_once), boxes.to(masks.device).split(at_once), strict=True):
+        images = torch.arange(len(some), device=masks.device)[:, None]
+        rois = torch.cat([images, inside], dim=1).float()
+        shares.append(roi_align(some[:, None].float(), rois, bins, 1.0, -1, True)[:, 0])
+    return torch.cat(shares)
 
 
 def _without_padding(embedding: Tensor, rows: float, columns: float) -> Tensor:

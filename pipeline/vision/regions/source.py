@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from pipeline.cache import Cache
 from pipeline.checkpoints import missing_advice
 from pipeline.errors import CacheError, CheckpointError
+from pipeline.execution.progress import say
 from pipeline.files import content_key, sha256_bytes, sha256_file
 from pipeline.vision.sam.cache import SCHEMA
-from pipeline.vision.sam.model import embedding_shape
+from pipeline.vision.sam.model import embedding_shape, encoder_size
 from pipeline.vision.sam.settings import Precision, SamSettings
 
 _REPAIR: Final = "run `sagecc masks`"
@@ -88,6 +89,8 @@ def read_source(cache: Cache) -> MaskSource:
 def stored_embeddings(masks: Path | None, sam: SamSettings, weights_sha256: str, pairs_sha256: str) -> Path | None:
     """Return masks.h5 if it holds what another SAM, asked in full precision, would make of the same images.
 
+    Where it holds embeddings of another kind, this says why they are of no use.
+
     Args:
         masks: masks.h5; None, or a file that is not there, holds nothing.
         sam: The other SAM.
@@ -101,11 +104,28 @@ def stored_embeddings(masks: Path | None, sam: SamSettings, weights_sha256: str,
         return None
     with Cache.open(masks, SCHEMA) as cache:
         if cache.provenance.upstream.get("pairs.jsonl") != pairs_sha256:
+            if 0 not in cache.schema.field("embedding").row_shape:
+                say(f"the image embeddings in {masks} are not used, images are encoded again: it is of other pairs")
             return None
         source = read_source(cache)
-    same = source.sam.model_copy(update={"weights": sam.weights}) == sam
-    usable = source.stored and same and source.precision == "fp32" and source.weights_sha256 == weights_sha256
-    return source.path if usable else None
+    if not source.stored:
+        return None
+    if _architecture(source.sam) != _architecture(sam):
+        wanted, found = (f"{one.variant} at {encoder_size(one)} pixels" for one in (sam, source.sam))
+        reason = f"they are those of {found}, wanted is {wanted}"
+    elif source.weights_sha256 != weights_sha256:
+        reason = f"they were made with other weights of SAM than {sam.weights}"
+    elif source.precision != "fp32":
+        reason = f"they were made in {source.precision}, wanted is fp32"
+    else:
+        return source.path
+    say(f"the image embeddings in {masks} are not used, images are encoded again: {reason}")
+    return None
+
+
+def _architecture(sam: SamSettings) -> SamSettings:
+    """Return the settings without their weights, the encoder's size said even where it is the variant's own."""
+    return sam.model_copy(update={"weights": "", "encoder_size": encoder_size(sam)})
 
 
 def require_weights(source: MaskSource) -> None:

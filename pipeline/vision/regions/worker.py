@@ -58,7 +58,7 @@ class RegionWorker:
     Args:
         settings: RoIAlign, head, what is kept.
         source: The masks; with embeddings in them, SAM is not loaded.
-        batch_size: Images per pass of SAM's encoder.
+        batch_size: Images per pass, of SAM's encoder too; halves when a GPU's memory runs out.
         device: Where to compute.
     """
 
@@ -77,7 +77,7 @@ class RegionWorker:
         self._device = resolve_device(device)
         self._cache = Cache.open(source.path, MASKS)
         self._head = build_head(source.channels, settings.head).to(self._device)
-        self._portion = Portion(batch_size, "images per pass")
+        self._portion = Portion(batch_size, "images per pass", "make the images smaller, or lower masks.generator.keep")
         self._encoder: ImageEncoder | None = None
         if not source.stored:
             sam = build_sam(source.sam)
@@ -103,13 +103,20 @@ class RegionWorker:
 
     @torch.inference_mode()
     def compute(self, images: Sequence[LoadedImage]) -> list[dict[str, NDArray[Any]]]:
-        """Return the fields of regions.h5 of each image."""
+        """Return the fields of regions.h5 of each image.
+
+        Raises:
+            ResourceError: Not even one image fits into the GPU's memory.
+        """
+        return self._portion.map(images, self._described)
+
+    def _described(self, images: Sequence[LoadedImage]) -> list[dict[str, NDArray[Any]]]:
         boxes = [torch.from_numpy(image.masks.boxes) for image in images]
         sizes = [image.masks.size for image in images]
         scales = [self._source.spatial / max(size) for size in sizes]
         masks = None
         if self._settings.roi.mask_pooling:
-            masks = [torch.from_numpy(image.bitmaps).to(self._device) for image in images]
+            masks = [torch.from_numpy(image.bitmaps) for image in images]
         grids = region_grids(self._embeddings(images), boxes, scales, sizes, self._settings.roi, masks=masks)
         counts = [len(image.masks) for image in images]
         vectors = _split(describe(self._head, grids), counts)
@@ -132,11 +139,7 @@ class RegionWorker:
         if self._encoder is None:
             stored = np.stack([image.embedding for image in images if image.embedding is not None])
             return torch.from_numpy(stored).to(self._device)
-        encode = self._encoder.encode
-        pixels = [image.pixels for image in images if image.pixels is not None]
-        return self._portion.run(
-            lambda size: torch.cat([encode(pixels[i : i + size]).half() for i in range(0, len(pixels), size)])
-        )
+        return self._encoder.encode([image.pixels for image in images if image.pixels is not None]).half()
 
 
 def _split(rows: Tensor, counts: list[int]) -> list[NDArray[np.float16]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 
 from pipeline.vision.sam.candidates import Candidates, View, joined
 from pipeline.vision.sam.decoding import Decoded, PromptDecoder
-from pipeline.vision.sam.filtering import cut_off, measure
+from pipeline.vision.sam.filtering import Measures, cut_off, measure
+from pipeline.vision.sam.memory import Portion, filled
 from pipeline.vision.sam.points import every, grid
 from pipeline.vision.sam.settings import GeneratorSettings
 from pipeline.vision.sam.upsampling import THRESHOLD
@@ -22,7 +24,7 @@ _AMBIGUOUS = slice(1, 4)
 _DRAWN = {"cpu": 16, "cuda": 128}
 """Prompts whose masks are drawn at once."""
 _PIXELS = {"cpu": 1 << 18, "cuda": 1 << 28}
-"""Pixels of masks, at the encoder's size, that are measured at once."""
+"""Pixels of masks, at the encoder's size or the image's, that are measured at once."""
 _REMEMBERED = 64
 """Sizes of images of which embedded points are kept."""
 
@@ -40,8 +42,9 @@ class PointAsker:
     def __init__(self, decoder: PromptDecoder, settings: GeneratorSettings) -> None:
         self.decoder = decoder
         self._settings = settings
-        self._at_once = _DRAWN[decoder.device.type]
-        self._measured = max(1, _PIXELS[decoder.device.type] // decoder.encoder_size**2)
+        kind = decoder.device.type
+        self._drawing = Portion(_DRAWN[kind], "prompts drawn at once", "lower masks.sam.encoder_size")
+        self._measuring = Portion(_PIXELS[kind], "masks measured at once", "make the images smaller")
         self._embedded: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
     def ask(self, embeddings: Tensor, views: Sequence[View], prompts: int) -> list[Candidates]:
@@ -63,7 +66,7 @@ class PointAsker:
         together = max(1, min(prompts // each, len(views)))
         found: list[list[Candidates]] = [[self._none(embeddings)] for _ in views]
         first = every(views[0].crop.points, self._settings.coarse_stride)
-        for owners, real in _portions(np.arange(len(views)), together):
+        for owners, real in filled(np.arange(len(views)), together):
             self._ask(embeddings, views, owners, real, points, first, each, found)
         if self._settings.coarse_stride > 1:
             for number, view in enumerate(views):
@@ -84,7 +87,7 @@ class PointAsker:
     ) -> None:
         """Ask the first `real` of the views numbered `owners` the points numbered `asked`, and add to `found`."""
         images = self.decoder.image_side(embeddings[owners])
-        for portion, meant in _portions(asked, each):
+        for portion, meant in filled(asked, each):
             decoded = self.decoder.decode(images, points[owners][:, portion])
             good = self._good(decoded).reshape(len(owners), each, -1)
             good[real:] = good[:, meant:] = False
@@ -117,18 +120,28 @@ class PointAsker:
         Yields:
             Of K masks: the numbers of their prompts (K), logits (K, h, w), predicted IoU (K).
         """
-        for prompts, real in _portions(np.flatnonzero(good.any(axis=1)), self._at_once):
-            chosen = torch.from_numpy(prompts).to(self.decoder.device)
-            logits = self.decoder.logits(decoded, chosen, _AMBIGUOUS)
-            mine = good[prompts]
-            mine[real:] = False
-            flat = torch.from_numpy(np.flatnonzero(mine)).to(self.decoder.device)
-            iou = decoded.iou[chosen][:, _AMBIGUOUS]
-            yield np.repeat(prompts, mine.sum(axis=1)), logits.flatten(0, 1)[flat], iou.flatten()[flat]
+        left = np.flatnonzero(good.any(axis=1))
+        while len(left):
+            done, drawn = self._drawing.run(partial(self._draw, decoded, good, left))
+            yield drawn
+            left = left[done:]
+
+    def _draw(
+        self, decoded: Decoded, good: NDArray[np.bool_], left: Numbers, size: int
+    ) -> tuple[int, tuple[Numbers, Tensor, Tensor]]:
+        """Draw the masks of the first `size` of the prompts `left`; with how many prompts these are."""
+        prompts, real = next(filled(left[:size], size))
+        chosen = torch.from_numpy(prompts).to(self.decoder.device)
+        logits = self.decoder.logits(decoded, chosen, _AMBIGUOUS)
+        mine = good[prompts]
+        mine[real:] = False
+        flat = torch.from_numpy(np.flatnonzero(mine)).to(self.decoder.device)
+        iou = decoded.iou[chosen][:, _AMBIGUOUS]
+        return real, (np.repeat(prompts, mine.sum(axis=1)), logits.flatten(0, 1)[flat], iou.flatten()[flat])
 
     def _judged(self, view: View, logits: Tensor, iou: Tensor) -> Candidates:
         """Keep masks (K, h, w) of a view that are stable, not empty, and not cut off by the crop."""
-        measured = [measure(view.drawn(part), self._settings.stability_offset) for part in logits.split(self._measured)]
+        measured = self._measuring.run(partial(self._measured, view, logits), each=view.pixels)
         stability = torch.cat([part.stability for part in measured])
         boxes = torch.cat([part.boxes for part in measured])
         boxes += boxes.new_tensor([view.crop.left, view.crop.top] * 2)
@@ -136,6 +149,9 @@ class PointAsker:
         # An undefined score (no pixel above either threshold) is not good enough either.
         good &= stability >= self._settings.stability
         return Candidates(logits, iou, stability, boxes)[good]
+
+    def _measured(self, view: View, logits: Tensor, size: int) -> list[Measures]:
+        return [measure(view.drawn(part), self._settings.stability_offset) for part in logits.split(size)]
 
     def _none(self, embeddings: Tensor) -> Candidates:
         side = 4 * self.decoder.encoder_size // self.decoder.patch
@@ -151,10 +167,3 @@ class PointAsker:
             points = grid(view.crop.points, view.crop.size, view.shown)
             self._embedded[key] = self.decoder.points(torch.from_numpy(points))
         return self._embedded[key]
-
-
-def _portions(numbers: Numbers, size: int) -> Iterator[tuple[Numbers, int]]:
-    """Part numbers into portions of exactly `size`, the last filled up by repetitions; with how many are none."""
-    for start in range(0, len(numbers), size):
-        part = numbers[start : start + size]
-        yield np.pad(part, (0, size - len(part)), mode="edge"), len(part)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.vision.sam.decoding import PromptDecoder
+from pipeline.vision.sam.decoding import ImageSide, PromptDecoder
 from pipeline.vision.sam.encoding import input_size
+from pipeline.vision.sam.memory import EVERYTHING, Portion, filled
 from pipeline.vision.sam.upsampling import THRESHOLD, upsample
 
 _FIRST = slice(0, 1)
 """The mask that the decoder gives for prompts that mean one object."""
+_PIXELS = {"cpu": 1 << 24, "cuda": 1 << 26}
+"""Pixels of masks that are drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ def masks_from_boxes(
     sizes: Sequence[tuple[int, int]],
     *,
     boxes_per_pass: int = 16,
+    portion: Portion | None = None,
 ) -> list[BoxMasks]:
     """Turn boxes into masks, one each.
 
@@ -51,32 +56,76 @@ def masks_from_boxes(
         boxes: For each image (N, 4): left, top, right, bottom in its pixels; N may be 0.
         sizes: Height and width of each image in pixels.
         boxes_per_pass: Boxes of each image that go through the decoder at once.
+        portion: Boxes of all images that do; what `box_portion` gives, kept from call to call so that it halves but
+            once. None: a new one.
 
     Raises:
+        ResourceError: Not even one box fits.
         ValueError: There are not as many sizes and lists of boxes as embeddings.
     """
     if not len(embeddings) == len(boxes) == len(sizes):
         raise ValueError(f"{len(embeddings)} embeddings, {len(boxes)} lists of boxes and {len(sizes)} sizes")
+    found = partial(_masks, decoder, embeddings, boxes, sizes, boxes_per_pass)
+    return (portion or box_portion()).run(found, most=max(1, len(boxes) * boxes_per_pass))
+
+
+def box_portion() -> Portion:
+    """Return what halves when the boxes of a pass do not fit into memory."""
+    return Portion(
+        EVERYTHING, "boxes per pass of SAM's mask decoder", "lower the size of SAM's encoder or of the images"
+    )
+
+
+def _masks(
+    decoder: PromptDecoder,
+    embeddings: Tensor,
+    boxes: Sequence[NDArray[np.floating]],
+    sizes: Sequence[tuple[int, int]],
+    boxes_per_pass: int,
+    at_once: int,
+) -> list[BoxMasks]:
+    """Turn boxes into masks, `at_once` boxes per pass: of fewer images where that leaves several of each."""
+    each = min(boxes_per_pass, at_once)
+    together = max(1, min(at_once // each, len(boxes)))
+    found: list[list[BoxMasks]] = [[] for _ in sizes]
+    for owners, real in filled(np.arange(len(boxes)), together):
+        images = decoder.image_side(embeddings if together == len(boxes) else embeddings[owners])
+        mine, shapes = [boxes[owner] for owner in owners], [sizes[owner] for owner in owners]
+        for start in range(0, max(map(len, mine)), each):
+            parts = _pass(decoder, images, [some[start : start + each] for some in mine], shapes, each)
+            for owner, part in list(zip(owners, parts, strict=True))[:real]:
+                found[owner].append(part)
+    return [_joined(parts, size) for parts, size in zip(found, sizes, strict=True)]
+
+
+def _pass(
+    decoder: PromptDecoder,
+    images: ImageSide,
+    boxes: Sequence[NDArray[np.floating]],
+    sizes: Sequence[tuple[int, int]],
+    each: int,
+) -> list[BoxMasks]:
+    """Turn at most `each` boxes of every image into masks."""
     side = decoder.encoder_size
     shown = [input_size(*size, side) for size in sizes]
-    found: list[list[BoxMasks]] = [[] for _ in sizes]
-    images = decoder.image_side(embeddings)
-    for start in range(0, max(map(len, boxes), default=0), boxes_per_pass):
-        prompts = np.zeros((len(boxes), boxes_per_pass, 4), dtype=np.float32)
-        counts = []
-        for row, mine, size, inside in zip(prompts, boxes, sizes, shown, strict=True):
-            part = np.asarray(mine, dtype=np.float64)[start : start + boxes_per_pass]
-            row[: len(part)] = part * np.tile([inside[1] / size[1], inside[0] / size[0]], 2)
-            counts.append(len(part))
-        sparse = decoder.boxes(torch.from_numpy(prompts).flatten(0, 1)).unflatten(0, (len(boxes), boxes_per_pass))
-        decoded = decoder.decode(images, sparse)
-        everyone = torch.arange(len(decoded.iou), device=decoder.device)
-        logits = decoder.logits(decoded, everyone, _FIRST)[:, 0].unflatten(0, (len(boxes), boxes_per_pass))
-        scores = decoded.iou[:, 0].view(len(boxes), boxes_per_pass).cpu().numpy()
-        for image, count in enumerate(counts):
-            whole = upsample(logits[image, :count], encoder=side, shown=shown[image], original=sizes[image])
-            found[image].append(BoxMasks((whole > THRESHOLD).cpu().numpy(), scores[image, :count]))
-    return [_joined(parts, size) for parts, size in zip(found, sizes, strict=True)]
+    prompts = np.zeros((len(boxes), each, 4), dtype=np.float32)
+    for row, mine, size, inside in zip(prompts, boxes, sizes, shown, strict=True):
+        row[: len(mine)] = np.asarray(mine, dtype=np.float64) * np.tile([inside[1] / size[1], inside[0] / size[0]], 2)
+    sparse = decoder.boxes(torch.from_numpy(prompts).flatten(0, 1)).unflatten(0, (len(boxes), each))
+    decoded = decoder.decode(images, sparse)
+    everyone = torch.arange(len(decoded.iou), device=decoder.device)
+    logits = decoder.logits(decoded, everyone, _FIRST)[:, 0].unflatten(0, (len(boxes), each))
+    scores = decoded.iou[:, 0].view(len(boxes), each).cpu().numpy()
+    masks = []
+    for image, mine in enumerate(boxes):
+        size = sizes[image]
+        at_once = max(1, _PIXELS[decoder.device.type] // max(side**2, size[0] * size[1]))
+        whole = [
+            (upsample(part, encoder=side, shown=shown[image], original=size) > THRESHOLD).cpu().numpy()
+            for part in logits[image, : len(mine)].split(at_once)
+        ]
+        masks.append(BoxMasks(np.concatenate(whole), scores[image, : len(mine)]))
+    return masks
 
 
 def _joined(parts: Sequence[BoxMasks], size: tuple[int, int]) -> BoxMasks:

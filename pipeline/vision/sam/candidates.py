@@ -33,6 +33,11 @@ class View:
         """Height and width of the crop within that square."""
         return input_size(*self.crop.size, self.encoder)
 
+    @property
+    def pixels(self) -> int:
+        """Pixels that one mask takes while it is drawn: those of the encoder's square, or the whole image's."""
+        return max(self.encoder**2, self.image[0] * self.image[1])
+
     def within(self, logits: Tensor) -> Tensor:
         """Return of low-resolution logits (K, h, w) the part that shows the crop and not what it is padded with."""
         rows, columns = (math.ceil(side * logits.shape[-1] / self.encoder) for side in self.shown)

@@ -57,12 +57,18 @@ def best(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float) -> Tenso
     return left
 
 
-def best_by_mask(masks: Tensor, overlap: float) -> Tensor:
-    """Return the numbers of the masks (K, h, w), best first, of which no better one that stays has IoU > `overlap`."""
-    flat = masks.flatten(1).float()
-    shared = flat @ flat.T
+def best_by_mask(masks: Tensor, overlap: float, at_once: int | None = None) -> Tensor:
+    """Return the numbers of the masks (K, h, w), best first, of which no better one that stays has IoU > `overlap`.
+
+    Args:
+        masks: bool (K, h, w), best first.
+        overlap: IoU from which on one is too much.
+        at_once: Masks of which floats are made at once, to compare them; None: all.
+    """
+    blocks = masks.flatten(1).split(at_once or max(1, len(masks)))
+    # Products of 0 and 1 are exact, so the comparison is the same on every device and in blocks of any size.
+    shared = torch.cat([torch.cat([some.float() @ other.float().T for other in blocks], dim=1) for some in blocks])
     areas = shared.diagonal()
-    # Products of 0 and 1 are exact, so the comparison is the same on every device.
     too_much = (shared > overlap * (areas[:, None] + areas[None] - shared)).cpu().numpy()
     left: list[int] = []
     for number in range(len(masks)):

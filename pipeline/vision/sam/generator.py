@@ -9,6 +9,7 @@ passes of encoder and decoder, and because nothing leaves the device before an i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from pipeline.vision.sam.candidates import Candidates, View
 from pipeline.vision.sam.decoding import PromptDecoder
 from pipeline.vision.sam.encoding import ImageEncoder
 from pipeline.vision.sam.finishing import finished
-from pipeline.vision.sam.memory import Portion
+from pipeline.vision.sam.memory import EVERYTHING, Portion
 from pipeline.vision.sam.points import crops
 from pipeline.vision.sam.settings import GeneratorSettings, Precision, SamSettings
 from pipeline.vision.sam.upsampling import THRESHOLD
@@ -31,6 +32,11 @@ from pipeline.vision.sam.upsampling import THRESHOLD
 IMAGES = {"cpu": 4, "cuda": 8}
 PROMPTS = {"cpu": 32, "cuda": 1024}
 """What `images_per_pass` and `prompts_per_pass` are where the settings leave them open."""
+_DRAWN = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Pixels of masks that are drawn at once when an image is finished."""
+_COMPARED = 1 << 28
+"""Pixels of masks, in low resolution, that are compared with others at once."""
+_SMALLER = "lower masks.sam.encoder_size, or make the images smaller"
 
 
 class MaskGenerator:
@@ -65,14 +71,19 @@ class MaskGenerator:
         decoder = PromptDecoder(sam, device, precision=precision, compiled=compiled)
         self._asker = PointAsker(decoder, settings)
         self._settings = settings
-        self._images = Portion(self.images_per_pass, "images per pass of SAM's encoder")
-        self._prompts = Portion(settings.prompts_per_pass or PROMPTS[kind], "prompts per pass of SAM's mask decoder")
+        encoder_fix = "lower masks.sam.encoder_size, or take a smaller masks.sam.variant"
+        self._images = Portion(self.images_per_pass, "images per pass of SAM's encoder", encoder_fix)
+        self._together = Portion(EVERYTHING, "images whose masks are sought at once", _SMALLER)
+        prompts = settings.prompts_per_pass or PROMPTS[kind]
+        self._prompts = Portion(prompts, "prompts per pass of SAM's mask decoder", encoder_fix)
+        self._drawing = Portion(_DRAWN[kind], "masks drawn at once at the image's size", _SMALLER)
+        self._comparing = Portion(_COMPARED, "masks compared at once", _SMALLER)
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Return the embeddings (B, channels, grid, grid) float32 of images RGB (H, W, 3).
 
         Raises:
-            torch.OutOfMemoryError: Not even one image fits.
+            ResourceError: Not even one image fits.
         """
 
         def passes(size: int) -> Tensor:
@@ -94,8 +105,19 @@ class MaskGenerator:
             Of each image at most `keep` masks, best predicted IoU first, larger ones first where it is equal.
 
         Raises:
-            torch.OutOfMemoryError: Not even one image, or one prompt, fits.
+            ResourceError: Not even one image, one prompt, or one mask at the image's size fits.
         """
+
+        def some(numbers: list[int]) -> list[MaskSet]:
+            known = embeddings
+            # All together go on as they are: a copy may be laid out otherwise.
+            if known is not None and len(numbers) < len(images):
+                known = known[numbers]
+            return self._generate([images[number] for number in numbers], known)
+
+        return self._together.map(range(len(images)), some)
+
+    def _generate(self, images: Sequence[NDArray[np.uint8]], embeddings: Tensor | None) -> list[MaskSet]:
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         plans = [crops(*size, self._settings) for size in sizes]
         found: list[list[tuple[View, Candidates]]] = [[] for _ in images]
@@ -106,7 +128,7 @@ class MaskGenerator:
             views = [View(part, size, self.encoder.size) for part, size in zip(parts, sizes, strict=True)]
             for owner, candidates in enumerate(self._best(embeddings, views)):
                 found[owner].append((views[owner], candidates))
-        return [finished(mine, self._settings) for mine in found]
+        return [self._drawing.run(partial(finished, mine, self._settings), each=mine[0][0].pixels) for mine in found]
 
     def _best(self, embeddings: Tensor, views: Sequence[View]) -> list[Candidates]:
         """Return the masks of each view that remain of those that overlap, best first."""
@@ -130,6 +152,10 @@ class MaskGenerator:
         if overlap is None:
             return remaining
         return [
-            mine[filtering.best_by_mask(view.within(mine.logits) > THRESHOLD, overlap)]
+            mine[self._best_by_mask(view.within(mine.logits) > THRESHOLD, overlap)]
             for view, mine in zip(views, remaining, strict=True)
         ]
+
+    def _best_by_mask(self, masks: Tensor, overlap: float) -> Tensor:
+        compare = partial(filtering.best_by_mask, masks, overlap)
+        return self._comparing.run(compare, each=masks[:1].numel() or 1, most=len(masks))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -39,6 +41,22 @@ def pack(bitmaps: Tensor, predicted_iou: Tensor, stability: Tensor) -> MaskSet:
         runs=head[9].copy(),
         counts=tail.astype(np.uint32),
         size=(height, width),
+    )
+
+
+def joined_sets(parts: Sequence[MaskSet]) -> MaskSet:
+    """Return masks of one image as one set; there must be at least one part."""
+    if len(parts) == 1:
+        return parts[0]
+    return MaskSet(
+        boxes=np.concatenate([part.boxes for part in parts]),
+        centroids=np.concatenate([part.centroids for part in parts]),
+        areas=np.concatenate([part.areas for part in parts]),
+        predicted_iou=np.concatenate([part.predicted_iou for part in parts]),
+        stability=np.concatenate([part.stability for part in parts]),
+        runs=np.concatenate([part.runs for part in parts]),
+        counts=np.concatenate([part.counts for part in parts]),
+        size=parts[0].size,
     )
 
 

@@ -183,6 +183,13 @@ def test_boxes_of_one_pixel() -> None:
     torch.testing.assert_close(grids.mean((2, 3)), torch.tensor([[4.0, 4.0], [124.0, 124.0]]))
 
 
+def test_shares_of_large_masks_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, boxes = torch.rand(7, 40, 50) < 0.5, random_boxes(7, 40, 50)
+    whole = mask_shares(masks, boxes, 14)
+    monkeypatch.setattr("pipeline.vision.regions.roi._PIXELS", 3 * 40 * 50)
+    assert torch.equal(mask_shares(masks, boxes, 14), whole)
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("mask_pooling", [False, True])

@@ -7,8 +7,9 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from benchmarks._random_sam import lively_sam, picture
-from pipeline.vision.sam.boxes import masks_from_boxes
-from pipeline.vision.sam.decoding import PromptDecoder
+from pipeline.errors import ResourceError
+from pipeline.vision.sam.boxes import box_portion, masks_from_boxes
+from pipeline.vision.sam.decoding import Decoded, ImageSide, PromptDecoder
 from pipeline.vision.sam.encoding import ImageEncoder
 from pipeline.vision.sam.settings import SamSettings
 
@@ -58,3 +59,35 @@ def test_masks_do_not_depend_on_other_images_or_boxes(sam: Sam) -> None:
 def test_lists_that_do_not_fit_are_refused(sam: Sam) -> None:
     with pytest.raises(ValueError, match="2 embeddings, 1 lists of boxes and 2 sizes"):
         masks_from_boxes(PromptDecoder(sam, "cpu"), torch.zeros(2, 64, 16, 16), [_boxes(1, 8, 8)], [(8, 8)] * 2)
+
+
+def test_boxes_that_do_not_fit_into_memory_go_in_smaller_passes(
+    sam: Sam, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [picture(*size, seed=number) for number, size in enumerate(SIZES)]
+    boxes = [_boxes(count, *size) for count, size in zip((5, 19, 0), SIZES, strict=True)]
+    embeddings, decoder = ImageEncoder(sam, SamSettings(), "cpu").encode(images), PromptDecoder(sam, "cpu")
+    expected = masks_from_boxes(decoder, embeddings, boxes, SIZES)
+    decode = PromptDecoder.decode
+    seen: list[tuple[int, ...]] = []
+    room = {"boxes": 50}
+
+    def cramped(self: PromptDecoder, side: ImageSide, sparse: torch.Tensor) -> Decoded:
+        seen.append(tuple(sparse.shape[:2]))
+        if sparse.shape[0] * sparse.shape[1] > room["boxes"]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decode(self, side, sparse)
+
+    monkeypatch.setattr(PromptDecoder, "decode", cramped)
+    portion = box_portion()
+    for room["boxes"], shape in ((50, (3, 16)), (20, (1, 16)), (5, (1, 3))):
+        found = masks_from_boxes(decoder, embeddings, boxes, SIZES, portion=portion)
+        assert seen[-1] == shape
+        for mine, theirs in zip(found, expected, strict=True):
+            assert mine.bitmaps.shape == theirs.bitmaps.shape
+            assert (mine.bitmaps != theirs.bitmaps).sum() <= 1e-3 * theirs.bitmaps.size
+            np.testing.assert_allclose(mine.predicted_iou, theirs.predicted_iou, atol=1e-4)
+    assert capsys.readouterr().err.count("memory ran out") == 4
+    room["boxes"] = 0
+    with pytest.raises(ResourceError, match="boxes per pass"):
+        masks_from_boxes(decoder, embeddings, boxes, SIZES, portion=portion)

@@ -74,3 +74,5 @@ def test_masks_overlap_by_what_they_cover_and_not_by_their_boxes() -> None:
     assert best_by_mask(masks, 0.7).tolist() == [0, 1, 2, 3]
     assert best_by_mask(masks[[3, 0]], 0.4).tolist() == [0]
     assert best_by_mask(masks[:0], 0.5).tolist() == []
+    for at_once in (1, 2, 3):
+        assert best_by_mask(masks, 0.5, at_once).tolist() == [0, 1, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,10 @@ from segment_anything.utils.amg import calculate_stability_score
 from benchmarks._random_sam import lively_sam, picture
 from pipeline.datasets.images import read_rgb
 from pipeline.datasets.world import WorldSettings, make_pair
+from pipeline.errors import ResourceError
+from pipeline.vision.sam import filtering, finishing
 from pipeline.vision.sam.cache import MaskSet
+from pipeline.vision.sam.candidates import View
 from pipeline.vision.sam.decoding import PromptDecoder
 from pipeline.vision.sam.encoding import ImageEncoder
 from pipeline.vision.sam.generator import MaskGenerator
@@ -165,7 +169,8 @@ def test_masks_of_real_images_are_the_references(sam: Sam) -> None:
     files = sorted(reference("levir_cd_samples", "A").glob("*.png"))[:2]
     files += sorted(reference("levir_cc", "images").rglob("*.png"))[:2]
     images = [read_rgb(file) for file in files]
-    assert len({image.shape for image in images}) >= 1
+    # Else there would be nothing to compare, and nothing to fail.
+    assert len(images) == 4
     found = MaskGenerator(sam, SamSettings(), EVERYTHING, "cpu").generate(images)
     theirs = _reference(sam, EVERYTHING)
     for image, masks in zip(images, found, strict=True):
@@ -268,3 +273,134 @@ def test_running_out_of_memory_halves_the_passes(
         assert np.abs(mine.areas - theirs.areas).max() <= 2
     generator.generate(images)
     assert "memory ran out" not in capsys.readouterr().err
+
+
+def _little_room(monkeypatch: pytest.MonkeyPatch, where: str, most: int) -> None:
+    """Let one step of the generator run out of memory where it is given more than `most` at once."""
+    owner, name, argument = {
+        "low resolution": (PromptDecoder, "logits", 2),
+        "full size": (View, "drawn", 1),
+        "packing": (finishing, "pack", 0),
+    }[where]
+    done = getattr(owner, name)
+
+    def cramped(*given: Any) -> Any:
+        if len(given[argument]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return done(*given)
+
+    monkeypatch.setattr(owner, name, cramped)
+
+
+@pytest.mark.parametrize(
+    ("where", "least", "said"),
+    [
+        ("low resolution", 2, "going on with 2 prompts drawn at once"),
+        ("full size", 3, "masks measured at once"),
+        ("packing", 3, "masks drawn at once at the image's size"),
+    ],
+)
+@pytest.mark.parametrize("crops", [0, 1])
+def test_drawing_goes_on_with_less_at_once(
+    sam: Sam,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
+    least: int,
+    said: str,
+    crops: int,
+) -> None:
+    settings = _changed(crop_layers=crops, predicted_iou=0, stability=0.3, min_region_area=20 * crops, keep=12)
+    images = [picture(140, 110, seed=1), picture(64, 64, seed=2)]
+    expected = MaskGenerator(sam, SamSettings(), settings, "cpu").generate(images)
+    assert min(map(len, expected)) > 4
+    _little_room(monkeypatch, where, least)
+    generator = MaskGenerator(sam, SamSettings(), settings, "cpu")
+    found = generator.generate(images)
+    told = capsys.readouterr().err
+    assert said in told
+    assert "images whose masks" not in told
+    for mine, theirs in zip(found, expected, strict=True):
+        assert len(mine) == len(theirs)
+        np.testing.assert_allclose(mine.predicted_iou, theirs.predicted_iou, atol=1e-5)
+        np.testing.assert_allclose(mine.stability, theirs.stability, atol=2e-3)
+        assert np.abs(mine.areas - theirs.areas).max() <= 2
+        assert mine.bitmaps().shape == theirs.bitmaps().shape
+    generator.generate(images)
+    assert "memory ran out" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["low resolution", "full size", "packing"])
+def test_a_mask_that_does_not_fit_at_all_is_told(sam: Sam, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    _little_room(monkeypatch, where, 0)
+    generator = MaskGenerator(sam, SamSettings(), _changed(points_per_side=3), "cpu")
+    with pytest.raises(ResourceError, match="one at a time") as caught:
+        generator.generate([picture(64, 64, seed=1)] * 2)
+    assert "smaller" in str(caught.value.fix) or "encoder_size" in str(caught.value.fix)
+
+
+def test_comparing_masks_goes_on_with_fewer_at_once(
+    sam: Sam, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, image = _changed(mask_nms=0.8), picture(128, 128)
+    expected = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([image])[0]
+    whole = filtering.best_by_mask
+
+    def cramped(masks: torch.Tensor, overlap: float, at_once: int) -> torch.Tensor:
+        if at_once > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return whole(masks, overlap, at_once)
+
+    monkeypatch.setattr(filtering, "best_by_mask", cramped)
+    found = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([image])[0]
+    assert "masks compared at once" in capsys.readouterr().err
+    np.testing.assert_array_equal(found.bitmaps(), expected.bitmaps())
+
+
+def test_large_images_are_drawn_few_masks_at_once(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    whole = View.drawn
+
+    def counting(self: View, logits: torch.Tensor) -> torch.Tensor:
+        result = whole(self, logits)
+        drawn.append(result.numel())
+        return result
+
+    monkeypatch.setattr(View, "drawn", counting)
+    settings = _changed(points_per_side=3, predicted_iou=0, stability=0)
+    found = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([picture(1500, 1400)])[0]
+    assert len(found) > 4
+    # Two masks at most, where the encoder's 128 pixels alone would allow all 27.
+    assert max(drawn) <= 2 * 1500 * 1400
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="needs a C++ compiler")
+def test_a_compiled_model_finds_the_same_masks(sam: Sam) -> None:
+    image, settings = picture(96, 128, seed=6), _changed(points_per_side=4)
+    plain = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([image])[0]
+    compiled = MaskGenerator(sam, SamSettings(), settings, "cpu", compiled=True).generate([image])[0]
+    _alike(compiled, plain, 0.99)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_the_same_masks(sam: Sam, world: list[NDArray[np.uint8]]) -> None:
+    images = [*world, picture(64, 100)]
+    here = MaskGenerator(sam, SamSettings(), EVERYTHING, "cpu").generate(images)
+    there = MaskGenerator(sam, SamSettings(), EVERYTHING, "cuda").generate(images)
+    for mine, theirs in zip(there, here, strict=True):
+        _alike(mine, theirs, 0.98)
+
+
+def _alike(found: MaskSet, expected: MaskSet, least: float) -> None:
+    """Assert equal numbers of masks, but for one that may lie at a threshold, and that each has its like."""
+    assert len(expected) > 4
+    assert abs(len(found) - len(expected)) <= 1
+    ours, theirs = (masks.bitmaps().reshape(len(masks), -1).astype(np.float32) for masks in (found, expected))
+    shared = ours @ theirs.T
+    iou = shared / (ours.sum(1)[:, None] + theirs.sum(1)[None] - shared)
+    few, many = sorted((iou.max(axis=0), iou.max(axis=1)), key=len)
+    assert few.min() >= least
+    assert np.sort(many)[len(many) - len(few) :].min() >= least
