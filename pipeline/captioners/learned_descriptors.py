@@ -35,7 +35,7 @@ class LearnedDescriptors(nn.Module):
         self.head = DescriptorHead(self.channels, HeadSettings(kind="conv", width=width))
 
     def forward(self, regions: Regions) -> Regions:
-        """Return the regions with descriptors (B, N, d) float32, zeros as padding, in the place of grids (B, N, C·49)."""
+        """Return the regions with descriptors (B, N, d), zeros as padding, in the place of grids (B, N, C·49)."""
         grids = regions.features[regions.mask].float().unflatten(1, (self.channels, GRID, GRID))
         described: Tensor = self.head(grids)
         features = described.new_zeros(*regions.mask.shape, self.head.width)
