@@ -19,7 +19,7 @@ from pipeline.vision.grounding.model import LAYOUTS, build_grounding_dino
 from pipeline.vision.grounding.settings import GroundingSettings
 from pipeline.vision.grounding.similarity import token_similarity
 from pipeline.vision.grounding.text import category_tokens
-from pipeline.vision.sam.memory import Portion
+from pipeline.vision.portions import Portion
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from pipeline.vision.grounding.detector import Detector
 from pipeline.vision.grounding.semantic_map import paint
 from pipeline.vision.grounding.semantic_settings import SemanticRegionSettings
 from pipeline.vision.grounding.similarity import apply_map, centred, similarity, top_regions
+from pipeline.vision.portions import Portion
 from pipeline.vision.regions.descriptor import build_head, region_descriptors
 from pipeline.vision.sam.boxes import BoxMasks, box_portion, masks_from_boxes
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.decoding import PromptDecoder
 from pipeline.vision.sam.encoding import ImageEncoder
-from pipeline.vision.sam.memory import Portion
 from pipeline.vision.sam.model import build_sam
 
 

@@ -17,9 +17,9 @@ from pipeline.vision.matching.cache import pair_arrays
 from pipeline.vision.matching.pairs import collate
 from pipeline.vision.matching.settings import AssignmentSettings, MatcherSettings
 from pipeline.vision.matching.weights import build_matcher
+from pipeline.vision.portions import Portion
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from pipeline.vision.regions.cache import RegionSet, read_regions
-from pipeline.vision.sam.memory import Portion
 
 DATES = ("before", "after")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.cache import Cache
 from pipeline.datasets.images import read_unchanged
 from pipeline.errors import DataError
+from pipeline.vision.portions import Portion
 from pipeline.vision.regions.descriptor import build_head, describe
 from pipeline.vision.regions.roi import region_grids
 from pipeline.vision.regions.settings import RegionSettings
@@ -22,7 +23,6 @@ from pipeline.vision.regions.source import MaskSource
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.cache import MaskSet, read_masks
 from pipeline.vision.sam.encoding import ImageEncoder
-from pipeline.vision.sam.memory import Portion
 from pipeline.vision.sam.model import build_sam
 
 

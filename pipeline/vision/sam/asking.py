@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.vision.portions import Portion, filled
 from pipeline.vision.sam.candidates import Candidates, View, joined
 from pipeline.vision.sam.decoding import Decoded, PromptDecoder
 from pipeline.vision.sam.filtering import Measures, cut_off, measure
-from pipeline.vision.sam.memory import Portion, filled
 from pipeline.vision.sam.points import every, grid
 from pipeline.vision.sam.settings import GeneratorSettings
 from pipeline.vision.sam.upsampling import THRESHOLD

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.vision.portions import EVERYTHING, Portion, filled
 from pipeline.vision.sam.decoding import ImageSide, PromptDecoder
 from pipeline.vision.sam.encoding import input_size
-from pipeline.vision.sam.memory import EVERYTHING, Portion, filled
 from pipeline.vision.sam.upsampling import THRESHOLD, upsample
 
 _FIRST = slice(0, 1)

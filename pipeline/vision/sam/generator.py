@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from pipeline.vision.portions import EVERYTHING, Portion
 from pipeline.vision.sam import filtering
 from pipeline.vision.sam.asking import PointAsker
 from pipeline.vision.sam.cache import MaskSet
@@ -24,7 +25,6 @@ from pipeline.vision.sam.candidates import Candidates, View
 from pipeline.vision.sam.decoding import PromptDecoder
 from pipeline.vision.sam.encoding import ImageEncoder
 from pipeline.vision.sam.finishing import finished
-from pipeline.vision.sam.memory import EVERYTHING, Portion
 from pipeline.vision.sam.points import crops
 from pipeline.vision.sam.settings import GeneratorSettings, Precision, SamSettings
 from pipeline.vision.sam.upsampling import THRESHOLD

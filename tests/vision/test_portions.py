@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.errors import ResourceError
-from pipeline.vision.sam.memory import EVERYTHING, Portion
+from pipeline.vision.portions import EVERYTHING, Portion
 
 
 def room_for(most: int, tried: list[int]) -> Callable[[int], str]:
