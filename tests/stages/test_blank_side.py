@@ -53,7 +53,6 @@ def write(folder: Path) -> Path:
     return folder / "prepared"
 
 
-@pytest.mark.skipif(not all(map(Path.is_file, WEIGHTS)), reason="the mini models' weights are not there")
 @pytest.mark.parametrize(("share", "blank_masks"), [(1.0, 1), (0.9, 0)], ids=["the whole image", "nothing"])
 def test_a_blank_date_goes_through_all_stages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, blank_masks: int
