@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from pipeline.datasets.karpathy import read_captions
+from pipeline.caption_graph.build import Built, build
+from pipeline.caption_graph.merging import MergeMap
+from pipeline.caption_graph.settings import MergeSettings
+from pipeline.caption_graph.store import edge_arrays
+from pipeline.caption_graph.text_encoders import TextEncoder, TextEncoderSettings, build_text_encoder
+from pipeline.caption_graph.triples.records import Caption
+from pipeline.caption_graph.triples.rules import RulesExtractor
+from pipeline.datasets.caption_files import read_captions
 from pipeline.errors import DataError
-from pipeline.graphs.tensors import GraphTensors, tensors_of
-from pipeline.language.graph.build import Built, build
-from pipeline.language.graph.merge_map import MergeMap
-from pipeline.language.graph.settings import MergeSettings
-from pipeline.language.graph.store import edge_arrays
-from pipeline.language.text_encoders import TextEncoder, TextEncoderSettings, build_text_encoder
-from pipeline.language.triples.records import Caption
-from pipeline.language.triples.rules import RulesExtractor
+from pipeline.graph_encoders.encoders import GraphTensors, tensors_of
 
 _ROOT: Final = Path(__file__).parents[1]
 _DATA: Final = _ROOT / os.environ.get("SAGECC_REFERENCE_DATA", "../shared/data")

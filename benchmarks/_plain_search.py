@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.captioners.generation import EncodedPairs, Hypothesis, MemoryT
 from pipeline.captioners.settings import GenerationSettings
-from pipeline.language.vocabulary import END, PAD, START, UNK
+from pipeline.datasets.vocabulary import END, PAD, START, UNK
 
 
 class TeacherForced(Protocol[MemoryT]):

@@ -14,7 +14,8 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.amg import calculate_stability_score
 
 from benchmarks._random_sam import lively_sam
-from pipeline.datasets.world import WorldSettings, make_pair
+from pipeline.datasets.world.pair import make_pair
+from pipeline.datasets.world.settings import WorldSettings
 from pipeline.vision.sam.cache import MaskSet
 from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import PUBLISHED_GENERATOR, GeneratorSettings, SamSettings

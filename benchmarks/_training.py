@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.training.captions import CaptionTable
-from pipeline.training.feed import Batch, Feed
+from pipeline.training.batches import Batch, CaptionTable, Feed, Step, plan_epoch
 from pipeline.training.model import PairCaptioner
-from pipeline.training.places import PairSource
-from pipeline.training.schedule import Step, plan_epoch
+from pipeline.training.stores import PairSource
 
 SHAPE = (2048, 8, 8)  # of ResNet-101 at 256 pixels
 SIDE = 256

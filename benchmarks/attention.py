@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import Figures
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.config import load_section, parse_section
 from pipeline.datasets.images import read_index_map
 from pipeline.datasets.records import Prepared, read_prepared
 from pipeline.errors import DataError
-from pipeline.evaluation.change_maps import area_under_curve, changed_share, mass_on_change
+from pipeline.evaluation.attention_maps import area_under_curve, changed_share, mass_on_change
 from pipeline.execution.settings import EngineSettings
-from pipeline.training.explanations import SCHEMA
+from pipeline.training.inference import SCHEMA
 from stages import caption, paths, train
 from stages.caption import EXPLANATION, CaptionSettings
 from stages.train import TrainSettings

@@ -25,7 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import Figures, interleaved, rate
-from pipeline.cache import Cache, Field, Provenance, Schema, pack
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Field, Provenance, Schema
+from pipeline.cache.writer import pack
 
 BARS = {"vs_group_per_image": 25.0, "vs_memory_map": 0.7}
 

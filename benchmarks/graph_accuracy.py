@@ -1,6 +1,6 @@
 """Triples by rules against labels by hand and against the synthetic world's own: precision, recall, F1.
 
-Labels: 160 captions of LEVIR-CC's training split, half for development, half scored once (tests/language/triples).
+Labels: 160 captions of LEVIR-CC's training split, half for development, half scored once (tests/caption_graph/triples).
 Synthetic: the changed pairs of the default world's test split, made here. Compared are the two entities, entities and
 family, entities and relation. `run` gives the F1; `main` prints the table of docs/results.md.
 """
@@ -14,12 +14,11 @@ from typing import Any, Final
 
 from benchmarks import _graph_captions as real
 from benchmarks.harness import Figures
-from pipeline.datasets.world import WorldSettings, make_pair
-from pipeline.datasets.world.pair import is_changed
+from pipeline.caption_graph.triples.records import Agreement, Caption, Labelled, agreement
+from pipeline.caption_graph.triples.rules import RulesExtractor
+from pipeline.datasets.world.pair import is_changed, make_pair
+from pipeline.datasets.world.settings import WorldSettings
 from pipeline.errors import DataError
-from pipeline.language.triples.agreement import Agreement, Labelled, agreement
-from pipeline.language.triples.records import Caption
-from pipeline.language.triples.rules import RulesExtractor
 
 BARS = {"labels_final_head_tail_f1": 0.90, "labels_final_family_f1": 0.90, "labels_final_triple_f1": 0.75}
 

@@ -1,9 +1,9 @@
 """Link prediction on the caption graph: R-GCN and its peers against frequencies and DistMult without messages.
 
 Filtered MRR on the held-out triples of the graph of the training captions. A seed draws split, initial weights and
-hidden edges. Every predictor is measured with learned popularity (`pipeline.graphs.popularity`) and without it; each
-of the two ways has settings of its own, chosen for its best predictor on the validation triples of seeds 100 to 104.
-`run` gives the means; `main` prints the table of docs/results.md.
+hidden edges. Every predictor is measured with learned popularity (`pipeline.graph_encoders.link_prediction`) and
+without it; each of the two ways has settings of its own, chosen for its best predictor on the validation triples of
+seeds 100 to 104. `run` gives the means; `main` prints the table of docs/results.md.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from typing import Any, Final
 from benchmarks import _graph_captions as real
 from benchmarks.harness import Figures
 from pipeline.errors import DataError
-from pipeline.graphs.baselines import frequency_ranking, popularity_alone, without_messages
-from pipeline.graphs.pretraining import pretrain
-from pipeline.graphs.ranking import Ranking
-from pipeline.graphs.settings import EncoderKind, GraphEncoderSettings, PretrainingSettings
-from pipeline.graphs.tensors import GraphTensors
+from pipeline.graph_encoders.encoders import GraphTensors
+from pipeline.graph_encoders.link_prediction import (
+    Ranking,
+    frequency_ranking,
+    popularity_alone,
+    pretrain,
+    without_messages,
+)
+from pipeline.graph_encoders.settings import EncoderKind, GraphEncoderSettings, PretrainingSettings
 
 _NAMES: Final[Mapping[EncoderKind, str]] = {
     "rgcn": "R-GCN",

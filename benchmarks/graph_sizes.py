@@ -12,10 +12,10 @@ from typing import Final
 
 from benchmarks import _graph_captions as real
 from benchmarks.harness import Figures
+from pipeline.caption_graph.build import Built
+from pipeline.caption_graph.triples.rules import RulesExtractor
+from pipeline.datasets.no_change import implies_change
 from pipeline.errors import DataError
-from pipeline.language.graph.build import Built
-from pipeline.language.no_change import implies_change
-from pipeline.language.triples.rules import RulesExtractor
 
 BARS = {"levir_cc_covered": 0.97, "dubai_cc_covered": 0.97}
 

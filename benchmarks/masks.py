@@ -25,8 +25,8 @@ from segment_anything.modeling import Sam
 
 from benchmarks._sams import Case, build, draw, mean_iou
 from benchmarks.harness import Figures, interleaved, rate
-from pipeline.threads import one_thread
-from pipeline.vision.sam import filtering, generator
+from pipeline.runtime import one_thread
+from pipeline.vision.sam import amg, generator
 from pipeline.vision.sam.generator import MaskGenerator
 from pipeline.vision.sam.settings import GeneratorSettings, Precision, SamSettings
 
@@ -140,7 +140,7 @@ def _parts(ours: MaskGenerator, pictures: Pictures) -> dict[str, float]:
         "decoder": (asker.decoder, "decode"),
         "masks": (asker.decoder, "logits"),
         "filtering": (asker, "_judged"),
-        "nms": (filtering, "best"),
+        "nms": (amg, "best"),
         "packing": (generator, "finished"),
     }
     seconds = dict.fromkeys(places, 0.0)

@@ -19,20 +19,26 @@ from typing import Final, TypeVar
 import numpy as np
 
 from benchmarks.harness import Figures
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.config import Section
 from pipeline.datasets.records import Prepared, read_prepared
-from pipeline.datasets.world import WorldSettings, read_objects, read_picture
-from pipeline.devices import resolve_device
+from pipeline.datasets.world.pair import read_objects, read_picture
+from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
+from pipeline.runtime import resolve_device
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.grounding.cache import read_semantics
-from pipeline.vision.grounding.categories import parse_prompts
 from pipeline.vision.grounding.detector import Detector
-from pipeline.vision.grounding.land import CLASSES, common_land, common_map
-from pipeline.vision.grounding.oracle import class_iou
+from pipeline.vision.grounding.oracle import (
+    CLASSES,
+    class_iou,
+    common_land,
+    common_map,
+    every_box,
+    precision_by_category,
+)
+from pipeline.vision.grounding.prompts import parse_prompts
 from pipeline.vision.grounding.scenes import read_scenes
-from pipeline.vision.grounding.scoring import every_box, precision_by_category
 from pipeline.vision.matching import oracle as matching
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.sam import oracle as sam

@@ -28,18 +28,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._training import BATCH, SHAPE, SIDE, VOCABULARY, Side, captions, features, trainer
 from benchmarks.harness import Figures, interleaved, rate
-from pipeline.captioners.evidence import Evidence
-from pipeline.captioners.learned_scene import NO_SCENES
-from pipeline.captioners.regions import Regions
+from pipeline.captioners.inputs import Evidence, Regions
+from pipeline.captioners.scene_encoder import NO_SCENES
 from pipeline.captioners.settings import CaptionerSettings
 from pipeline.config import parse_section
-from pipeline.graphs.tensors import GraphTensors
-from pipeline.training.determinism import deterministic
-from pipeline.training.evidence_store import EvidenceStore
-from pipeline.training.feed import Feed
+from pipeline.graph_encoders.encoders import GraphTensors
+from pipeline.runtime import deterministic
+from pipeline.training.batches import Feed, plan_epoch
 from pipeline.training.model import ImageFront, build_model
-from pipeline.training.places import PairSource, open_store
-from pipeline.training.schedule import plan_epoch
+from pipeline.training.stores import EvidenceStore, PairSource, open_store
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages.profiles import PROFILES
 from stages.train import TrainSettings

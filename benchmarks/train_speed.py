@@ -31,11 +31,10 @@ from benchmarks._training import BATCH, SHAPE, SIDE, VOCABULARY, Side, captions,
 from benchmarks.harness import Figures, interleaved
 from pipeline.captioners.settings import CaptionerSettings
 from pipeline.datasets.images import read_rgb
-from pipeline.training.determinism import deterministic
-from pipeline.training.feed import Batch, Feed
+from pipeline.runtime import deterministic
+from pipeline.training.batches import Batch, Feed, Step
 from pipeline.training.model import PairCaptioner, build_model
-from pipeline.training.places import open_store
-from pipeline.training.schedule import Step
+from pipeline.training.stores import open_store
 from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
 

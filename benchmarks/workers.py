@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.harness import Figures, interleaved
 from pipeline.datasets.records import read_prepared, write_prepared
-from pipeline.datasets.world import WorldSettings
+from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
 from stages import masks, prepare
 from stages.profiles import profile_sections

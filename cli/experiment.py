@@ -49,8 +49,7 @@ def experiment(
     Example: sagecc experiment table4 --seeds 1,2,3 --set train.epochs=8
     """
     from pipeline.errors import SettingsError
-    from pipeline.experiments.description import read_experiment
-    from pipeline.experiments.paper import BUILTIN, builtin
+    from pipeline.experiments.rows import BUILTIN, builtin, read_experiment
 
     if listed:
         for known in BUILTIN.values():
@@ -59,7 +58,7 @@ def experiment(
     if name is None:
         raise SettingsError("which experiment?", fix="sagecc experiment NAME; `sagecc experiment --list` names them")
     from stages import experiment as stage
-    from stages.experiment_run import Sources
+    from stages.experiment import Sources
 
     chosen = read_experiment(Path(name)) if name.endswith((".yaml", ".yml")) else builtin(name)
     settings = Settings(params, stage.assignments(chosen, changes or (), seeds))

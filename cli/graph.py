@@ -13,7 +13,7 @@ from stages import paths
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipeline.language.llm.asking import Estimate
+    from pipeline.caption_graph.llm.run import Estimate
 
 app = typer.Typer(invoke_without_command=True)
 Graph = Annotated[Path, typer.Option("--graph", help="Folder that `sagecc graph` wrote.")]
@@ -65,12 +65,12 @@ def show(
     """
     from rich.console import Console
 
-    from pipeline.language.graph.store import read_graph
+    from pipeline.caption_graph.store import read_graph
     from stages import graph as stage
 
     found = read_graph(graph).graph
     if out is not None:
-        from pipeline.language.graph.drawing import draw_graph
+        from pipeline.caption_graph.drawing import draw_graph
 
         draw_graph(found, out, entities=entities)
     for line in stage.summary(graph):
@@ -100,8 +100,8 @@ def neighbours(
     """
     from rich.console import Console
 
-    from pipeline.language.graph.find import find_entity
-    from pipeline.language.graph.store import read_graph
+    from pipeline.caption_graph.coverage import find_entity
+    from pipeline.caption_graph.store import read_graph
 
     found = read_graph(graph).graph
     node = find_entity(found, entity)
@@ -129,8 +129,8 @@ def export(
 
     Example: sagecc graph export --out graph.graphml
     """
-    from pipeline.language.graph.export import export_graph
-    from pipeline.language.graph.store import read_graph
+    from pipeline.caption_graph.drawing import export_graph
+    from pipeline.caption_graph.store import read_graph
 
     typer.echo(f"wrote {export_graph(read_graph(graph).graph, out, form)}")
 
@@ -150,10 +150,9 @@ def extract(
 
     Example: sagecc graph extract captions.txt --engine rules --out triples.jsonl
     """
+    from pipeline.caption_graph.extraction import make_extractor, read_text_captions
+    from pipeline.caption_graph.triples.records import write_triples
     from pipeline.config import parse_section, with_overrides
-    from pipeline.language.graph.extraction import make_extractor
-    from pipeline.language.graph.text_files import read_text_captions
-    from pipeline.language.triples.records import write_triples
     from stages.graph import GraphSettings
 
     if params != PARAMS or params.is_file():
@@ -166,7 +165,7 @@ def extract(
     captions = read_text_captions(file)
     extractor = make_extractor(extraction, section.build.llm, paths.ANSWERS)
     if dry_run:
-        from pipeline.language.llm.triples import LLMExtractor
+        from pipeline.caption_graph.llm.triples import LLMExtractor
 
         _tell(extractor.estimate(captions) if isinstance(extractor, LLMExtractor) else None)
         return
@@ -192,8 +191,8 @@ def coverage(
     """
     from rich.console import Console
 
+    from pipeline.caption_graph.coverage import coverage_tables
     from pipeline.files import write_json
-    from pipeline.language.graph.coverage_table import coverage_tables
     from stages import graph as stage
 
     section = Settings(params, changes).section("graph", stage.GraphSettings)

@@ -6,9 +6,9 @@ import sys
 
 import typer
 
-from cli import checkpoints, clean, data, describe, doctor, draw, experiment, graph, init, inspect, pretrain, stages
+from cli import experiment, graph, pretrain, stages, tools
 from pipeline.errors import SageccError
-from pipeline.memory import keep_freed_memory
+from pipeline.malloc import keep_freed_memory
 
 app = typer.Typer(
     name="sagecc",
@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(init.init)
+app.command()(tools.init)
 for command in (
     stages.prepare,
     stages.scenes,
@@ -33,15 +33,15 @@ for command in (
 ):
     app.command()(command)
 app.command()(experiment.experiment)
-app.command()(describe.describe)
-app.command()(inspect.inspect)
-app.command()(draw.draw)
-app.command()(doctor.doctor)
-app.command()(clean.clean)
+app.command()(tools.describe)
+app.command()(tools.inspect)
+app.command()(tools.draw)
+app.command()(tools.doctor)
+app.command()(tools.clean)
 app.add_typer(graph.app, name="graph")
-app.add_typer(data.app, name="data")
+app.add_typer(tools.data_app, name="data")
 app.add_typer(pretrain.app, name="pretrain")
-app.add_typer(checkpoints.app, name="checkpoints")
+app.add_typer(tools.checkpoints_app, name="checkpoints")
 
 
 def main() -> None:

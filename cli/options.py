@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.config import parse_section, read_document, with_overrides
-from pipeline.config.sections import SectionT
+from pipeline.config import SectionT, parse_section, read_document, with_overrides
 from pipeline.errors import SettingsError
 from pipeline.execution.settings import EngineSettings
 

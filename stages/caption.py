@@ -15,9 +15,9 @@ from stages import paths
 if TYPE_CHECKING:
     from pipeline.datasets.records import Pair
     from pipeline.training.checkpoints import ModelCard
-    from pipeline.training.describing import Sentence
-    from pipeline.training.evidence import EvidenceCaches, EvidencePaths
+    from pipeline.training.inference import Sentence
     from pipeline.training.inputs import Inputs
+    from pipeline.training.region_inputs import EvidenceCaches, EvidencePaths
 
 PROVENANCE = "provenance.json"
 EXPLANATION = ".explanation.h5"
@@ -79,7 +79,7 @@ def run(
         semantics: Cache that `sagecc semantics` wrote.
         graph: Folder that `sagecc graph` wrote for the pairs that the models were trained on.
         explain: Also write where each model looked for each word of its best sentences; see
-            `pipeline.training.explanations.SCHEMA`.
+            `pipeline.training.inference.SCHEMA`.
 
     Returns:
         `output`.
@@ -92,18 +92,14 @@ def run(
         OutputError: `output` cannot be written or holds other files.
         SettingsError: With `change: mass`, the no-change sentences of the models' data set are not known.
     """
-    from pipeline.devices import resolve_device
-    from pipeline.execution.progress import say
-    from pipeline.files import write_json
-    from pipeline.folders import atomic_folder
+    from pipeline.files import atomic_folder, write_json
+    from pipeline.progress import say
+    from pipeline.runtime import resolve_device
     from pipeline.training.checkpoints import load_model, model_folders, read_card
-    from pipeline.training.describing import describe, stored_batches
-    from pipeline.training.evidence import EvidencePaths
-    from pipeline.training.evidence_reading import read_evidence
-    from pipeline.training.evidence_store import EvidenceStore
-    from pipeline.training.explanations import Explainer
+    from pipeline.training.inference import Explainer, describe, stored_batches
     from pipeline.training.inputs import open_inputs
-    from pipeline.training.places import PairStore, open_store
+    from pipeline.training.region_inputs import EvidencePaths, read_evidence
+    from pipeline.training.stores import EvidenceStore, PairStore, open_store
 
     device = resolve_device(engine.device)
     folders = model_folders(models)
@@ -215,8 +211,7 @@ def _open_evidence(
     """Open what each model takes beside the scenes, made as for its training."""
     from pipeline.errors import CheckpointError
     from pipeline.training.checkpoints import captioner_of
-    from pipeline.training.evidence import open_evidence
-    from pipeline.training.evidence_card import check_alike
+    from pipeline.training.region_inputs import check_alike, open_evidence
 
     opened: dict[CaptionerSettings, EvidenceCaches | None] = {}
     found = {}

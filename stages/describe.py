@@ -1,12 +1,17 @@
-"""`sagecc describe`: a sentence for one pair of the user's own images, with a trained model."""
+"""`sagecc describe`: a sentence for one pair of the user's own images, with a trained model.
+
+What a fused captioner takes beside the scenes, made for one pair by the stages masks to semantics.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.captioners.settings import GenerationSettings
+from pipeline.config import Section
 from pipeline.execution.settings import EngineSettings
 from stages import paths
 
@@ -15,7 +20,163 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from pipeline.training.checkpoints import ScenesCard
+    from pipeline.captioners.inputs import Evidence
+    from pipeline.captioners.settings import CaptionerSettings
+    from pipeline.training.checkpoints import ModelCard, ScenesCard
+    from pipeline.training.region_inputs import EvidenceCard, EvidencePaths
+    from stages.masks import MasksSettings
+    from stages.matches import MatchesSettings
+    from stages.regions import RegionsSettings
+    from stages.semantics import SemanticsSettings
+
+_ID = "pair"
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the evidence of a model's training was made, and so how that of another pair is.
+
+    Attributes:
+        card: What the model's card says of it.
+        captioner: The captioner's settings.
+        motion: Settings of masks, regions and matches; None where the captioner takes no motion regions.
+        semantics: Settings of the stage semantics; None where it takes no semantic regions.
+        stored: Whether semantics read SAM's embeddings from masks.h5.
+        model: The model's folder, for messages.
+    """
+
+    card: EvidenceCard
+    captioner: CaptionerSettings
+    motion: tuple[MasksSettings, RegionsSettings, MatchesSettings] | None
+    semantics: SemanticsSettings | None
+    stored: bool
+    model: Path
+
+
+def read_recipe(card: ModelCard, captioner: CaptionerSettings, model: Path) -> Recipe:
+    """Read from a model's card how its evidence was made.
+
+    Args:
+        card: The card.
+        captioner: Its captioner's settings, with a fusion.
+        model: The model's folder.
+
+    Raises:
+        CheckpointError: The card does not say it, or the evidence was imported or fitted to its data set, so that two
+            images alone do not give it.
+    """
+    from stages import masks, matches, regions, semantics
+
+    known = card.evidence
+    if known is None:
+        raise _unknown(
+            model, f"the model has fusion: {captioner.fusion}, and its card does not say what it was trained on"
+        )
+    motion, naming, caches = None, None, known.caches
+    if captioner.evidence.motion:
+        if known.masks is None:
+            raise _unknown(model, "the model's card does not say how the masks were made that its regions come from")
+        motion = (
+            _parse(masks.MasksSettings, known.masks.settings, model),
+            _parse(regions.RegionsSettings, caches["regions"].settings, model),
+            _parse(matches.MatchesSettings, caches["matches"].settings, model),
+        )
+    if captioner.evidence.semantics:
+        naming = _parse(semantics.SemanticsSettings, caches["semantics"].settings, model)
+        if naming.source.kind != "images":
+            raise _unknown(
+                model, f"the model's semantic regions were imported ({naming.source.kind}), not found in images"
+            )
+        if naming.space == "aligned":
+            raise _unknown(
+                model, "the model's semantic regions are in the space `aligned`, which was fitted to its data set"
+            )
+    stored = naming is not None and "masks.h5" in caches["semantics"].upstream
+    return Recipe(known, captioner, motion, naming, stored, model)
+
+
+def pair_evidence(recipe: Recipe, images: list[NDArray[np.uint8]], *, graph: Path, engine: EngineSettings) -> Evidence:
+    """Make the evidence of one pair.
+
+    The pair becomes a data set in a temporary folder, of which the stages make caches with the settings that the
+    model's card keeps; what they find is therefore what `sagecc caption` would read for this pair.
+
+    Args:
+        recipe: See `read_recipe`.
+        images: Both dates, uint8 (H, W, 3), of one size.
+        graph: Folder of the caption graph, which must be the one of the training; not looked at where none is taken.
+        engine: Which device; the stages run in this process.
+
+    Returns:
+        On the CPU, of one pair.
+
+    Raises:
+        CheckpointError: Weights are missing.
+        CacheError: Weights or the graph are not those of the training.
+        DataError: The graph is missing or damaged.
+    """
+    from PIL import Image
+
+    from pipeline.datasets.records import Pair, read_prepared, write_prepared
+    from pipeline.files import sha256_file
+    from pipeline.progress import quiet
+    from pipeline.training.region_inputs import EvidencePaths, check_alike, open_evidence, read_evidence
+
+    with TemporaryDirectory(prefix="sagecc-") as name, quiet():
+        place = Path(name)
+        files = {"before": place / "before.png", "after": place / "after.png"}
+        for path, pixels in zip(files.values(), images, strict=True):
+            Image.fromarray(pixels).save(path)
+        names, digests = (
+            {d: path.name for d, path in files.items()},
+            {d: sha256_file(path) for d, path in files.items()},
+        )
+        prepared = place / "prepared"
+        write_prepared(prepared, "folder", str(place), [Pair(id=_ID, split="test", **names, sha256=digests)])
+        where = EvidencePaths(place / "regions.h5", place / "matches.h5", place / "semantics.h5", graph)
+        _run_stages(recipe, prepared, where, place / "work", engine.model_copy(update={"engine": "inline"}))
+        caches = open_evidence(recipe.captioner, where, read_prepared(prepared), training=False)
+        if caches is None:
+            raise ValueError("the captioner takes no evidence")
+        check_alike(recipe.card, caches.card(), same_pairs=False, model=recipe.model, where=where.by_stage())
+        return read_evidence(caches, [_ID])
+
+
+def _run_stages(recipe: Recipe, prepared: Path, where: EvidencePaths, work: Path, engine: EngineSettings) -> None:
+    """Write those caches that the captioner takes."""
+    from pipeline.training.region_inputs import masks_beside
+    from stages import masks, matches, regions, semantics
+
+    made = masks_beside(where.regions)
+    if recipe.motion is not None:
+        masking, describing, matching = recipe.motion
+        masks.run(masking, prepared, made, engine=engine, work=work)
+        regions.run(describing, prepared, made, where.regions, engine=engine, work=work)
+        matches.run(matching, where.regions, where.matches, engine=engine, work=work)
+    if recipe.semantics is not None:
+        # Embeddings are taken from where the training's were, so that no bit differs.
+        kept = made if recipe.stored and recipe.motion is not None else None
+        semantics.run(recipe.semantics, prepared, where.semantics, engine=engine, masks=kept, work=work)
+
+
+def _parse(kind: type[SectionT], values: dict[str, Any], model: Path) -> SectionT:
+    from pydantic import ValidationError
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _unknown(model, "the model was trained on caches whose settings this version does not know") from error
+
+
+def _unknown(model: Path, what: str) -> Exception:
+    from pipeline.errors import CheckpointError
+
+    fix = (
+        "name another model by --model; or make the pair a data set (prepare.dataset: folder), run its stages and "
+        "describe it with `sagecc caption`"
+    )
+    return CheckpointError(what, where=model / "settings.json", fix=fix)
 
 
 @dataclass(frozen=True)
@@ -51,7 +212,7 @@ def run(
         after: The later image, of the same size.
         model: A trained model, `artifacts/models/<name>/seed-<n>`.
         engine: Which device.
-        mass: `caption.change_threshold` with `caption.change: mass`; see `pipeline.training.describing.describe`.
+        mass: `caption.change_threshold` with `caption.change: mass`; see `pipeline.training.inference.describe`.
         graph: Folder of the caption graph that the model was trained with; not looked at where it takes none.
 
     Raises:
@@ -63,11 +224,10 @@ def run(
     """
     import numpy as np
 
-    from pipeline.captioners.learned_scene import NO_SCENES
-    from pipeline.devices import resolve_device
+    from pipeline.captioners.scene_encoder import NO_SCENES
+    from pipeline.runtime import resolve_device
     from pipeline.training.checkpoints import captioner_of, read_card
-    from pipeline.training.describing import caption_features
-    from stages.pair_evidence import pair_evidence, read_recipe
+    from pipeline.training.inference import caption_features
 
     card = read_card(model)
     captioner = captioner_of(card, model)

@@ -57,15 +57,19 @@ def run(
         ServiceError: The chosen Java does not run, or Java failed.
     """
     from pipeline.datasets.records import read_prepared
-    from pipeline.evaluation.captions import check_pairs, read_captions
-    from pipeline.evaluation.charts import draw_scores
-    from pipeline.evaluation.gallery import choose_examples, draw_examples
-    from pipeline.evaluation.java import find_java
-    from pipeline.evaluation.meteor import VERSION
+    from pipeline.datasets.vocabulary import Vocabulary
+    from pipeline.evaluation.java import VERSION, find_java
+    from pipeline.evaluation.output import (
+        check_pairs,
+        choose_examples,
+        draw_examples,
+        draw_scores,
+        markdown,
+        read_captions,
+        score_table,
+    )
     from pipeline.evaluation.report import evaluate
-    from pipeline.evaluation.tables import markdown, score_table
     from pipeline.files import write_json, write_text
-    from pipeline.language.vocabulary import Vocabulary
 
     data = read_prepared(prepared)
     generated = read_captions(captions)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from pipeline.caption_graph.settings import GraphBuildSettings
 from pipeline.config import Section
 from pipeline.execution.settings import EngineSettings
-from pipeline.graphs.settings import GraphEncoderSettings, PretrainingSettings
-from pipeline.language.graph.settings import GraphBuildSettings
+from pipeline.graph_encoders.settings import GraphEncoderSettings, PretrainingSettings
 from stages import paths
 
 if TYPE_CHECKING:
+    from pipeline.caption_graph.coverage import Coverage
+    from pipeline.caption_graph.llm.run import Estimate
+    from pipeline.caption_graph.merging import MergeMap
     from pipeline.datasets.records import Split
-    from pipeline.language.graph.coverage import Coverage
-    from pipeline.language.graph.merge_map import MergeMap
-    from pipeline.language.llm.asking import Estimate
 
 TRIPLES, MERGES, ENCODER, METRICS = "triples.jsonl", "merges.yaml", "encoder.safetensors", "links.json"
 OUTPUTS = (TRIPLES, MERGES, "graph.json", "graph.h5", ENCODER, METRICS)
@@ -72,16 +72,15 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
         CheckpointError: A text encoder is damaged.
         OutputError: `output` cannot be written, or holds other files.
     """
-    from pipeline.cache import Provenance
-    from pipeline.execution.progress import say, track
-    from pipeline.files import content_key, sha256_file, write_json
-    from pipeline.folders import atomic_folder
-    from pipeline.language.graph.build import build
-    from pipeline.language.graph.extraction import describe_engine, make_asking, make_extractor
-    from pipeline.language.graph.merge_map import write_merges
-    from pipeline.language.graph.store import GRAPH, SCHEMA, TENSORS, edge_arrays, write_graph, write_tensors
-    from pipeline.language.text_encoders import build_text_encoder
-    from pipeline.language.triples.records import write_triples
+    from pipeline.cache.schema import Provenance
+    from pipeline.caption_graph.build import build
+    from pipeline.caption_graph.extraction import describe_engine, make_asking, make_extractor
+    from pipeline.caption_graph.merging import write_merges
+    from pipeline.caption_graph.store import GRAPH, SCHEMA, TENSORS, edge_arrays, write_graph, write_tensors
+    from pipeline.caption_graph.text_encoders import build_text_encoder
+    from pipeline.caption_graph.triples.records import write_triples
+    from pipeline.files import atomic_folder, content_key, sha256_file, write_json
+    from pipeline.progress import say, track
 
     del engine
     parts = settings.build
@@ -96,7 +95,7 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
         proposer = None if parts.merge.by == "none" else encoder(parts.merge.text)
         decider = None
         if parts.merge.by == "llm":
-            from pipeline.language.llm.merges import LLMMerger
+            from pipeline.caption_graph.llm.merges import LLMMerger
 
             decider = LLMMerger(make_asking(parts.extraction, parts.llm, paths.ANSWERS))
         built = build([t.key for t in triples], parts.min_count, parts.merge, overrides, proposer, decider)
@@ -129,9 +128,9 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
         )
         write_tensors(folder / TENSORS, built.graph, features, provenance)
 
-        from pipeline.graphs.pretraining import pretrain
-        from pipeline.graphs.tensors import tensors_of
-        from pipeline.training.tensors import save_tensors
+        from pipeline.graph_encoders.encoders import tensors_of
+        from pipeline.graph_encoders.link_prediction import pretrain
+        from pipeline.weights import save_tensors
 
         graph = tensors_of(edge_arrays(built.graph, features))
         with track("graph: pretraining the encoder", settings.pretraining.epochs) as bar:
@@ -149,8 +148,8 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
 
 def summary(output: Path) -> list[str]:
     """Say in a few lines what a graph folder holds."""
+    from pipeline.caption_graph.store import read_graph
     from pipeline.files import read_json
-    from pipeline.language.graph.store import read_graph
 
     stored = read_graph(output)
     graph, about = stored.graph, stored.about
@@ -174,20 +173,20 @@ def estimate(settings: GraphSettings, prepared: Path) -> Estimate | None:
 
     Where it extracts, its questions about names are left out: they follow from what it will have extracted.
     """
-    from pipeline.language.graph.extraction import make_asking, make_extractor
+    from pipeline.caption_graph.extraction import make_asking, make_extractor
 
     parts = settings.build
     _, captions = _training_captions(prepared)
     asking = make_asking(parts.extraction, parts.llm, paths.ANSWERS)
     if parts.extraction.engine == "llm":
-        from pipeline.language.llm.triples import LLMExtractor
+        from pipeline.caption_graph.llm.triples import LLMExtractor
 
         return LLMExtractor(asking).estimate(captions)
     if parts.merge.by != "llm":
         return None
-    from pipeline.language.graph.dry_run import estimate_merging
-    from pipeline.language.llm.merges import LLMMerger
-    from pipeline.language.text_encoders import build_text_encoder
+    from pipeline.caption_graph.extraction import estimate_merging
+    from pipeline.caption_graph.llm.merges import LLMMerger
+    from pipeline.caption_graph.text_encoders import build_text_encoder
 
     triples = make_extractor(parts.extraction, parts.llm, paths.ANSWERS).extract(captions)
     encoder = build_text_encoder(parts.merge.text)
@@ -201,15 +200,14 @@ def measure_coverage(settings: GraphSettings, graph: Path, prepared: Path, split
     Raises:
         DataError: The graph or the prepared data set is missing or damaged, or the split has no captions.
     """
+    from pipeline.caption_graph.coverage import coverage
+    from pipeline.caption_graph.extraction import make_extractor
+    from pipeline.caption_graph.merging import apply_merges, read_merges
+    from pipeline.caption_graph.records import count_names
+    from pipeline.caption_graph.store import read_graph
+    from pipeline.caption_graph.triples.records import captions_of, read_triples
     from pipeline.datasets.records import read_prepared
     from pipeline.errors import DataError
-    from pipeline.language.graph.coverage import coverage
-    from pipeline.language.graph.extraction import make_extractor
-    from pipeline.language.graph.merge_map import read_merges
-    from pipeline.language.graph.merging import apply_merges
-    from pipeline.language.graph.records import count_names
-    from pipeline.language.graph.store import read_graph
-    from pipeline.language.triples.records import captions_of, read_triples
 
     stored, merges = read_graph(graph).graph, read_merges(graph / MERGES)
     statements = read_triples(graph / TRIPLES)
@@ -225,16 +223,16 @@ def measure_coverage(settings: GraphSettings, graph: Path, prepared: Path, split
 
 
 def _overrides(settings: GraphSettings) -> MergeMap:
-    from pipeline.language.graph.merge_map import MergeMap, read_merges
+    from pipeline.caption_graph.merging import MergeMap, read_merges
 
     path = settings.build.merge.overrides
     return MergeMap() if path is None else read_merges(path)
 
 
 def _training_captions(prepared: Path) -> Any:
+    from pipeline.caption_graph.triples.records import captions_of
     from pipeline.datasets.records import read_prepared
     from pipeline.errors import DataError
-    from pipeline.language.triples.records import captions_of
 
     data = read_prepared(prepared)
     captions = captions_of(data.split("train"))

@@ -61,8 +61,10 @@ def run(
     data.require_pairs()
     weights_sha = weights_sha256(Path(settings.sam.weights), whose="SAM", setting="masks.sam.weights")
 
-    from pipeline.cache import Provenance
-    from pipeline.execution import Item, build_cache, say
+    from pipeline.cache.schema import Provenance
+    from pipeline.execution.build import build_cache
+    from pipeline.execution.compute import Item
+    from pipeline.progress import say
     from pipeline.vision.sam.cache import SCHEMA
     from pipeline.vision.sam.model import embedding_shape
     from pipeline.vision.sam.worker import MaskImage, MaskWorker

@@ -13,8 +13,8 @@ from pipeline.vision.matching.settings import AssignmentSettings, MatcherSetting
 from stages import paths
 
 if TYPE_CHECKING:
-    from pipeline.cache import Cache
-    from pipeline.execution import Item
+    from pipeline.cache.reader import Cache
+    from pipeline.execution.compute import Item
 
 
 class MatchesSettings(MatcherSettings):
@@ -48,9 +48,10 @@ def run(
         DataError: An image has more regions than `length`; or pairs lack regions, with `on_bad_item: fatal`.
         SettingsError: The layout does not fit the descriptors.
     """
-    from pipeline.cache import Cache, Provenance
+    from pipeline.cache.reader import Cache
+    from pipeline.cache.schema import Provenance
     from pipeline.config import settings_hash
-    from pipeline.execution import build_cache
+    from pipeline.execution.build import build_cache
     from pipeline.files import sha256_file
     from pipeline.vision.matching.cache import SCHEMA
     from pipeline.vision.matching.worker import MatchWorker
@@ -92,7 +93,7 @@ def _items(cache: Cache, length: int) -> list[Item]:
     import numpy as np
 
     from pipeline.errors import DataError
-    from pipeline.execution import Item
+    from pipeline.execution.compute import Item
     from pipeline.files import content_key, sha256_bytes
     from pipeline.vision.matching.worker import DATES, PairOfRegions
     from pipeline.vision.regions.cache import read_regions
@@ -122,6 +123,6 @@ def _items(cache: Cache, length: int) -> list[Item]:
 
 def _weights_sha(settings: MatchesSettings) -> str:
     from pipeline.files import sha256_file
-    from pipeline.vision.matching.weights import require_weights
+    from pipeline.vision.matching.build import require_weights
 
     return sha256_file(require_weights(settings))

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from pipeline.datasets.settings import DatasetSettings, MismatchKind
+from pipeline.datasets.settings import DatasetSettings, MismatchKind, VocabularySettings
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
-from pipeline.language.settings import VocabularySettings
 
 if TYPE_CHECKING:
     from pipeline.datasets.audit import Audit
-    from pipeline.datasets.entries import Entry
+    from pipeline.datasets.caption_files import Entry
     from pipeline.datasets.records import Pair
 
 OUTPUTS = ("pairs.jsonl", "dataset.json", "vocabulary.json", "audit.json", "world")
@@ -48,12 +47,10 @@ def run(settings: PrepareSettings, output: Path, *, engine: EngineSettings) -> P
         DataError: The data set is missing, damaged, or has mismatches that the settings call errors.
         OutputError: `output` cannot be written, or holds files that are not this stage's.
     """
-    from pipeline.datasets.audit import Audit
+    from pipeline.datasets.audit import Audit, describe_pairs
     from pipeline.datasets.records import write_prepared
-    from pipeline.datasets.statistics import describe_pairs
-    from pipeline.files import write_json
-    from pipeline.folders import atomic_folder
-    from pipeline.language.vocabulary import build_vocabulary
+    from pipeline.datasets.vocabulary import build_vocabulary
+    from pipeline.files import atomic_folder, write_json
 
     audit = Audit()
     # DVC keeps a .gitignore beside files that it tracks; it may go with an older result, since DVC writes it again.
@@ -106,9 +103,9 @@ class _Found:
 
 
 def _synthetic(settings: PrepareSettings, folder: Path, audit: Audit, engine: EngineSettings) -> _Found:
-    from pipeline.datasets.captions import settle_captions
-    from pipeline.datasets.world import generate_world
-    from pipeline.execution.progress import track
+    from pipeline.datasets.checks import settle_captions
+    from pipeline.datasets.world.files import generate_world
+    from pipeline.progress import track
 
     world = settings.world
     with track("prepare: the synthetic world", world.train + world.val + world.test) as bar:
@@ -118,11 +115,10 @@ def _synthetic(settings: PrepareSettings, folder: Path, audit: Audit, engine: En
 
 
 def _on_disk(settings: PrepareSettings, audit: Audit, engine: EngineSettings) -> _Found:
-    from pipeline.datasets.adapter import adapter_of
-    from pipeline.datasets.captions import settle_captions
-    from pipeline.datasets.verification import verify_pairs
+    from pipeline.datasets.adapters import adapter_of
+    from pipeline.datasets.checks import settle_captions, verify_pairs
     from pipeline.errors import DataError
-    from pipeline.execution.progress import track
+    from pipeline.progress import track
 
     root, strict = Path(settings.root), _strict(settings)
     adapter = adapter_of(settings.dataset)

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.checkpoints import missing_advice
 from pipeline.config import Section, parse_section, render_params, with_overrides
 from pipeline.errors import SettingsError
-from pipeline.vision.matching.advice import assignment, training_advice
+from pipeline.vision.matching.build import assignment, training_advice
 from pipeline.vision.sam.settings import PUBLISHED_GENERATOR
 from stages.matches import MatchesSettings
 from stages.prepare import PrepareSettings
@@ -51,7 +51,7 @@ _SMALL: dict[str, Any] = {"scene": {"width": 128, "heads": 4}, "decoder": {"widt
 # All of SAGE-CC, as small. Of the two fusions the release's learns the synthetic world better (docs/results.md);
 # regions are dropped because 800 pairs are soon known by heart.
 _SMALL_FUSED = {**_SMALL, "fusion": "release", "evidence": {"drop": 0.2}, "release": {"heads": 4}}
-# The likeliest sentence denies a change too often; see `pipeline.training.change_decision`.
+# The likeliest sentence denies a change too often; see `pipeline.training.inference`.
 _BY_MASS = {"change": "mass", "beams": 5, "length_penalty": 1.0}
 # One for real data on a GPU; the paper gives no widths, the release's 2048 is sixteen times dearer.
 _LARGE = {"scene": {"width": 512, "blocks": 3}, "decoder": {"width": 512}, "fusion": "paper"}

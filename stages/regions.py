@@ -47,16 +47,24 @@ def run(
         CheckpointError: Weights are missing or damaged, or SAM's are not those of the masks.
         DataError: An image changed since `prepare`, cannot be read, or has no entry among the masks.
     """
-    from pipeline.cache import Cache, Expectation, Provenance
+    from pipeline.cache.reader import Cache
+    from pipeline.cache.schema import Expectation, Provenance
     from pipeline.config import settings_hash
     from pipeline.datasets.records import read_prepared
-    from pipeline.execution import Item, build_cache, say
+    from pipeline.execution.build import build_cache
+    from pipeline.execution.compute import Item
     from pipeline.files import content_key, sha256_file
+    from pipeline.progress import say
     from pipeline.vision.regions.cache import SCHEMA
     from pipeline.vision.regions.descriptor import build_head
-    from pipeline.vision.regions.footprint import footprint
-    from pipeline.vision.regions.source import mask_digests, read_source, require_weights
-    from pipeline.vision.regions.worker import RegionImage, RegionWorker
+    from pipeline.vision.regions.worker import (
+        RegionImage,
+        RegionWorker,
+        footprint,
+        mask_digests,
+        read_source,
+        require_weights,
+    )
     from pipeline.vision.sam.cache import SCHEMA as MASKS
 
     data = read_prepared(prepared)

@@ -46,8 +46,9 @@ def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: Engin
     weights_sha = weights_sha256(Path(settings.weights), whose="the backbone", setting="scenes.weights")
     size = image_size(data.root / data.pairs[0].before)
 
-    from pipeline.cache import Provenance
-    from pipeline.execution import Item, build_cache
+    from pipeline.cache.schema import Provenance
+    from pipeline.execution.build import build_cache
+    from pipeline.execution.compute import Item
     from pipeline.vision.scenes.worker import SCHEMA, SceneImage, SceneWorker
 
     items = [

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from pipeline.execution.settings import EngineSettings
-from pipeline.vision.grounding.semantic_settings import SemanticRegionSettings
-from pipeline.vision.imports.settings import SourceSettings
+from pipeline.vision.external.settings import SourceSettings
+from pipeline.vision.grounding.settings import SemanticRegionSettings
 from stages import paths
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.datasets.records import Prepared
-    from pipeline.execution import Item
-    from pipeline.execution.items import MakeWorker
+    from pipeline.execution.compute import Item, MakeWorker
     from pipeline.vision.grounding.worker import SemanticImage
 
 _IMPORTED = 2048
@@ -87,8 +86,8 @@ def run(
         else _imports(settings, data)
     )
 
-    from pipeline.cache import Provenance
-    from pipeline.execution import build_cache
+    from pipeline.cache.schema import Provenance
+    from pipeline.execution.build import build_cache
     from pipeline.vision.grounding.cache import SCHEMA
 
     provenance = Provenance(
@@ -145,11 +144,10 @@ def _detections(
     else:
         size = (settings.map_size, settings.map_size)
 
-    from pipeline.execution import Item
-    from pipeline.vision.grounding.categories import parse_prompts
-    from pipeline.vision.grounding.text import category_tokens, load_text_encoder
+    from pipeline.execution.compute import Item
+    from pipeline.vision.grounding.prompts import category_tokens, load_text_encoder, parse_prompts
     from pipeline.vision.grounding.worker import SemanticImage, SemanticWorker
-    from pipeline.vision.regions.source import stored_embeddings
+    from pipeline.vision.regions.worker import stored_embeddings
 
     # Refused before any image is read.
     category_tokens(load_text_encoder(settings.grounding.text_encoder)[0], parse_prompts(settings.grounding.prompts))
@@ -192,8 +190,8 @@ def _first_size(data: Prepared, *, skipping: bool) -> tuple[int, int]:
 
 def _imports(settings: SemanticsSettings, data: Prepared) -> _Work:
     """Prepare for reading what others found; the images need not be there."""
-    from pipeline.vision.imports.arrays import ArrayWorker, list_hdf5, list_npy
-    from pipeline.vision.imports.tags import TagWorker, list_tags, text_weights
+    from pipeline.vision.external.arrays import ArrayWorker, list_hdf5, list_npy
+    from pipeline.vision.external.tags import TagWorker, list_tags, text_weights
 
     source = settings.source
     root = data.root if source.root is None else Path(source.root)
@@ -237,9 +235,9 @@ def _alignment(
 ) -> tuple[NDArray[np.float32], str]:
     """Return the map of the space `aligned`, and the SHA-256 of the file that holds it."""
     from pipeline.config import settings_hash
-    from pipeline.execution import say
     from pipeline.files import content_key, sha256_file
-    from pipeline.vision.grounding.alignment import alignment, evenly_spread, readable
+    from pipeline.progress import say
+    from pipeline.vision.grounding.worker import alignment, evenly_spread, readable
 
     training = [row for row, pair in enumerate(data.pairs) if pair.split == "train"]
     if not training:

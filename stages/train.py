@@ -53,16 +53,15 @@ def run(
         DivergedError: The loss became NaN or infinite.
         OutputError: A file cannot be written, or the inputs do not fit where `data` wants them.
     """
-    from pipeline.devices import resolve_device
-    from pipeline.execution.progress import say
-    from pipeline.execution.workfolder import exclusive
+    from pipeline.execution.build import exclusive
     from pipeline.files import read_json
+    from pipeline.progress import say
+    from pipeline.runtime import resolve_device
     from pipeline.training.checkpoints import HISTORY, copy_model, is_complete, remove_other_seeds
-    from pipeline.training.curves import write_curves
-    from pipeline.training.evidence import EvidencePaths, open_evidence
+    from pipeline.training.distributed import count_devices, launch
     from pipeline.training.inputs import open_inputs
-    from pipeline.training.ranks import count_devices, launch
-    from pipeline.training.seeds import Job, choose_pairs, seed_key, train_seeds, training_key
+    from pipeline.training.region_inputs import EvidencePaths, open_evidence
+    from pipeline.training.run import Job, choose_pairs, seed_key, train_seeds, training_key, write_curves
 
     device = resolve_device(engine.device)
     devices = count_devices(settings.devices, device)

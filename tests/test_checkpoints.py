@@ -94,7 +94,7 @@ def test_a_folder_is_fetched_whole_and_its_main_file_last(
 
 
 def test_the_vocabulary_is_that_of_the_package_whose_model_descends_from_it() -> None:
-    from pipeline.language.text_encoders.pretrained import find_model
+    from pipeline.caption_graph.text_encoders import find_model
 
     # all-MiniLM-L6-v2 kept BERT's words.
     assert sha256_file(find_model("minilm") / "vocab.txt") == CHECKPOINTS["bert-base-uncased"].sha256

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets.world import WorldSettings
-from pipeline.execution import EngineSettings
+from pipeline.datasets.world.settings import WorldSettings
+from pipeline.execution.settings import EngineSettings
 from stages import masks, matches, paths, prepare, regions, scenes, semantics
 
 PROJECT = Path(__file__).parent.parent

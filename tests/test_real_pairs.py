@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets.records import read_prepared
-from pipeline.execution import EngineSettings
-from pipeline.language.tokenizer import tokenize
+from pipeline.datasets.vocabulary import tokenize
+from pipeline.execution.settings import EngineSettings
 from stages import caption, paths, prepare, scenes, train
 from stages.profiles import profile_sections
 from tests.datasets.reference import reference

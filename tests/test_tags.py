@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
+from pipeline.datasets.no_change import implies_change
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError
-from pipeline.execution import EngineSettings
-from pipeline.language.no_change import implies_change
+from pipeline.execution.settings import EngineSettings
 from pipeline.training.checkpoints import read_card
 from pipeline.vision.grounding.cache import SCHEMA
 from stages import caption, describe, evaluate, paths, prepare, scenes, semantics, train

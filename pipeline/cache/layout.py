@@ -14,8 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cache.provenance import Provenance
-from pipeline.cache.schema import Field, Schema
+from pipeline.cache.schema import Field, Provenance, Schema
 from pipeline.errors import CacheError
 from pipeline.files import canonical_json
 

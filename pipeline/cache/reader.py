@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from pipeline.cache import layout
 from pipeline.cache.columns import check_data
-from pipeline.cache.provenance import Expectation
-from pipeline.cache.schema import Field, Schema
+from pipeline.cache.schema import Expectation, Field, Schema
 from pipeline.errors import CacheError
 
 if TYPE_CHECKING:

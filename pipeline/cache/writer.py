@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.cache import layout
-from pipeline.cache.columns import ColumnWriter, check_data, chunk_rows, row_bytes
-from pipeline.cache.guarded import GuardedFile
-from pipeline.cache.provenance import Provenance
-from pipeline.cache.schema import Field, Schema
+from pipeline.cache.columns import ColumnWriter, GuardedFile, check_data, chunk_rows, row_bytes
+from pipeline.cache.schema import Field, Provenance, Schema
 from pipeline.errors import CacheError, DataError, OutputError
 from pipeline.files import atomic_path, remove_leftovers
 

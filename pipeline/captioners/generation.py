@@ -4,6 +4,9 @@ A sentence is a sequence of words that ends with the end token; its log-probabil
 under the model, the end included, and its score that sum divided by length^α. Each step extends the K live beams
 of a pair by every word and ranks the results. Of the best K, those that end the sentence are finished and compete
 for the n best; the best K of the others live on. At the greatest length every live beam has to end.
+
+
+Choosing the best of many with ties broken by place, on any device.
 """
 
 from __future__ import annotations
@@ -14,9 +17,33 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline.captioners.selection import ranked_top
 from pipeline.captioners.settings import GenerationSettings
-from pipeline.language.vocabulary import END, PAD, START, UNK
+from pipeline.datasets.vocabulary import END, PAD, START, UNK
+
+_LOW = (1 << 32) - 1
+
+
+def ranked_top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest values of each row, best first; of equal values the earlier comes first.
+
+    `torch.topk` leaves the order of equal values open. Here value and place are packed into one integer, of which
+    no two are equal: the bits of a float32, made to sort like integers, above the place counted backwards.
+
+    Args:
+        values: (B, S) float32 without NaN.
+        count: How many, at most S.
+
+    Returns:
+        Values and their places in the row, both (B, count).
+    """
+    bits = (values + 0.0).view(torch.int32)  # + 0.0 makes −0.0 and 0.0 one
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    places = torch.arange(values.shape[1], device=values.device)
+    keys = (ordered << 32) + (_LOW - places)
+    best = keys.topk(count, dim=1).values
+    chosen = _LOW - (best & _LOW)
+    return values.gather(1, chosen), chosen
+
 
 # Pairs that are done leave the batch once this share of it is done: each departure copies what stays.
 _DONE_SHARE = 0.25

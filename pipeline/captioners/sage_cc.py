@@ -1,23 +1,46 @@
-"""The SAGE-CC captioner: scenes of two dates and what is known beside them in, sentences on their difference out."""
+"""The SAGE-CC captioner: scenes of two dates and what is known beside them in, sentences on their difference out.
+
+The training loss of a captioner.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.captioners.decoder import Decoder
-from pipeline.captioners.decoder_state import DecoderState
-from pipeline.captioners.evidence import Evidence, EvidenceWidths
-from pipeline.captioners.evidence_checks import check_widths, checked_evidence
-from pipeline.captioners.learned_descriptors import LearnedDescriptors
-from pipeline.captioners.learned_scene import LearnedScene
-from pipeline.captioners.memory import Memory
-from pipeline.captioners.paper_fusion import PaperFusion
-from pipeline.captioners.release_fusion import ReleaseFusion
-from pipeline.captioners.scene_encoder import SceneEncoder
+from pipeline.captioners.decoder import Decoder, DecoderState
+from pipeline.captioners.fusion import LearnedDescriptors, PaperFusion, ReleaseFusion
+from pipeline.captioners.inputs import Evidence, EvidenceWidths, Memory, check_widths, checked_evidence
+from pipeline.captioners.scene_encoder import LearnedScene, SceneEncoder
 from pipeline.captioners.settings import CaptionerSettings
+from pipeline.datasets.vocabulary import PAD
+
+
+def caption_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy of equation (23), averaged over the words of the batch.
+
+    Label smoothing is the paper's: the true word gets 1 − ε, each of the V − 1 others ε / (V − 1). PyTorch gives
+    every word, the true one included, ε' / V of its own ε'; both agree for ε' = ε V / (V − 1).
+
+    Args:
+        logits: (N, T, V), as `decode` returns them for tokens 0…T−1 of each caption.
+        targets: Tokens 1…T of the captions, (N, T); padding does not count. The start token is no target, since
+            nothing predicts it.
+        smoothing: ε in [0, (V − 1) / V).
+
+    Returns:
+        Scalar in float32.
+    """
+    size = logits.shape[-1]
+    return F.cross_entropy(
+        logits.flatten(0, 1).float(),
+        targets.flatten(),
+        ignore_index=PAD,
+        label_smoothing=smoothing * size / (size - 1),
+    )
 
 
 class SageCC(nn.Module):

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 from pipeline.datasets.audit import Audit
-from pipeline.datasets.entries import Entry
+from pipeline.datasets.caption_files import Entry
 from pipeline.datasets.images import IMAGE_SUFFIXES
 from pipeline.datasets.paths import files_in
 from pipeline.datasets.records import SPLITS, Pair, Split

@@ -1,25 +1,201 @@
-"""Everything that is measured of one set of captions: rows by subset, on words and on vocabulary ids."""
+"""Everything that is measured of one set of captions: rows by subset, on words and on vocabulary ids.
+
+Names of the rows that an evaluation puts side by side.
+
+Mean and deviation over models that differ in their seed.
+
+How well sentences tell changed pairs from unchanged ones.
+
+What a reader must know about an evaluation, in sentences made from the evaluation itself.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, Final
 
+from pipeline.datasets.no_change import implies_change
 from pipeline.datasets.records import Pair
+from pipeline.datasets.vocabulary import UNK, Vocabulary
 from pipeline.errors import DataError
 from pipeline.evaluation.baselines import best_constants, constant_captions, true_flag_captions
-from pipeline.evaluation.change_flag import change_flag_scores
-from pipeline.evaluation.java import Java
-from pipeline.evaluation.notes import notes_on
-from pipeline.evaluation.rows import CONSTANT, DEVIATION, MODEL, TRUE_FLAG
-from pipeline.evaluation.scores import Corpus, corpus_of, score_corpora
-from pipeline.evaluation.seeds import Numbers, deviation_over_seeds, mean_over_seeds
-from pipeline.evaluation.subsets import SUBSETS, Subset, split_by_change
-from pipeline.evaluation.tokens import tokenize
-from pipeline.language.no_change import implies_change
-from pipeline.language.vocabulary import UNK, Vocabulary
+from pipeline.evaluation.java import JAVA_CURE, Java
+from pipeline.evaluation.scores import SUBSETS, Corpus, Subset, corpus_of, score_corpora, split_by_change, tokenize
+
+MODEL: Final = "model"
+"""The captioner; the mean over seeds when there are several."""
+
+DEVIATION: Final = "model_deviation"
+"""Sample standard deviation of `MODEL` over seeds."""
+
+CONSTANT: Final = "constant"
+"""The best constant sentence of the subset."""
+
+TRUE_FLAG: Final = "true_flag"
+"""The true change flag, said in one sentence for changed pairs and one for unchanged pairs."""
+
+LABELS: Final = {MODEL: "model", CONSTANT: "best constant sentence", TRUE_FLAG: "true flag, generic sentence"}
+"""How the rows are called in tables and plots."""
+
+
+Numbers = Mapping[str, float | None]
+"""Numbers by name; None where one does not exist."""
+
+
+def mean_over_seeds(results: Sequence[Numbers]) -> dict[str, float | None]:
+    """Return the mean of each number over the seeds; None where any seed has none.
+
+    Raises:
+        ValueError: There are no seeds, or their names differ.
+    """
+    return _over_seeds(results, _mean)
+
+
+def deviation_over_seeds(results: Sequence[Numbers]) -> dict[str, float | None]:
+    """Return the sample standard deviation (divisor n - 1) of each number; None where any seed has none.
+
+    Raises:
+        ValueError: There are fewer than two seeds, or their names differ.
+    """
+    if len(results) < 2:
+        raise ValueError("a deviation wants two seeds or more")
+    return _over_seeds(results, _deviation)
+
+
+def _over_seeds(results: Sequence[Numbers], combine: Callable[[Sequence[float]], float]) -> dict[str, float | None]:
+    if not results:
+        raise ValueError("there are no seeds")
+    names = list(results[0])
+    if any(list(result) != names for result in results):
+        raise ValueError("the seeds have different numbers")
+    combined: dict[str, float | None] = {}
+    for name in names:
+        values = [result[name] for result in results]
+        known = [value for value in values if value is not None]
+        combined[name] = combine(known) if len(known) == len(values) else None
+    return combined
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    centre = _mean(values)
+    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+@dataclass(frozen=True)
+class ChangeFlagScores:
+    """Scores of "changed" as sentences imply it, times 100.
+
+    Attributes:
+        accuracy: Share of pairs whose sentence implies the true flag.
+        precision: Share of truly changed pairs among those said to be changed; None where none is said to be.
+        recall: Share of changed pairs that are said to be changed; None where none is changed.
+        f1: Harmonic mean of precision and recall; None where either is, 0 where both are 0.
+    """
+
+    accuracy: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Return the scores by name."""
+        return asdict(self)
+
+
+def change_flag_scores(
+    captions: Mapping[str, str], changed: Mapping[str, bool], implies_change: Callable[[str], bool]
+) -> ChangeFlagScores:
+    """Compare what captions imply with the true flags.
+
+    Args:
+        captions: A caption by pair id; those of pairs without a flag are not looked at.
+        changed: The true flag by pair id.
+        implies_change: Tells whether a sentence says that something changed.
+
+    Raises:
+        DataError: There are no flags, or a pair with a flag has no caption.
+    """
+    if not changed:
+        raise DataError("no pair has a change flag")
+    missing = changed.keys() - captions.keys()
+    if missing:
+        raise DataError(f"pairs without a caption: {len(missing)}, first {min(missing)!r}")
+    said = {pair: implies_change(captions[pair]) for pair in changed}
+    hits = sum(said[pair] and changed[pair] for pair in changed)
+    right = sum(said[pair] == changed[pair] for pair in changed)
+    precision = _share(hits, sum(said.values()))
+    recall = _share(hits, sum(changed.values()))
+    f1 = None
+    if precision is not None and recall is not None:
+        f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    return ChangeFlagScores(100.0 * right / len(changed), precision, recall, f1)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return 100.0 * part / whole if whole else None
+
+
+def notes_on(
+    oracle: Numbers | None,
+    subsets: Mapping[Subset, Sequence[Pair]],
+    constants: Mapping[Subset, str | None],
+    java: Java | None,
+    meteor: bool,
+) -> list[str]:
+    """Say what a reader must know about the numbers.
+
+    Args:
+        oracle: Scores of the row `TRUE_FLAG` on all pairs, on words; None where it could not be made.
+        subsets: The evaluated pairs.
+        constants: The constant sentence of each subset.
+        java: The runtime that was found.
+        meteor: Whether METEOR was asked for.
+    """
+    notes = []
+    if oracle is not None and subsets["changed"] and subsets["unchanged"]:
+        reached = ", ".join(
+            f"{label} {value:.1f}"
+            for label, metric in (("BLEU-4", "bleu_4"), ("CIDEr-D", "cider_d"), ("S*m", "s_m"))
+            if (value := oracle[metric]) is not None
+        )
+        notes.append(
+            f"The row {TRUE_FLAG} sees no picture: told the true flag, it says one sentence of every changed pair "
+            f"({constants['changed']!r}) and one of every unchanged pair ({constants['unchanged']!r}). On all pairs "
+            f"together it reaches {reached}, so an unsplit score says little: compare captioners on changed pairs."
+        )
+    notes.append(
+        f"The row {CONSTANT} says, within each subset, the sentence that scores best on the training pairs of that "
+        f"subset; on changed pairs alone and on unchanged pairs alone {TRUE_FLAG} therefore says the same."
+    )
+    notes.extend(f"There are no {subset} pairs to score." for subset in SUBSETS if not subsets[subset])
+    unflagged = len(subsets["all"]) - len(subsets["changed"]) - len(subsets["unchanged"])
+    if unflagged:
+        notes.append(f"{unflagged} pairs have no change flag: they count among all pairs only.")
+    if any(constants[subset] is None and subsets[subset] for subset in SUBSETS):
+        notes.append("The training split lacks captions to choose a constant sentence from: trivial rows are missing.")
+    for subset in SUBSETS:
+        described = {tuple(sorted(pair.captions)) for pair in subsets[subset]}
+        if len(described) == 1:
+            notes.append(
+                f"The {subset} pairs all have the same references: every n-gram is in every document, so CIDEr-D is 0 "
+                "for any caption and S*m cannot pass 75."
+            )
+    if java is None:
+        notes.append(
+            "There is no Java here: METEOR and S*m are missing, and captions were tokenized by the project's own rule "
+            f"instead of Stanford's PTBTokenizer. Cure: {JAVA_CURE}."
+        )
+    elif not meteor:
+        notes.append("METEOR is switched off (`meteor: off`), and with it S*m.")
+    return notes
+
 
 Row = Mapping[Subset, Mapping[str, str] | None]
 """What a captioner says of the pairs of each subset, by pair id; None where it has nothing to say."""

@@ -1,21 +1,115 @@
-"""The worker's side: items in, shards out, in batches of one fixed size."""
+"""The worker's side: items in, shards out, in batches of one fixed size.
+
+What is mapped, and what maps it.
+
+A GPU whose memory runs out is told as such: it is no fault of the item that was at work.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from pipeline.errors import ResourceError
-from pipeline.execution.items import Failure, Item, Worker
+from pipeline.errors import ResourceError, SageccError
 from pipeline.execution.shards import write_shard
-from pipeline.execution.shortage import shortage_told
+
+
+@dataclass(frozen=True)
+class Item:
+    """One piece of work.
+
+    Attributes:
+        key: Content key: equal for items whose results are equal, different as soon as anything that a result depends
+            on differs (an image's bytes, rows of an upstream cache), other than settings and weights of the stage.
+        label: What people call it.
+        payload: What the worker loads it from; picklable and small. Paths in it must mean the same to all workers.
+    """
+
+    key: str
+    label: str
+    payload: Any
+
+
+class Worker(Protocol):
+    """Turns items into arrays; built once per process, since it holds a model.
+
+    A result must not depend on which other items share a batch.
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """Number of items per call of `compute`."""
+
+    def load(self, payload: Any) -> Any:
+        """Read one item. Called from threads, several at once.
+
+        Raises:
+            SageccError: The item is bad; it is recorded with this reason.
+        """
+
+    def compute(self, loaded: list[Any]) -> list[dict[str, npt.NDArray[Any]]]:
+        """Return the named arrays of each of exactly `batch_size` loaded items."""
+
+
+MakeWorker = Callable[[], Worker]
+"""Builds a worker; picklable: a module's function or class, or a functools.partial of one."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item has no result.
+
+    Attributes:
+        reason: For people.
+        unexpected: Whether it was no SageccError, so perhaps a fault of the program.
+        trace: The traceback, where it was unexpected.
+    """
+
+    reason: str
+    unexpected: bool = False
+    trace: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """Describe what was raised over an item."""
+        if isinstance(error, SageccError):
+            return cls(error.what + (f" ({error.where})" if error.where else ""))
+        import traceback
+
+        return cls(
+            f"{type(error).__name__}: {error}", unexpected=True, trace="".join(traceback.format_exception(error))
+        )
+
+
+@contextmanager
+def shortage_told(doing: str, fix: str) -> Iterator[None]:
+    """Turn PyTorch's error that the GPU's memory ran out within the block into the project's.
+
+    Args:
+        doing: What is done in the block, for people: "loading the model".
+        fix: What to do.
+
+    Raises:
+        ResourceError: The memory ran out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # Where PyTorch is not loaded, nothing on a GPU has failed; stages that do without it never load it here.
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ResourceError(f"the GPU's memory ran out while {doing}", where="engine.device", fix=fix) from error
+
 
 Arrays = dict[str, npt.NDArray[Any]]
 

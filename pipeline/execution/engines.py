@@ -1,29 +1,131 @@
-"""Where groups of items are computed: in this process, or by the processes of a Dask cluster."""
+"""Where groups of items are computed: in this process, or by the processes of a Dask cluster.
+
+A key press (Ctrl-C) that is not lost, wherever it arrives.
+
+One arithmetic on all engines: the same number of threads and the same kernels, so the same bits.
+
+What the local engine's worker processes load first (a Dask preload module).
+"""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import os
+import signal
+import sys
 import threading
 import uuid
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pipeline.errors import ServiceError
-from pipeline.execution.arithmetic import fixed_arithmetic, settle
-from pipeline.execution.compute import Finished, compute_shards
-from pipeline.execution.items import Failure, Item, MakeWorker, Worker
-from pipeline.execution.key_press import remembered_key_press
+from pipeline.execution.compute import Failure, Finished, Item, MakeWorker, Worker, compute_shards, shortage_told
 from pipeline.execution.settings import EngineSettings
 from pipeline.execution.shards import find_shards
-from pipeline.execution.shortage import shortage_told
 from pipeline.files import content_key
-from pipeline.memory import ENVIRONMENT
+from pipeline.malloc import ENVIRONMENT
+
+
+@contextmanager
+def remembered_key_press() -> Iterator[Callable[[], None]]:
+    """Let a key press interrupt as ever, and remember it.
+
+    Python raises KeyboardInterrupt wherever the main thread happens to be; inside a finaliser, of which Dask's futures
+    have many, it is printed and forgotten.
+
+    Yields:
+        What to call now and then: it raises KeyboardInterrupt if a key press came earlier.
+    """
+    pressed = threading.Event()
+
+    def check() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    # Only the main thread may say what signals do, and whoever has said so already is left alone.
+    mine = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if mine:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield check
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_THREADS = 1
+"""Threads of one worker on the CPU.
+
+PyTorch splits sums among its threads, so their order, and with it the last bits of a result, follows the number of
+threads: with one, results are equal on the inline and the local engine and on machines with any number of cores. The
+local engine uses the cores by its number of worker processes.
+"""
+
+
+@contextmanager
+def fixed_arithmetic() -> Iterator[Callable[[], None]]:
+    """Compute reproducibly within the block, and as before after it.
+
+    Yields:
+        What to call once a worker was built, since that may be what loads PyTorch.
+    """
+    before: list[tuple[int, bool, bool]] = []
+
+    def settle_here() -> None:
+        if "torch" in sys.modules and not before:
+            before.append(_state())
+        settle()
+
+    try:
+        settle_here()
+        yield settle_here
+    finally:
+        if before:
+            _restore(before[0])
+
+
+def settle() -> None:
+    """Fix PyTorch's threads and kernels, if PyTorch is loaded; stages that do without it never load it here."""
+    if "torch" not in sys.modules:
+        return
+    import torch
+
+    torch.set_num_threads(_THREADS)
+    # cuDNN otherwise picks kernels by timing them, and may pick ones that add up in changing order.
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def _state() -> tuple[int, bool, bool]:
+    import torch
+
+    return torch.get_num_threads(), torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+
+
+def _restore(state: tuple[int, bool, bool]) -> None:
+    import torch
+
+    threads, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = state
+    torch.set_num_threads(threads)
+
+
+def dask_setup(_: object) -> None:
+    """Leave Ctrl-C to the main process, which ends its workers itself; otherwise each would print a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
 
 _CONNECT_SECONDS = 30
 _WORKER_SECONDS = 300
@@ -192,7 +294,7 @@ def _client(engine: EngineSettings, items: int) -> Iterator[Any]:
                 # Any free port: the usual one may be another run's.
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
-                preload=["pipeline.execution.worker_process"],
+                preload=["pipeline.execution.engines"],
             ) as cluster,
             distributed.Client(cluster) as client,
         ):

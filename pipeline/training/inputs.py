@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import Cache, Expectation, Provenance
-from pipeline.captioners.learned_scene import NO_SCENES
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Expectation, Provenance
+from pipeline.captioners.scene_encoder import NO_SCENES
 from pipeline.datasets.images import read_rgb, read_unchanged, resized
 from pipeline.datasets.records import Pair, Prepared, read_prepared
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import CacheError, DataError
 from pipeline.files import atomic_path, content_key
-from pipeline.language.vocabulary import Vocabulary
-from pipeline.training.places import PairSource
+from pipeline.training.stores import PairSource
 from pipeline.vision.scenes.settings import BackboneSettings
 from pipeline.vision.scenes.worker import SCHEMA
 

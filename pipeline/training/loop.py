@@ -1,27 +1,148 @@
-"""The training loop: epochs of steps, a validation after each, the best weights kept, and no step lost to a kill."""
+"""The training loop: epochs of steps, a validation after each, the best weights kept, and no step lost to a kill.
+
+A running average of a model's weights, which generalises better than the last weights and depends less on chance.
+
+Polyak & Juditsky (1992), in the exponential form, with a shorter memory at the start.
+
+
+Scores of a model on its validation pairs: the loss, and the field's scores of greedily generated captions.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.training.averaging import WeightAverage
-from pipeline.training.determinism import deterministic
-from pipeline.training.feed import Feed
+from pipeline.captioners.settings import GenerationSettings
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.evaluation.scores import score
+from pipeline.runtime import deterministic
+from pipeline.training.batches import Feed, Step, learning_rate, plan_epoch, step_seed
+from pipeline.training.checkpoints import Progress, load_state, save_state
+from pipeline.training.distributed import DivergedError, Interrupted, Ranks
 from pipeline.training.model import PairCaptioner
-from pipeline.training.ranks import Ranks
-from pipeline.training.schedule import learning_rate, plan_epoch, step_seed
-from pipeline.training.settings import TrainSettings
-from pipeline.training.state import Progress, load_state, save_state
-from pipeline.training.stops import DivergedError, Interrupted
-from pipeline.training.validation import DIGITS, Validator, improves
+from pipeline.training.settings import SelectionMetric, TrainSettings
+
+
+class WeightAverage:
+    """ā ← d ā + (1 − d) w after every step n, d = min(decay, (1 + n) / (10 + n)).
+
+    Statistics of batch norms are averaged like weights; what is no floating-point number is the latest.
+
+    Args:
+        decay: 0 keeps no average.
+
+    Attributes:
+        values: The average by name; empty without one, or before the first step.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.values: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take the weights after step `step`, counted from 0 over the whole training, into the average."""
+        if not self.decay:
+            return
+        state = model.state_dict()
+        if not self.values:
+            self.values = {name: tensor.detach().clone() for name, tensor in state.items()}
+            return
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        floating = [name for name, tensor in state.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.values[name] for name in floating], [state[name] for name in floating], share)
+        for name in state.keys() - set(floating):
+            self.values[name].copy_(state[name])
+
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """Give `model` the average, if there is one, while the block runs; afterwards it has its own weights again."""
+        if not self.values:
+            yield
+            return
+        own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(self.values)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)
+
+
+DIGITS = 6
+"""Decimals of scores and losses in files."""
+
+
+def improves(metric: SelectionMetric, scores: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
+    """Tell whether `scores` are better than `best` by `metric`, and where that is equal by the validation loss.
+
+    On few pairs BLEU-4 is often 0, or stays at its best, while the loss still tells better weights from worse.
+    """
+    if best is None:
+        return True
+    if metric != "val_loss" and scores[metric] != best[metric]:
+        return scores[metric] > best[metric]
+    return scores["val_loss"] < best["val_loss"]
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Scores a model on fixed pairs.
+
+    Attributes:
+        feed: Their inputs and captions.
+        steps: One pass over them, in order.
+        references: The tokenized captions of each pair, words joined by spaces, by its id in the order of `steps`.
+        vocabulary: Turns generated ids into words.
+        metric: The score that selects; the scores of generated captions are computed only where it is one of them.
+    """
+
+    feed: Feed
+    steps: Sequence[Step]
+    references: Mapping[str, Sequence[str]]
+    vocabulary: Vocabulary
+    metric: SelectionMetric
+
+    @torch.inference_mode()
+    def __call__(self, model: PairCaptioner, stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Return `val_loss` (nats per word) and, unless it selects, `bleu_4` and `cider_d` (times 100).
+
+        METEOR, and with it S*m, needs Java and seconds to start: the stage `evaluate` computes it.
+
+        Args:
+            model: Is switched to evaluation mode.
+            stop: Asked between batches; True ends the validation.
+
+        Returns:
+            The scores by name, or None when stopped.
+        """
+        model.eval()
+        greedy = GenerationSettings(beams=1, max_length=self.vocabulary.settings.max_length)
+        total, words, captions = 0.0, 0, []
+        for batch in self.feed.batches(self.steps):
+            if stop():
+                return None
+            memory = model.encode(batch.inputs, batch.evidence)
+            count = int((batch.tokens[:, 1:] != 0).sum())
+            total += float(model.loss(memory, batch.tokens, batch.owners)) * count
+            words += count
+            if self.metric != "val_loss":
+                captions += [self.vocabulary.decode(found[0].tokens) for found in model.generate(memory, greedy)]
+        scores = {"val_loss": round(total / words, DIGITS)}
+        if self.metric != "val_loss":
+            candidates = dict(zip(self.references, captions, strict=True))
+            found = score(candidates, self.references, java=None, meteor=False, tokenized=True)
+            scores |= {"bleu_4": round(found.bleu_4, DIGITS), "cider_d": round(found.cider_d, DIGITS)}
+        return scores
+
 
 _SAVE_SHARE = 0.05  # of the time may go into saving
 _LOOK_EVERY = 16  # steps between looks at what it costs a GPU, or several, to look at

@@ -8,13 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.captioners.evidence import Evidence, EvidenceWidths
 from pipeline.captioners.generation import Hypothesis, generate
-from pipeline.captioners.loss import caption_loss
-from pipeline.captioners.memory import Memory
-from pipeline.captioners.sage_cc import SageCC
+from pipeline.captioners.inputs import Evidence, EvidenceWidths, Memory
+from pipeline.captioners.sage_cc import SageCC, caption_loss
 from pipeline.captioners.settings import CaptionerSettings, GenerationSettings
-from pipeline.language.vocabulary import PAD
+from pipeline.datasets.vocabulary import PAD
 from pipeline.vision.scenes.backbones import build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
-from pipeline.pretraining.settings import PretrainSchedule
+from pipeline.training.pretraining import PretrainSchedule
 from stages import paths
 
 
@@ -40,15 +40,13 @@ def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSett
     import numpy as np
     import torch
 
-    from pipeline.devices import resolve_device
-    from pipeline.pretraining.loop import begin_with, pretrain, state_key, write_mini
-    from pipeline.pretraining.worlds import training_world
-    from pipeline.training.determinism import deterministic
+    from pipeline.runtime import deterministic, resolve_device
+    from pipeline.training.pretraining import begin_with, pretrain, state_key, training_world, write_mini
     from pipeline.vision.grounding.model import build_grounding_dino
     from pipeline.vision.grounding.pretraining import GroundingPretraining, validate
+    from pipeline.vision.grounding.prompts import write_text_encoder
     from pipeline.vision.grounding.scenes import grounding_batches, read_scenes
     from pipeline.vision.grounding.settings import GroundingSettings
-    from pipeline.vision.grounding.vocabulary import write_text_encoder
 
     title = "pretrain grounding-dino"
     world = training_world(settings.world, paths.WORK, engine=engine, title=title)

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
-from pipeline.pretraining.settings import PretrainSchedule
-from pipeline.vision.matching.examples.settings import AugmentSettings, ExampleSettings
+from pipeline.training.pretraining import PretrainSchedule
+from pipeline.vision.matching.example_settings import AugmentSettings, ExampleSettings
 from pipeline.vision.matching.settings import MatcherLayout
 from pipeline.vision.regions.settings import RegionSettings
 from stages import paths
@@ -19,8 +19,7 @@ from stages.masks import MasksSettings
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.vision.matching.examples.source import PreparedImages
-    from pipeline.vision.matching.examples.tensors import Describer
+    from pipeline.vision.matching.examples import Describer, PreparedImages
 
 _VIEWS_PER_PASS = 8
 _SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
@@ -91,18 +90,14 @@ def run(
     """
     import numpy as np
 
-    from pipeline.devices import resolve_device
     from pipeline.errors import SettingsError
     from pipeline.files import content_key, sha256_file
-    from pipeline.pretraining.loop import begin_with, pretrain, state_key, write_mini
-    from pipeline.training.determinism import deterministic
-    from pipeline.vision.matching.examples.dates import date_examples
-    from pipeline.vision.matching.examples.source import PreparedImages
-    from pipeline.vision.matching.examples.store import compute_examples
-    from pipeline.vision.matching.examples.tensors import joined
+    from pipeline.runtime import deterministic, resolve_device
+    from pipeline.training.pretraining import begin_with, pretrain, state_key, write_mini
+    from pipeline.vision.matching.build import learned_matcher
+    from pipeline.vision.matching.examples import PreparedImages, compute_examples, date_examples, joined
     from pipeline.vision.matching.pretraining import batches, losses, validate
     from pipeline.vision.matching.settings import AssignmentSettings
-    from pipeline.vision.matching.weights import learned_matcher
 
     title = "pretrain matcher"
     if (prepared is None) != (masks is None):
@@ -180,9 +175,9 @@ def _world(settings: PretrainMatcherSettings, engine: EngineSettings) -> tuple[P
 
 def _describer(settings: PretrainMatcherSettings, images: PreparedImages, device: torch.device) -> Describer:
     """Build what the stages masks and regions make descriptors with."""
-    from pipeline.vision.matching.examples.tensors import Describer
+    from pipeline.vision.matching.examples import Describer
     from pipeline.vision.regions.descriptor import build_head
-    from pipeline.vision.sam.encoding import ImageEncoder
+    from pipeline.vision.sam.encoder import ImageEncoder
     from pipeline.vision.sam.model import build_sam
 
     sam = images.sam

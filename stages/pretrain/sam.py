@@ -10,11 +10,11 @@ from pydantic import Field
 from pipeline.datasets.records import Split
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
-from pipeline.pretraining.settings import PretrainSchedule
+from pipeline.training.pretraining import PretrainSchedule
 from stages import paths
 
 if TYPE_CHECKING:
-    from pipeline.vision.sam.examples import SegmentedImages
+    from pipeline.vision.sam.pretraining import SegmentedImages
 
 
 class PretrainSamSettings(PretrainSchedule):
@@ -54,15 +54,18 @@ def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) 
     import numpy as np
     import torch
 
-    from pipeline.datasets.world import LAND_CLASSES
-    from pipeline.devices import resolve_device
-    from pipeline.pretraining.loop import begin_with, pretrain, state_key, write_mini
-    from pipeline.pretraining.orthogonal import OrthogonalAdamW
-    from pipeline.pretraining.worlds import training_world
-    from pipeline.training.determinism import deterministic
-    from pipeline.vision.sam.examples import batches
+    from pipeline.datasets.world.settings import LAND_CLASSES
+    from pipeline.runtime import deterministic, resolve_device
+    from pipeline.training.pretraining import (
+        OrthogonalAdamW,
+        begin_with,
+        pretrain,
+        state_key,
+        training_world,
+        write_mini,
+    )
     from pipeline.vision.sam.model import build_sam, encoder_size
-    from pipeline.vision.sam.pretraining import SamPretraining, validate
+    from pipeline.vision.sam.pretraining import SamPretraining, batches, validate
     from pipeline.vision.sam.settings import SamSettings
 
     title = "pretrain sam"
@@ -106,8 +109,8 @@ def read_images(world: Path, split: Split) -> SegmentedImages:
     import numpy as np
     import torch
 
-    from pipeline.datasets.world import read_objects, read_picture
-    from pipeline.vision.sam.examples import SegmentedImages, segment
+    from pipeline.datasets.world.pair import read_objects, read_picture
+    from pipeline.vision.sam.pretraining import SegmentedImages, segment
 
     images, land_cover, segments, surfaces = [], [], [], []
     for name in read_objects(world, split):

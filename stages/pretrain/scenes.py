@@ -10,7 +10,7 @@ from pydantic import Field
 from pipeline.datasets.records import Split
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
-from pipeline.pretraining.settings import PretrainSchedule
+from pipeline.training.pretraining import PretrainSchedule
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages import paths
 
@@ -42,11 +42,9 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
     import numpy as np
     import torch
 
-    from pipeline.datasets.world import LAND_CLASSES
-    from pipeline.devices import resolve_device
-    from pipeline.pretraining.loop import begin_with, pretrain, state_key, write_mini
-    from pipeline.pretraining.worlds import training_world
-    from pipeline.training.determinism import deterministic
+    from pipeline.datasets.world.settings import LAND_CLASSES
+    from pipeline.runtime import deterministic, resolve_device
+    from pipeline.training.pretraining import begin_with, pretrain, state_key, training_world, write_mini
     from pipeline.vision.scenes.backbones import build_backbone
     from pipeline.vision.scenes.pretraining import ScenePretraining, batches, validate
 
@@ -78,7 +76,7 @@ def read_pairs(world: Path, split: Split) -> ScenePairs:
     import numpy as np
     import torch
 
-    from pipeline.datasets.world import read_objects, read_picture
+    from pipeline.datasets.world.pair import read_objects, read_picture
     from pipeline.vision.scenes.pretraining import ScenePairs
 
     images, land_cover, centres, change = [], [], [], []

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.attention import _count
-from pipeline.cache import Provenance, pack
+from pipeline.cache.schema import Provenance
+from pipeline.cache.writer import pack
 from pipeline.datasets.records import Pair, read_prepared, write_prepared
 from pipeline.errors import DataError
-from pipeline.training.explanations import SCHEMA
+from pipeline.training.inference import SCHEMA
 from tests.stages.region_data import units_of
 
 

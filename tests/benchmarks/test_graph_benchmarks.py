@@ -11,7 +11,7 @@ import pytest
 from benchmarks import _graph_captions as real
 from benchmarks import graph_accuracy, graph_links, graph_sizes
 from pipeline.errors import DataError
-from pipeline.graphs.settings import PretrainingSettings
+from pipeline.graph_encoders.settings import PretrainingSettings
 
 SENTENCES = (
     *(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks import _sams, masks
-from pipeline.vision.sam.packing import pack
+from pipeline.vision.sam.postprocess import pack
 from pipeline.vision.sam.settings import SamSettings
 
 

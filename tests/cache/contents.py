@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cache import Field, Provenance, Schema, pack
+from pipeline.cache.schema import Field, Provenance, Schema
+from pipeline.cache.writer import pack
 
 SCHEMA = Schema(
     stage="things",

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.cache import describe, inspect, render
+from pipeline.cache import inspect
+from pipeline.cache.inspect import describe, render
 from pipeline.errors import CacheError
 from tests.cache.contents import arrays, write
 

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.cache import Cache, Field, Schema, describe, pack
-from pipeline.cache.schema import DTYPES
+from pipeline.cache.inspect import describe
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import DTYPES, Field, Schema
+from pipeline.cache.writer import pack
 from pipeline.errors import CacheError
 from tests.cache.contents import SCHEMA, Units, arrays, provenance, write
 

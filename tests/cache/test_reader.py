@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.cache import Cache, Expectation
-from pipeline.cache.guarded import GuardedFile
+from pipeline.cache.columns import GuardedFile
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Expectation
 from pipeline.errors import CacheError
 from tests.cache.contents import IDS, SCHEMA, arrays, provenance, write
 

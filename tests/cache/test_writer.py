@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from pipeline import files
-from pipeline.cache import Cache, Field, Schema, columns, pack, writer
-from pipeline.cache.guarded import GuardedFile
+from pipeline.cache import columns, writer
+from pipeline.cache.columns import GuardedFile
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Field, Schema
+from pipeline.cache.writer import pack
 from pipeline.errors import DataError, OutputError
 from tests.cache.contents import IDS, SCHEMA, Units, arrays, provenance, write
 

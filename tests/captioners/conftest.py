@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.captioners.memory import Memory
+from pipeline.captioners.inputs import Memory
 from pipeline.captioners.sage_cc import SageCC
 from tests.captioners.small import SCENE, make_model
 

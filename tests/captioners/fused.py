@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from pipeline.captioners.evidence import Evidence, EvidenceWidths
-from pipeline.captioners.regions import Regions
+from pipeline.captioners.inputs import Evidence, EvidenceWidths, Regions
 from pipeline.captioners.sage_cc import SageCC
 from pipeline.captioners.settings import CaptionerSettings
-from pipeline.graphs.tensors import GraphTensors
+from pipeline.graph_encoders.encoders import GraphTensors
 from tests.captioners.small import SCENE, VOCABULARY, stir
 
 WIDTHS = EvidenceWidths(motion=5, semantics=7, nodes=6, relations=4)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.captioners.generation import Hypothesis
-from pipeline.language.vocabulary import END, START
+from pipeline.datasets.vocabulary import END, START
 
 Table = Callable[[int, tuple[int, ...]], list[float]]
 

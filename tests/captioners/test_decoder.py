@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.captioners.attention_maps import explain
 from pipeline.captioners.decoder import Decoder
-from pipeline.captioners.explanation import explain
-from pipeline.captioners.memory import Memory
-from pipeline.captioners.positions import sinusoid
+from pipeline.captioners.inputs import Memory
+from pipeline.captioners.layers import sinusoid
 from tests.captioners import plain
 from tests.captioners.small import captions, make_model, settings, stir
 

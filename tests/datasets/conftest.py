@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets.adapter import adapter_of
+from pipeline.datasets.adapters import adapter_of
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.listing import Listing
 from pipeline.datasets.settings import DatasetName, DatasetSettings

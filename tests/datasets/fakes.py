@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.datasets.palette import SECOND_CC_CLASSES
+from pipeline.datasets.adapters.second_cc import SECOND_CC_CLASSES
 
 SIZE = 32
 UNCHANGED = (

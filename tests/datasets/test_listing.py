@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets.audit import Audit
-from pipeline.datasets.entries import Entry
+from pipeline.datasets.caption_files import Entry
 from pipeline.datasets.listing import Layout, Listing, join, list_images, split_layout
 from pipeline.datasets.records import SPLITS, Split
 from pipeline.datasets.settings import MISMATCH_KINDS

@@ -1,18 +1,78 @@
 from __future__ import annotations
 
 import json
+import statistics
 
 import pytest
 
 from pipeline.datasets.records import Pair
+from pipeline.datasets.settings import VocabularySettings
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import DataError
 from pipeline.evaluation.java import Java
-from pipeline.evaluation.report import Report, evaluate, ids_of
-from pipeline.evaluation.rows import CONSTANT, DEVIATION, MODEL, TRUE_FLAG
+from pipeline.evaluation.report import (
+    CONSTANT,
+    DEVIATION,
+    MODEL,
+    TRUE_FLAG,
+    ChangeFlagScores,
+    Report,
+    change_flag_scores,
+    deviation_over_seeds,
+    evaluate,
+    ids_of,
+    mean_over_seeds,
+)
 from pipeline.evaluation.scores import score
-from pipeline.language.settings import VocabularySettings
-from pipeline.language.vocabulary import Vocabulary
 from tests.evaluation.conftest import reference_data
+
+YES, NO = "a road is built", "nothing"
+
+
+def scores(said: str, true: str) -> ChangeFlagScores:
+    captions = {str(place): YES if flag == "1" else NO for place, flag in enumerate(said)}
+    changed = {str(place): flag == "1" for place, flag in enumerate(true)}
+    return change_flag_scores(captions, changed, lambda caption: caption == YES)
+
+
+def test_numbers() -> None:
+    found = scores(said="1110000011", true="1101000000")
+    assert found.accuracy == pytest.approx(60)
+    assert found.precision == pytest.approx(100 * 2 / 5)
+    assert found.recall == pytest.approx(100 * 2 / 3)
+    assert found.f1 == pytest.approx(100 * 2 * 0.4 * (2 / 3) / (0.4 + 2 / 3))
+
+
+def test_what_is_undefined_is_missing() -> None:
+    assert scores("00", "10") == ChangeFlagScores(50, None, 0, None)
+    assert scores("10", "00") == ChangeFlagScores(50, 0, None, None)
+    assert scores("10", "01") == ChangeFlagScores(0, 0, 0, 0)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(DataError, match="no pair has a change flag"):
+        scores("1", "")
+    with pytest.raises(DataError, match="without a caption: 1, first '1'"):
+        scores("1", "10")
+
+
+RESULTS = [{"a": 1.0, "b": None}, {"a": 2.5, "b": 1.0}, {"a": 7.0, "b": 2.0}]
+
+
+def test_mean_and_deviation() -> None:
+    assert mean_over_seeds(RESULTS) == {"a": pytest.approx(3.5), "b": None}
+    assert deviation_over_seeds(RESULTS) == {"a": pytest.approx(statistics.stdev([1, 2.5, 7])), "b": None}
+    assert mean_over_seeds(RESULTS[:1]) == RESULTS[0]
+
+
+def test_bad_input_seeds() -> None:
+    with pytest.raises(ValueError, match="no seeds"):
+        mean_over_seeds([])
+    with pytest.raises(ValueError, match="different numbers"):
+        mean_over_seeds([{"a": 1.0}, {"b": 1.0}])
+    with pytest.raises(ValueError, match="two seeds"):
+        deviation_over_seeds([{"a": 1.0}])
+
 
 SAME = ("there is no difference", "no change has occurred")
 GENERIC = "a road is built near the trees"

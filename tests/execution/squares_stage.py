@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from pipeline.execution import build_cache
+from pipeline.execution.build import build_cache
 from tests.execution.workers import SCHEMA, Squares, engine, items, provenance
 
 COUNT = 60

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,38 @@ import numpy as np
 import pytest
 
 from pipeline.errors import CheckpointError, DataError, ServiceError
-from pipeline.execution import compute, engines, map_items
+from pipeline.execution import compute, engines
+from pipeline.execution.build import map_items
+from pipeline.execution.engines import remembered_key_press
 from tests.execution.workers import Refuses, Squares, engine, item, items
+
+
+def test_a_key_press_that_was_swallowed_is_remembered() -> None:
+    with remembered_key_press() as check:
+        check()
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.sigtimedwait([], 1)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+
+
+def test_the_handler_is_as_before_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with remembered_key_press():
+        pass
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_another_handler_is_left_alone() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with remembered_key_press() as check:
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            check()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
 
 ROOT = Path(__file__).parents[2]
 

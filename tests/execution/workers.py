@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cache import Field, Provenance, Schema
+from pipeline.cache.schema import Field, Provenance, Schema
 from pipeline.errors import DataError
-from pipeline.execution import EngineSettings, Item
+from pipeline.execution.compute import Item
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import content_key
 
 SCHEMA = Schema(

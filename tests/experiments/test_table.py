@@ -8,9 +8,7 @@ from PIL import Image
 
 from pipeline.evaluation.bootstrap import Comparison
 from pipeline.evaluation.scores import METRICS
-from pipeline.experiments.chart import draw_rows
-from pipeline.experiments.results import Results, RowResult
-from pipeline.experiments.table import markdown
+from pipeline.experiments.table import Results, RowResult, draw_rows, markdown
 
 
 def metrics(value: float, *, seeds: int = 2, changed: bool = True) -> dict[str, Any]:

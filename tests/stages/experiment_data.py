@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from pipeline.datasets.records import read_prepared, write_prepared
-from pipeline.experiments.description import Experiment
-from stages.experiment_run import Sources
+from pipeline.experiments.rows import Experiment
+from stages.experiment import Sources
 from tests.training import evidence_world, world
 
 PARAMS = Path("params.yaml")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import Section
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from tests.execution.killing import run_and_kill
 
@@ -22,7 +22,7 @@ _PROGRAM = """
 import threading, time
 from importlib import import_module
 from pathlib import Path
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 
 begun = []
 

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.cache import Provenance, Schema, UnitSource, pack
+from pipeline.cache.schema import Provenance, Schema
+from pipeline.cache.writer import UnitSource, pack
 from pipeline.datasets.images import read_rgb
 from pipeline.datasets.records import Pair, Prepared, read_prepared, write_prepared
 from pipeline.files import content_key, sha256_file
-from pipeline.vision import rle
+from pipeline.vision.masks import encode_rle
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.cache import MaskSet
-from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import SamSettings
 from stages.regions import RegionsSettings
@@ -74,7 +75,7 @@ def mask_set(bitmaps: Bitmaps) -> MaskSet:
         rows, columns = np.nonzero(mask)
         boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         centroids.append([columns.mean() + 0.5, rows.mean() + 0.5])
-        counts.append(rle.encode(mask))
+        counts.append(encode_rle(mask))
         runs.append(len(counts[-1]))
     scores = np.linspace(0.95, 0.9, len(bitmaps), dtype=np.float32)
     return MaskSet(

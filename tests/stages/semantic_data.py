@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.training.tensors import save_tensors
 from pipeline.vision.grounding.settings import GroundingSettings
+from pipeline.weights import save_tensors
 from stages.semantics import SemanticsSettings
 from tests.stages.region_data import SQUARE, write_pairs, write_sam
 from tests.vision.grounding.grounding_data import TEXT_ENCODER, small

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.datasets.records import Pair, write_prepared
-from pipeline.datasets.world import WorldSettings, make_pair
-from pipeline.execution import EngineSettings
+from pipeline.datasets.world.pair import make_pair
+from pipeline.datasets.world.settings import WorldSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.grounding.cache import read_semantics

@@ -13,7 +13,7 @@ from pipeline.errors import CacheError, CheckpointError, DataError, OutputError,
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.training.checkpoints import read_card
-from pipeline.training.describing import caption_features
+from pipeline.training.inference import caption_features
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages import caption, train
 from stages.caption import CaptionSettings

@@ -8,9 +8,8 @@ import pytest
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError
 from pipeline.execution.settings import EngineSettings
-from pipeline.training.describing import caption_features
-from pipeline.training.evidence import open_evidence
-from pipeline.training.evidence_reading import read_evidence
+from pipeline.training.inference import caption_features
+from pipeline.training.region_inputs import open_evidence, read_evidence
 from stages import caption, train
 from stages.caption import CaptionSettings
 from tests.training import evidence_world, world

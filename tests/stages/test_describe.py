@@ -9,10 +9,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline.captioners.settings import CaptionerSettings, DecoderSettings, GenerationSettings, SceneEncoderSettings
+from pipeline.datasets.settings import VocabularySettings
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import CheckpointError, DataError
-from pipeline.execution import EngineSettings
-from pipeline.language.settings import VocabularySettings
-from pipeline.language.vocabulary import build_vocabulary
+from pipeline.execution.settings import EngineSettings
 from pipeline.training.settings import TrainSettings
 from pipeline.vision.scenes.backbones import build_backbone
 from stages import caption, describe, scenes, train

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.captioners.settings import GenerationSettings
+from pipeline.datasets.settings import VocabularySettings
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import CacheError, CheckpointError
-from pipeline.execution import EngineSettings
-from pipeline.language.settings import VocabularySettings
-from pipeline.language.vocabulary import build_vocabulary
-from pipeline.training.evidence import EvidencePaths
+from pipeline.execution.settings import EngineSettings
+from pipeline.training.region_inputs import EvidencePaths
 from pipeline.training.settings import TrainSettings
 from pipeline.vision.regions.settings import Store
 from stages import caption, describe, masks, matches, regions, scenes, semantics, train

@@ -11,10 +11,10 @@ from PIL import Image
 
 from pipeline.config import parse_section
 from pipeline.datasets.records import Pair, write_prepared
+from pipeline.datasets.settings import VocabularySettings
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import DataError, ServiceError, SettingsError
 from pipeline.execution.settings import EngineSettings
-from pipeline.language.settings import VocabularySettings
-from pipeline.language.vocabulary import build_vocabulary
 from stages.evaluate import EvaluateSettings, run
 
 SAME = ("there is no difference", "no change has occurred")

@@ -15,12 +15,11 @@ from typer.testing import CliRunner
 from cli.main import app
 from cli.options import Settings
 from pipeline.errors import SettingsError
-from pipeline.experiments.description import Experiment
-from pipeline.training import seeds as training
-from pipeline.training.stops import Interrupted
+from pipeline.experiments.rows import Experiment
+from pipeline.training import run as training
+from pipeline.training.distributed import Interrupted
 from stages import caption, experiment, graph, train
-from stages.experiment import RowsFailedError
-from stages.experiment_run import Sources
+from stages.experiment import RowsFailedError, Sources
 from tests.evaluation.conftest import no_java  # noqa: F401 - pytest finds fixtures by name
 from tests.stages import experiment_data as data
 from tests.stages.test_train import Impatient, forget, no_training

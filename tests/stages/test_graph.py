@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.caption_graph.store import read_graph, read_tensors
+from pipeline.caption_graph.triples.records import read_triples
 from pipeline.config import parse_section, render_params
-from pipeline.datasets.karpathy import read_captions
+from pipeline.datasets.caption_files import read_captions
 from pipeline.datasets.records import Pair, write_prepared
 from pipeline.errors import DataError, SettingsError
 from pipeline.execution.settings import EngineSettings
-from pipeline.language.graph.store import read_graph, read_tensors
-from pipeline.language.triples.records import read_triples
 from stages import graph as stage
 
 _LEVIR = (
@@ -83,9 +83,8 @@ def test_the_same_settings_give_the_same_bytes(prepared: Path, tmp_path: Path) -
 def test_the_encoder_can_be_loaded_again(prepared: Path, tmp_path: Path) -> None:
     import torch
 
-    from pipeline.graphs.encoders import GraphEncoder
-    from pipeline.graphs.tensors import tensors_of
-    from pipeline.training.tensors import load_tensors
+    from pipeline.graph_encoders.encoders import GraphEncoder, tensors_of
+    from pipeline.weights import load_tensors
 
     settings = make()
     output = run(settings, prepared, tmp_path / "graph")

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
+from pipeline.caption_graph.merging import read_merges
+from pipeline.caption_graph.store import read_graph, read_tensors
+from pipeline.caption_graph.triples.records import read_triples
 from pipeline.config import render_params
 from pipeline.datasets.records import Pair, write_prepared
 from pipeline.errors import DataError, ServiceError
 from pipeline.execution.settings import EngineSettings
-from pipeline.language.graph.merge_map import read_merges
-from pipeline.language.graph.store import read_graph, read_tensors
-from pipeline.language.triples.records import read_triples
 from stages import graph as stage
 from stages import paths
-from tests.language.llm.captions import make_captions, oracle
-from tests.language.llm.server import Endpoint, Fault
+from tests.caption_graph.llm.captions import make_captions, oracle
+from tests.caption_graph.llm.server import Endpoint, Fault
 from tests.stages.test_graph import HASHED, make
 
 ROOT = Path(__file__).parents[2]

@@ -10,15 +10,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.cache import Cache, Expectation
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Expectation
 from pipeline.config import settings_hash
 from pipeline.datasets.images import read_rgb
 from pipeline.datasets.records import read_prepared, write_prepared
 from pipeline.errors import CheckpointError, DataError, SettingsError
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.sam.cache import SCHEMA, read_masks
-from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.generator import MaskGenerator
 from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import SamSettings

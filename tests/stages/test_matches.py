@@ -9,17 +9,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.cache import Cache, Expectation, describe
+from pipeline.cache.inspect import describe
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Expectation
 from pipeline.config import settings_hash
 from pipeline.errors import CacheError, CheckpointError, DataError, ResourceError
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
-from pipeline.vision.matching.assignment import assign
+from pipeline.vision.matching.build import build_matcher, learned_matcher
 from pipeline.vision.matching.cache import SCHEMA, read_confidences, read_matches
-from pipeline.vision.matching.pairs import RegionPairs, collate
+from pipeline.vision.matching.matcher import RegionPairs, assign, collate
 from pipeline.vision.matching.settings import AssignmentSettings
 from pipeline.vision.matching.superglue import SuperGlue
-from pipeline.vision.matching.weights import build_matcher, learned_matcher
 from pipeline.vision.matching.worker import MatchWorker
 from pipeline.vision.regions.cache import RegionSet
 from stages import matches

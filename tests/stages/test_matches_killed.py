@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from pipeline.vision.matching.build import learned_matcher
 from pipeline.vision.matching.settings import SuperGlueSettings
-from pipeline.vision.matching.weights import learned_matcher
 from stages.matches import MatchesSettings
 from tests.stages.kills import check_kills
 from tests.vision.matching.region_data import WIDTH, random_pairs, write_regions

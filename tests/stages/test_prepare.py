@@ -13,10 +13,10 @@ import pytest
 
 from pipeline.config import parse_section
 from pipeline.datasets.records import Pair, read_prepared
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import DataError, OutputError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
-from pipeline.language.vocabulary import Vocabulary
 from stages import masks, scenes
 from stages.prepare import PrepareSettings, run, summary
 from tests.datasets import fakes

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.datasets.world import WorldSettings
+from pipeline.datasets.world.settings import WorldSettings
 from pipeline.errors import CacheError, CheckpointError, DataError, SettingsError
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.vision.matching import pretraining
+from pipeline.vision.matching.build import build_matcher
 from pipeline.vision.matching.settings import MatcherSettings
-from pipeline.vision.matching.weights import build_matcher
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from stages.masks import MasksSettings
 from stages.pretrain import matcher as pretrain_matcher
 from stages.pretrain.matcher import PretrainMatcherSettings
-from tests.pretraining.resuming import check_resumed
 from tests.stages.region_data import Bitmaps, write_masks, write_pairs, write_sam
+from tests.training.resuming import check_resumed
 from tests.vision.matching.region_data import LIGHTGLUE, SUPERGLUE
 
 ENGINE = EngineSettings(device="cpu", workers=1)

@@ -9,36 +9,26 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.cache import Cache, Expectation
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Expectation
 from pipeline.config import settings_hash
 from pipeline.datasets.images import read_rgb
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import ResourceError
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.regions.cache import SCHEMA, read_regions
-from pipeline.vision.regions.descriptor import build_head, describe
-from pipeline.vision.regions.head import DescriptorHead
-from pipeline.vision.regions.roi import region_grids
+from pipeline.vision.regions.descriptor import DescriptorHead, build_head, describe, region_grids
 from pipeline.vision.regions.settings import HeadSettings, RoiSettings
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.cache import read_masks
-from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import GeneratorSettings
 from stages import masks as masks_stage
 from stages import regions
 from stages.masks import MasksSettings
-from tests.stages.region_data import (
-    SQUARE,
-    Bitmaps,
-    images_of,
-    make,
-    settings,
-    write_masks,
-    write_pairs,
-    write_sam,
-)
+from tests.stages.region_data import SQUARE, Bitmaps, images_of, make, settings, write_masks, write_pairs, write_sam
 from tests.vision.regions.plain import align, pool
 
 INLINE = EngineSettings(device="cpu")

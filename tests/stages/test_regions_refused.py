@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.datasets.records import read_prepared, write_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.vision.regions.cache import SCHEMA, read_regions
 from stages import regions
 from tests.stages.region_data import make, settings, write_image, write_sam

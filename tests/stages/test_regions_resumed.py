@@ -6,23 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.datasets.records import read_prepared, write_prepared
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.regions.cache import SCHEMA
 from pipeline.vision.regions.settings import RoiSettings
 from pipeline.vision.regions.worker import RegionWorker
 from stages import regions
-from tests.stages.region_data import (
-    Bitmaps,
-    make,
-    random_masks,
-    settings,
-    write_image,
-    write_masks,
-    write_sam,
-)
+from tests.stages.region_data import Bitmaps, make, random_masks, settings, write_image, write_masks, write_sam
 
 INLINE = EngineSettings(device="cpu")
 MIXED = [(64, 64), (40, 96), (200, 128)]

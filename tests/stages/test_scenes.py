@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.cache import Cache, Expectation
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Expectation
 from pipeline.config import settings_hash
 from pipeline.datasets.records import read_prepared, write_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.scenes.backbones import build_backbone, normalise
 from pipeline.vision.scenes.worker import SCHEMA, SceneWorker

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import render_params
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from stages import scenes
 from tests.execution.killing import run_and_kill, run_to_end

@@ -7,25 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache import Cache, Expectation
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Expectation
 from pipeline.config import settings_hash
 from pipeline.datasets.images import read_rgb
 from pipeline.datasets.records import read_prepared, write_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError, SettingsError
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.grounding.cache import SCHEMA, SemanticSet, read_semantics
-from pipeline.vision.grounding.categories import parse_prompts
-from pipeline.vision.grounding.detection import select
-from pipeline.vision.grounding.forward import ground
-from pipeline.vision.grounding.images import canvas
-from pipeline.vision.grounding.model import build_grounding_dino
-from pipeline.vision.grounding.similarity import token_similarity
-from pipeline.vision.grounding.text import category_tokens, load_text_encoder
+from pipeline.vision.grounding.detector import canvas, select, token_similarity
+from pipeline.vision.grounding.model import build_grounding_dino, ground
+from pipeline.vision.grounding.prompts import category_tokens, load_text_encoder, parse_prompts
 from pipeline.vision.grounding.worker import SemanticWorker
 from pipeline.vision.sam.boxes import masks_from_boxes
-from pipeline.vision.sam.decoding import PromptDecoder
-from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.decoder import PromptDecoder
+from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import GeneratorSettings
 from stages import masks, semantics

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.datasets.records import read_prepared, write_prepared
 from pipeline.errors import DataError
-from pipeline.execution import EngineSettings
-from pipeline.vision.grounding import alignment as fitting
-from pipeline.vision.grounding.alignment import evenly_spread
+from pipeline.execution.settings import EngineSettings
+from pipeline.vision.grounding import worker as fitting
 from pipeline.vision.grounding.cache import SCHEMA
-from pipeline.vision.grounding.worker import SemanticImage
+from pipeline.vision.grounding.worker import SemanticImage, evenly_spread
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from stages import masks, semantics
 from stages.masks import MasksSettings

@@ -6,11 +6,11 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.config import settings_hash
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import DataError
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.grounding.cache import SCHEMA, read_semantics
 from stages import prepare, semantics

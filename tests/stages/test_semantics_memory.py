@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.errors import ResourceError
-from pipeline.execution import EngineSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.vision.grounding import worker
 from pipeline.vision.grounding.cache import SCHEMA, read_semantics
 from pipeline.vision.regions.descriptor import region_descriptors
-from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.encoder import ImageEncoder
 from stages import semantics
 from tests.stages.semantic_data import make
 

@@ -19,12 +19,12 @@ from pipeline.datasets.records import Pair, read_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError, OutputError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
-from pipeline.training import seeds as training
+from pipeline.training import run as training
 from pipeline.training.checkpoints import load_model
+from pipeline.training.distributed import Interrupted
 from pipeline.training.loop import Loop
-from pipeline.training.seeds import hold_out
+from pipeline.training.run import hold_out
 from pipeline.training.settings import TrainSettings
-from pipeline.training.stops import Interrupted
 from pipeline.vision.scenes.backbones import build_backbone
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages import train

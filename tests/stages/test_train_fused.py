@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 
 from pipeline.config import parse_section
 from pipeline.datasets.records import read_prepared, write_prepared
+from pipeline.datasets.settings import VocabularySettings
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import CacheError, CheckpointError, SettingsError
 from pipeline.execution.settings import EngineSettings
-from pipeline.language.settings import VocabularySettings
-from pipeline.language.vocabulary import build_vocabulary
-from pipeline.training import seeds as training
+from pipeline.training import run as training
 from pipeline.training.checkpoints import load_model
-from pipeline.training.evidence import EvidencePaths
-from pipeline.training.graph_source import ENCODER
+from pipeline.training.region_inputs import ENCODER, EvidencePaths
 from pipeline.vision.regions.descriptor import build_head
 from pipeline.vision.regions.settings import HeadSettings
 from stages import caption, graph, matches, regions, semantics, train
@@ -152,7 +151,7 @@ def test_finished_seeds_are_not_trained_again(run, monkeypatch):
 
 @pytest.mark.parametrize("fusion", ["paper", "release"])
 def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, fusion):
-    from pipeline.training.stops import Interrupted
+    from pipeline.training.distributed import Interrupted
 
     whole = content(run(Path("whole"), fusion=fusion))
     forget()

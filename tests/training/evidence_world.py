@@ -10,26 +10,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.cache import Provenance, Schema, pack
+from pipeline.cache.schema import Provenance, Schema
+from pipeline.cache.writer import pack
+from pipeline.caption_graph.build import rebuild
+from pipeline.caption_graph.merging import MergeMap
+from pipeline.caption_graph.store import SCHEMA as GRAPH
+from pipeline.caption_graph.store import write_graph as write_graph_json
+from pipeline.caption_graph.store import write_tensors
 from pipeline.captioners.settings import CaptionerSettings
 from pipeline.datasets.records import read_prepared
 from pipeline.files import content_key, sha256_file
-from pipeline.graphs.encoders import GraphEncoder
-from pipeline.graphs.settings import GraphEncoderSettings
-from pipeline.language.graph.build import rebuild
-from pipeline.language.graph.merge_map import MergeMap
-from pipeline.language.graph.store import SCHEMA as GRAPH
-from pipeline.language.graph.store import write_graph as write_graph_json
-from pipeline.language.graph.store import write_tensors
-from pipeline.training.evidence import EvidencePaths
-from pipeline.training.graph_source import ENCODER
-from pipeline.training.tensors import save_tensors
+from pipeline.graph_encoders.encoders import GraphEncoder
+from pipeline.graph_encoders.settings import GraphEncoderSettings
+from pipeline.training.region_inputs import ENCODER, EvidencePaths
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.matching.cache import pair_arrays
 from pipeline.vision.matching.settings import AssignmentSettings
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from pipeline.vision.sam.cache import SCHEMA as MASKS
+from pipeline.weights import save_tensors
 from tests.stages.region_data import mask_set, units_of
 from tests.training import world
 

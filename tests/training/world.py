@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.cache import Provenance, pack
+from pipeline.cache.schema import Provenance
+from pipeline.cache.writer import pack
 from pipeline.captioners.settings import CaptionerSettings, DecoderSettings, SceneEncoderSettings
 from pipeline.config import settings_hash
 from pipeline.datasets.records import Pair, read_prepared, write_prepared
+from pipeline.datasets.settings import VocabularySettings
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.files import sha256_file
-from pipeline.language.settings import VocabularySettings
-from pipeline.language.vocabulary import build_vocabulary
 from pipeline.training.settings import TrainSettings
 from pipeline.vision.scenes.settings import BackboneSettings
 from pipeline.vision.scenes.worker import SCHEMA

@@ -1,15 +1,316 @@
-"""Five sentences per pair, each true, each with the triples that it states."""
+"""Five sentences per pair, each true, each with the triples that it states.
+
+Clauses for each kind of event: which patterns a sentence about it may follow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.datasets.world import phrases
 from pipeline.datasets.world.facts import Event
-from pipeline.datasets.world.phrases import Clause, Triple
-from pipeline.datasets.world.sentences import SPEAKERS
+from pipeline.datasets.world.phrases import (
+    GROUND_NOUNS,
+    Clause,
+    Complement,
+    Noun,
+    Triple,
+    Verb,
+    clause,
+    event_triples,
+    ground_complement,
+    pick,
+    place_complement,
+    replacement,
+)
+
+Speaker = Callable[[np.random.Generator, Event, float], Clause]
+"""Makes a clause about an event; the number is how likely it names the place in the picture."""
+
+_HALL = [Noun("a large building", "building", False)] * 3 + [
+    Noun("a big building", "building", False),
+    Noun("a building", "building", False),
+]
+_PARKING = Noun("a parking lot", "parking lot", False)
+
+
+def _place(generator: np.random.Generator, event: Event, chance: float) -> list[Complement]:
+    found = place_complement(generator, event.place)
+    return [found] if found is not None and generator.random() < chance else []
+
+
+def _replaced(generator: np.random.Generator, event: Event, old: Noun, new: Noun, chance: float) -> Clause:
+    places = _place(generator, event, chance)
+    return replacement(generator, old, new, place=places[0] if places else None)
+
+
+def _beside(generator: np.random.Generator, event: Event) -> Complement:
+    if event.both_sides and generator.random() < 0.5:
+        return Complement("on both sides of the road", "on-both-sides-of", "road")
+    road = "the roads" if event.several_roads else "the road"
+    word = pick(generator, ["along", "beside", "near", "next to"] if event.count > 1 else ["beside", "near", "next to"])
+    return Complement(f"{word} {road}", word.replace(" ", "-"), "road")
+
+
+def _trees(generator: np.random.Generator, amount: str) -> Noun:
+    return Noun(pick(generator, [f"{amount} trees", "trees"], [2, 1]), "tree", True)
+
+
+def _where(generator: np.random.Generator, event: Event, chance: float, *, road: bool = True) -> list[Complement]:
+    """Return at most two of: beside the road, on what ground, where in the picture."""
+    found: list[Complement] = []
+    if road and event.beside_road and generator.random() < 0.6:
+        found.append(_beside(generator, event))
+    if event.ground and generator.random() < (0.25 if found else 0.45):
+        found.append(ground_complement(generator, event.ground))
+    return found[:2] if len(found) == 2 else found + _place(generator, event, chance)
+
+
+def _joined(first: Clause, second: Clause) -> Clause:
+    return Clause(f"{first.text} and {second.text}", first.triples + second.triples)
+
+
+def speak_houses(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Houses come."""
+    new = phrases.houses(generator, event)
+    draw = generator.random()
+    if event.trees_lost and draw < 0.35:
+        trees = clause(_trees(generator, event.trees_lost), pick(generator, phrases.FELLED))
+        rest = [_beside(generator, event)] if event.beside_road and generator.random() < 0.5 else []
+        rest = rest or _place(generator, event, chance)
+        return _joined(trees, clause(new, pick(generator, phrases.ERECTED), rest))
+    if event.ground and draw < 0.5 and event.count > 1:
+        return _replaced(generator, event, pick(generator, GROUND_NOUNS[event.ground]), new, chance)
+    if event.among_houses and draw > 0.82:
+        area = Complement("in the residential area", "in", "residential area")
+        if generator.random() < 0.4:
+            added = Verb("is added", "are added", "add", "appear")
+            return clause(new, added, [Complement("to the residential area", "to", "residential area")])
+        return clause(new, pick(generator, phrases.BUILT), [area])
+    return clause(new, pick(generator, phrases.ERECTED), _where(generator, event, chance))
+
+
+def speak_houses_demolished(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Houses go."""
+    old = phrases.houses(generator, event, new=False)
+    draw = generator.random()
+    if draw < 0.2:
+        return _replaced(generator, event, old, Noun("bareland", "bareland", False), chance)
+    if event.beside_road and draw < 0.5:
+        beside = _beside(generator, event)
+        gone = clause(Noun(f"{old.text} {beside.text}", old.entity, old.plural), pick(generator, phrases.DEMOLISHED))
+        return Clause(gone.text, (*gone.triples, Triple(old.entity, beside.preposition, "road", "spatial")))
+    return clause(old, pick(generator, phrases.DEMOLISHED), _place(generator, event, chance))
+
+
+def _new_road(generator: np.random.Generator, event: Event) -> Noun:
+    plain = [Noun("a road", "road", False), Noun("a new road", "road", False)]
+    if event.form == "crossroad":
+        return pick(
+            generator, [Noun("a crossroad", "crossroad", False)] * 3 + [Noun("two crossing roads", "road", True)]
+        )
+    if event.form == "t-shaped":
+        return pick(generator, [Noun("a t-shaped road", "road", False)] * 2 + [Noun("two roads", "road", True)])
+    if event.form == "parallel":
+        return pick(generator, [Noun("two roads", "road", True), Noun("two parallel roads", "road", True)])
+    if event.form == "curved":
+        return pick(generator, [*plain, Noun("a curved road", "road", False), Noun("a turning road", "road", False)])
+    if event.form == "winding":
+        return pick(generator, [*plain, Noun("a winding road", "road", False), Noun("a winding road", "road", False)])
+    if event.heading:
+        return pick(generator, [*plain, Noun(f"a {event.heading} road", "road", False)])
+    return pick(generator, [*plain, Noun("a straight road", "road", False)])
+
+
+def speak_road(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Roads come."""
+    road = _new_road(generator, event)
+    draw = generator.random()
+    if event.trees_lost and draw < 0.4:
+        trees = clause(_trees(generator, event.trees_lost), pick(generator, phrases.FELLED))
+        return _joined(trees, clause(road, pick(generator, phrases.BUILT), _place(generator, event, chance)))
+    if event.form == "branch" and draw < 0.65:
+        verb = Verb("is built to join", "are built to join", "join", "spatial")
+        return Clause(
+            f"{road.text} {verb.form(road.plural)} the old road", (Triple(road.entity, "join", "road", "spatial"),)
+        )
+    if event.ground and draw > 0.8:
+        verb = Verb("crosses", "cross", "cross", "spatial")
+        ground = pick(generator, GROUND_NOUNS[event.ground])
+        text = f"{road.text} {verb.form(road.plural)} {ground.text}"
+        return Clause(text, (Triple(road.entity, "cross", ground.entity, "spatial"),))
+    return clause(road, pick(generator, phrases.BUILT), _where(generator, event, chance, road=False))
+
+
+def speak_road_and_houses(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """A road comes with houses along it."""
+    road, new = _new_road(generator, event), phrases.houses(generator, event)
+    verb = pick(generator, phrases.BUILT)
+    tied = Triple(new.entity, "build-along", road.entity, "appear")
+    it = "them" if road.plural else "it"
+    rest = _where(generator, event, chance * 0.7, road=False)
+    draw = generator.random()
+    if event.trees_lost and draw < 0.3:
+        both = Noun(f"{road.text} and {new.text}", road.entity, True)
+        trees = clause(_trees(generator, event.trees_lost), pick(generator, phrases.FELLED))
+        built = Clause(
+            f"{both.text} {verb.form(True)}", event_triples(road.entity, verb, []) + event_triples(new.entity, verb, [])
+        )
+        return _joined(trees, built)
+    if draw < 0.5:
+        text = " ".join([f"{road.text} and {new.text} {verb.form(True)}", *(c.text for c in rest)])
+        return Clause(text, event_triples(road.entity, verb, rest) + event_triples(new.entity, verb, rest))
+    if draw < 0.7:
+        text = " ".join(
+            [f"{road.text} with {new.text} built along {it} {verb.form(road.plural)}", *(c.text for c in rest)]
+        )
+        return Clause(text, (*event_triples(road.entity, verb, rest), tied))
+    if draw < 0.85:
+        other = pick(generator, [v for v in phrases.BUILT if v.family == "appear"])
+        word = pick(generator, ["along", "beside"])
+        text = f"{road.text} {verb.form(road.plural)} and {new.text} {other.form(new.plural)} {word} {it}"
+        return Clause(
+            text,
+            (*event_triples(road.entity, verb, []), Triple(new.entity, f"{other.lemma}-{word}", road.entity, "appear")),
+        )
+    roads = "the new roads" if road.plural or event.form == "crossroad" else "the new road"
+    return clause(new, verb, [Complement(f"along {roads}", "along", "road"), *_place(generator, event, chance)])
+
+
+def _altered(verbs: list[Verb]) -> Speaker:
+    def speak(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+        road = pick(generator, [Noun("the road", "road", False)] * 3 + [Noun("the original road", "road", False)])
+        return clause(road, pick(generator, verbs), _place(generator, event, chance))
+
+    return speak
+
+
+def speak_large_building(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """A large building comes, perhaps with a parking lot."""
+    hall = pick(generator, _HALL)
+    verb = pick(generator, phrases.ERECTED)
+    draw = generator.random()
+    if event.companion and draw < 0.6:
+        rest = _where(generator, event, chance)
+        if draw < 0.35:
+            text = " ".join([f"{hall.text} with a parking lot {verb.form(False)}", *(c.text for c in rest)])
+            spatial = Triple(hall.entity, "with", _PARKING.entity, "spatial")
+            return Clause(text, (*event_triples(hall.entity, verb, rest), spatial))
+        verb = pick(generator, phrases.BUILT)
+        text = " ".join([f"{hall.text} and a parking lot {verb.form(True)}", *(c.text for c in rest)])
+        return Clause(text, event_triples(hall.entity, verb, rest) + event_triples(_PARKING.entity, verb, rest))
+    return _thing(generator, event, chance, hall, phrases.ERECTED)
+
+
+def _thing(generator: np.random.Generator, event: Event, chance: float, thing: Noun, verbs: list[Verb]) -> Clause:
+    draw = generator.random()
+    if event.trees_lost and draw < 0.35:
+        trees = clause(_trees(generator, event.trees_lost), pick(generator, phrases.FELLED))
+        return _joined(trees, clause(thing, pick(generator, verbs), _place(generator, event, chance)))
+    if event.ground and draw < 0.5:
+        return _replaced(generator, event, pick(generator, GROUND_NOUNS[event.ground]), thing, chance)
+    return clause(thing, pick(generator, verbs), _where(generator, event, chance))
+
+
+def _single(things: list[Noun], verbs: list[Verb]) -> Speaker:
+    def speak(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+        return _thing(generator, event, chance, pick(generator, things), verbs)
+
+    return speak
+
+
+def speak_swimming_pool(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """A swimming pool comes beside a house."""
+    word = pick(generator, ["beside", "near", "next to"])
+    house = pick(generator, ["house", "villa"])
+    beside = Complement(f"{word} the {house}", word.replace(" ", "-"), house)
+    rest = [beside] if generator.random() < 0.6 else []
+    pool = Noun("a swimming pool", "swimming pool", False)
+    return clause(pool, pick(generator, phrases.BUILT), rest + _place(generator, event, chance))
+
+
+def speak_building_demolished(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """A large building goes."""
+    hall = pick(generator, [*_HALL, Noun("the large building", "building", False)])
+    if generator.random() < 0.25:
+        return _replaced(generator, event, hall, Noun("bareland", "bareland", False), chance)
+    return clause(hall, pick(generator, phrases.DEMOLISHED), _place(generator, event, chance))
+
+
+def speak_pond_dried(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """A pond goes."""
+    water = pick(
+        generator, [Noun("the pond", "pond", False), Noun("a pond", "pond", False), Noun("the lake", "lake", False)]
+    )
+    if generator.random() < 0.3:
+        return _replaced(generator, event, water, Noun("bareland", "bareland", False), chance)
+    return clause(water, pick(generator, phrases.DRIED), _place(generator, event, chance))
+
+
+def speak_houses_replaced(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Houses give way to a large building."""
+    old, hall = phrases.houses(generator, event, new=False), pick(generator, _HALL[:4])
+    if generator.random() < 0.6:
+        return _replaced(generator, event, old, hall, chance)
+    gone = clause(old, pick(generator, phrases.DEMOLISHED))
+    return _joined(gone, clause(hall, pick(generator, phrases.ERECTED), _place(generator, event, chance)))
+
+
+def speak_trees_removed(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """A grove goes."""
+    trees = _trees(generator, event.amount)
+    if event.few_trees_left and generator.random() < 0.5:
+        trees = pick(generator, GROUND_NOUNS["tree"])
+    if generator.random() < 0.3:
+        return _replaced(generator, event, trees, Noun("bareland", "bareland", False), chance)
+    return clause(trees, pick(generator, phrases.FELLED), _place(generator, event, chance))
+
+
+def speak_trees_planted(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """A grove comes."""
+    trees = _trees(generator, event.amount)
+    if event.ground and generator.random() < 0.25:
+        return _replaced(generator, event, pick(generator, GROUND_NOUNS[event.ground]), trees, chance)
+    return clause(trees, pick(generator, phrases.PLANTED), _where(generator, event, chance, road=False))
+
+
+def speak_grassland_removed(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Grassland becomes bare ground."""
+    grass = pick(generator, [*GROUND_NOUNS["grassland"], Noun("the vegetation", "vegetation", False)])
+    bare = Noun("bareland", "bareland", False)
+    if generator.random() < 0.2:
+        return clause(bare, pick(generator, phrases.CAME), [ground_complement(generator, "grassland")])
+    if generator.random() < 0.4:
+        grass = Noun(f"part of {grass.text}", grass.entity, False)
+    if generator.random() < 0.5:
+        return _replaced(generator, event, grass, bare, chance)
+    return clause(grass, pick(generator, phrases.GONE), _place(generator, event, chance))
+
+
+SPEAKERS: dict[str, Speaker] = {
+    "houses": speak_houses,
+    "road and houses": speak_road_and_houses,
+    "road": speak_road,
+    "road extended": _altered(phrases.EXTENDED),
+    "road widened": _altered(phrases.WIDENED),
+    "large building": speak_large_building,
+    "parking lot": _single([_PARKING], phrases.BUILT),
+    "trees removed": speak_trees_removed,
+    "grassland removed": speak_grassland_removed,
+    "houses demolished": speak_houses_demolished,
+    "building demolished": speak_building_demolished,
+    "pond": _single([Noun("a pond", "pond", False), Noun("a lake", "lake", False)], phrases.DUG),
+    "pond dried": speak_pond_dried,
+    "houses replaced": speak_houses_replaced,
+    "swimming pool": speak_swimming_pool,
+    "playground": _single([Noun("a playground", "playground", False)], phrases.BUILT),
+    "trees planted": speak_trees_planted,
+}
+"""The speaker for each kind of event."""
+
 
 NO_CHANGE = (
     "there is no difference",

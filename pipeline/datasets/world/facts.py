@@ -10,9 +10,9 @@ import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.datasets.world.canvas import Mask
-from pipeline.datasets.world.classes import BARELAND, GRASSLAND, LAND_CLASSES, TREE
+from pipeline.datasets.world.geometry import Mask
 from pipeline.datasets.world.scene import STAYS, EventKind, PlannedEvent, Scene
+from pipeline.datasets.world.settings import BARELAND, GRASSLAND, LAND_CLASSES, TREE
 
 Third = Literal["low", "middle", "high", "spans", "unsure"]
 """Where along one axis: first third, middle, last third, over the whole width, or too near a border to say."""

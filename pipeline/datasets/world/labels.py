@@ -1,18 +1,121 @@
-"""Draws what a scene is at either date: land classes, instance numbers, and which trees stand."""
+"""Draws what a scene is at either date: land classes, instance numbers, and which trees stand.
+
+Roofs as height fields: which sample belongs to which slope, and how high it lies.
+
+Tree crowns on the canvas.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from shapely import Polygon
 
-from pipeline.datasets.world.canvas import Canvas, Patch
-from pipeline.datasets.world.classes import BARELAND, BUILDING, GRASSLAND, PAVEMENT, PLAYGROUND, ROAD, TREE, WATER
-from pipeline.datasets.world.crowns import CrownStamp, stamp_crowns
-from pipeline.datasets.world.roofs import RoofPatch, roof_patch
-from pipeline.datasets.world.scene import Building, Scene, Surface
+from pipeline.datasets.world.geometry import Canvas, Mask, Patch, Points, rectangle
+from pipeline.datasets.world.scene import Building, Crown, RoofPart, Scene, Surface
+from pipeline.datasets.world.settings import BARELAND, BUILDING, GRASSLAND, PAVEMENT, PLAYGROUND, ROAD, TREE, WATER
+
+
+@dataclass(frozen=True)
+class RoofPatch:
+    """A building on the canvas.
+
+    Attributes:
+        rows: Rows of its window.
+        columns: Columns of its window.
+        mask: Samples that it covers.
+        height: Height of the roof in metres.
+        facing: Direction in radians into which the slope falls.
+        pitch: Slope in radians, 0 where flat.
+    """
+
+    rows: slice
+    columns: slice
+    mask: Mask
+    height: NDArray[np.float32]
+    facing: NDArray[np.float32]
+    pitch: NDArray[np.float32]
+
+
+def roof_patch(canvas: Canvas, building: Building) -> RoofPatch:
+    """Rasterise a building; where parts overlap the higher roof is seen."""
+    corners = np.concatenate(
+        [rectangle(part.centre, 2 * part.half_length, 2 * part.half_width, part.angle) for part in building.parts]
+    )
+    rows, columns = canvas.window(corners.min(axis=0), corners.max(axis=0))
+    x, y = canvas.centres(rows, columns)
+    shape = (y.shape[0], x.shape[1])
+    height = np.zeros(shape, dtype=np.float32)
+    facing = np.zeros(shape, dtype=np.float32)
+    pitch = np.zeros(shape, dtype=np.float32)
+    for part in building.parts:
+        part_height, part_facing, flat = _part(part, x, y)
+        higher = part_height > height
+        height[higher] = part_height[higher]
+        facing[higher] = part_facing[higher]
+        pitch[higher] = 0.0 if flat else part.pitch
+    return RoofPatch(rows, columns, height > 0, height, facing, pitch)
+
+
+def _part(part: RoofPart, x: Points, y: Points) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
+    cosine, sine = np.cos(part.angle), np.sin(part.angle)
+    dx, dy = x - part.centre[0], y - part.centre[1]
+    along, across = dx * cosine + dy * sine, dy * cosine - dx * sine
+    to_end, to_side = part.half_length - np.abs(along), part.half_width - np.abs(across)
+    inside = (to_end > 0) & (to_side > 0)
+    side_facing = part.angle + np.where(across > 0, np.pi / 2, -np.pi / 2)
+    if part.roof == "flat":
+        return (inside * part.eaves).astype(np.float32), side_facing.astype(np.float32), True
+    rise, facing = to_side, side_facing
+    if part.roof == "hip":
+        end_facing = part.angle + np.where(along > 0, 0.0, np.pi)
+        facing = np.where(to_end < to_side, end_facing, side_facing)
+        rise = np.minimum(to_side, to_end)
+    return (inside * (part.eaves + rise * np.tan(part.pitch))).astype(np.float32), facing.astype(np.float32), False
+
+
+_STEM = 1.5
+"""Height in metres at which the crown begins."""
+
+
+@dataclass(frozen=True)
+class CrownStamp:
+    """A crown as a small height field.
+
+    Attributes:
+        crown: The tree.
+        window: Rows and columns of the canvas that it touches.
+        dome: Height in metres within the window, 0 outside the crown.
+    """
+
+    crown: Crown
+    window: tuple[slice, slice]
+    dome: NDArray[np.float32]
+
+
+def stamp_crowns(canvas: Canvas, crowns: Sequence[Crown]) -> list[CrownStamp]:
+    """Rasterise crowns as half ellipsoids."""
+    if not crowns:
+        return []
+    centres = canvas.to_samples(np.array([crown.centre for crown in crowns])) - 0.5
+    radii = np.array([crown.radius for crown in crowns]) * canvas.samples_per_metre
+    low = np.clip(np.ceil(centres - radii[:, None]).astype(int), 0, canvas.side).tolist()
+    high = np.clip(np.floor(centres + radii[:, None]).astype(int) + 1, 0, canvas.side).tolist()
+    axis = np.arange(canvas.side, dtype=np.float32)
+    stamps = []
+    for crown, centre, radius, (left, top), (right, bottom) in zip(
+        crowns, centres.tolist(), radii.tolist(), low, high, strict=True
+    ):
+        x, y = (axis[left:right] - centre[0]) / radius, (axis[top:bottom] - centre[1]) / radius
+        inside = 1 - (x * x)[None, :] - (y * y)[:, None]
+        dome = np.sqrt(np.maximum(inside, 0)) * np.float32(1.35 * crown.radius)
+        dome += (inside > 0) * np.float32(_STEM)
+        stamps.append(CrownStamp(crown, (slice(top, bottom), slice(left, right)), dome.astype(np.float32)))
+    return stamps
+
 
 _LAND_OF_SURFACE = {
     "clearing": BARELAND,

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from pipeline.datasets.world.canvas import MARGIN_PIXELS, Canvas
-from pipeline.datasets.world.noise import random_field
-from pipeline.datasets.world.pigments import Plane, Planes
+from pipeline.datasets.world.geometry import MARGIN_PIXELS, Canvas, Plane, Planes, random_field
 from pipeline.datasets.world.settings import NuisanceSettings
 
 

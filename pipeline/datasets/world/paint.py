@@ -1,19 +1,288 @@
-"""Turns a drawn date into the light that reaches the camera: materials, markings, relief and shadows."""
+"""Turns a drawn date into the light that reaches the camera: materials, markings, relief and shadows.
+
+The open ground of a place: soil, grass, bushes and tracks.
+
+Fine lines on flat things: fences, pavements, lane marks and parking stalls.
+
+Cars on roads, driveways and parking lots: they come and go and are no change.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from scipy import ndimage
+from dataclasses import dataclass
 
-from pipeline.datasets.world.canvas import Canvas, Patch
-from pipeline.datasets.world.cars import paint_cars
-from pipeline.datasets.world.geometry import direction
-from pipeline.datasets.world.ground import Materials, open_ground
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from shapely import Polygon
+
+from pipeline.datasets.world.geometry import (
+    Canvas,
+    Colour,
+    Mask,
+    Patch,
+    Plane,
+    Planes,
+    Points,
+    along_line,
+    arc_lengths,
+    direction,
+    fill,
+    glaze,
+    mix,
+    random_field,
+    rectangle,
+    smooth_curve,
+)
 from pipeline.datasets.world.labels import DrawnDate
 from pipeline.datasets.world.light import Acquisition, shadows, slope_light
-from pipeline.datasets.world.markings import fence, lane_marks, shrunk, stall_lines
-from pipeline.datasets.world.pigments import Plane, Planes, fill
 from pipeline.datasets.world.scene import Building, Surface
+from pipeline.datasets.world.settings import BARELAND
+
+_SOILS = np.array([[0.72, 0.65, 0.53], [0.78, 0.73, 0.62], [0.66, 0.58, 0.47], [0.74, 0.66, 0.55]])
+_DRY_GRASS = np.array([[0.47, 0.42, 0.32], [0.42, 0.39, 0.31], [0.50, 0.45, 0.33]])
+_LUSH_GRASS = np.array([[0.30, 0.36, 0.22], [0.34, 0.39, 0.25], [0.28, 0.33, 0.22]])
+_BUSH = np.array([0.20, 0.22, 0.14])
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What the ground of one place is made of, the same at both dates.
+
+    Attributes:
+        soil: Albedo of bare ground.
+        dry_grass: Albedo of grass in the dry season.
+        lush_grass: Albedo of grass in the green season.
+        cloud: Smooth field that varies the ground over tens of metres.
+        grain: Field that varies it over metres.
+        speck: Field of single samples.
+        bushes: Where low bushes grow, which are part of the open ground.
+        track: Where feet and wheels have worn the ground.
+    """
+
+    soil: Colour
+    dry_grass: Colour
+    lush_grass: Colour
+    cloud: Plane
+    grain: Plane
+    speck: Plane
+    bushes: Mask
+    track: Mask | None
+
+    def grass(self, season: float) -> Colour:
+        """Return the albedo of grass between the dry (0) and the green season (1)."""
+        return self.dry_grass * (1 - season) + self.lush_grass * season
+
+
+def draw_materials(generator: np.random.Generator, canvas: Canvas) -> Materials:
+    """Draw the materials of a place."""
+    kind = generator.integers(len(_DRY_GRASS))
+    grain = random_field(generator, canvas.side, 0.9)
+    thickets = random_field(generator, canvas.side, 1.1)
+    return Materials(
+        soil=_SOILS[generator.integers(len(_SOILS))] + generator.normal(0, 0.012, 3),
+        dry_grass=_DRY_GRASS[kind],
+        lush_grass=_LUSH_GRASS[kind],
+        cloud=random_field(generator, canvas.side, 1.6),
+        grain=grain,
+        speck=random_field(generator, canvas.side, 0.4),
+        bushes=thickets + 0.5 * grain > generator.uniform(2.3, 4.0),
+        track=_track(generator, canvas) if generator.random() < 0.4 else None,
+    )
+
+
+def _track(generator: np.random.Generator, canvas: Canvas) -> Mask:
+    extent = canvas.size * canvas.metres_per_pixel
+    middle, heading = generator.uniform(0.2, 0.8, 2) * extent, generator.uniform(0, np.pi)
+    reach, swing = (
+        direction(heading) * extent,
+        direction(heading + np.pi / 2) * generator.normal(0, 0.3, 2)[:, None] * extent,
+    )
+    curve = smooth_curve(np.stack([middle - reach, middle + swing[0], middle + swing[1], middle + reach]))
+    wheels = direction(heading + np.pi / 2) * generator.uniform(0.8, 1.2)
+    return draw_lines(canvas, np.stack([curve - wheels, curve + wheels]), 0.7)
+
+
+def open_ground(drawn: DrawnDate, base: int, materials: Materials, acquisition: Acquisition, canvas: Canvas) -> Planes:
+    """Return the albedo (3, side, side) of the ground before anything is built on it."""
+    patches = [(surface, patch) for surface, patch in drawn.surfaces if surface.kind in ("clearing", "meadow")]
+    vary = 1 + np.float32(0.06) * materials.grain + np.float32(0.075) * materials.speck
+    bare: Plane | float = float(base == BARELAND)
+    if patches:
+        share = np.full(vary.shape, bare, dtype=np.float32)
+        for surface, patch in patches:
+            share[patch.window][patch.mask] = float(surface.kind == "clearing")
+        # Grass frays into bare ground over a few metres instead of ending at a line.
+        share = ndimage.uniform_filter(share, 2 * int(1.6 * canvas.samples_per_metre) + 1)
+        share += np.float32(0.15) * materials.grain + np.float32(0.08) * materials.cloud
+        bare = np.clip((share - 0.5) * 2.5 + 0.5, 0, 1)
+    soil = materials.soil * (1 - 0.04 * (acquisition.season - 0.5))
+    if isinstance(bare, float) and bare == 1:
+        ground = np.stack([np.float32(channel) * (1 + np.float32(0.05) * materials.cloud) for channel in soil])
+    else:
+        lushness = np.clip(np.float32(0.22) * materials.cloud + np.float32(acquisition.season), 0, 1)
+        ground = mix(materials.dry_grass, materials.lush_grass, lushness)
+        if patches:
+            ground = mix(ground, soil, np.asarray(bare))
+    ground *= vary
+    if materials.track is not None:
+        ground[:, materials.track] = ground[:, materials.track] * 0.65 + soil.astype(np.float32)[:, None] * 0.33
+    ground[:, materials.bushes] = ground[:, materials.bushes] * 0.4 + _BUSH.astype(np.float32)[:, None] * 0.6
+    return ground
+
+
+STALL_WIDTH, STALL_LENGTH, AISLE = 2.8, 5.2, 6.4
+"""A parking lot's measures in metres."""
+
+
+def shrunk(mask: Mask, samples: int) -> Mask:
+    """Return a mask without its outermost samples; what the canvas cuts off is not an edge."""
+    kept: Mask = ndimage.minimum_filter(mask.view(np.uint8), 2 * samples + 1, mode="nearest").view(np.bool_)
+    return kept
+
+
+def fence(albedo: Planes, patch: Patch) -> None:
+    """Darken the rim of a lawn, as a fence and its shadow do."""
+    glaze(albedo, Patch(patch.rows, patch.columns, patch.mask & ~shrunk(patch.mask, 1)), 0.05, 0.45)
+
+
+def lane_marks(albedo: Planes, patch: Patch, surface: Surface, canvas: Canvas) -> None:
+    """Paint a broken line along the middle of a road."""
+    line = shapely.LineString(surface.line)
+    starts = np.arange(0, line.length, 9.0)
+    first = shapely.get_coordinates(shapely.line_interpolate_point(line, starts))
+    last = shapely.get_coordinates(shapely.line_interpolate_point(line, starts + 4.0))
+    marks = draw_lines(canvas, np.stack([first, last], axis=1), 0.3)[patch.window] & patch.mask
+    glaze(albedo, Patch(patch.rows, patch.columns, marks), 0.92, 0.45)
+
+
+def draw_lines(canvas: Canvas, lines: Points, width: float) -> Mask:
+    """Rasterise polylines (n, points, 2) in metres, `width` metres wide, on the whole canvas (side, side)."""
+    image = Image.new("L", (canvas.side, canvas.side))
+    draw = ImageDraw.Draw(image)
+    for line in canvas.to_samples(lines) - 0.5:
+        draw.line(
+            [tuple(point) for point in line.tolist()], fill=1, width=max(1, round(width * canvas.samples_per_metre))
+        )
+    return np.asarray(image).view(np.bool_)
+
+
+def stall_lines(albedo: Planes, patch: Patch, surface: Surface, canvas: Canvas) -> None:
+    """Paint the lines between a parking lot's stalls."""
+    along, across = _lot_coordinates(patch, surface, canvas)
+    in_row = np.mod(across, 2 * STALL_LENGTH + AISLE) < 2 * STALL_LENGTH
+    lines = patch.mask & in_row & (np.mod(along, STALL_WIDTH) < 0.36)
+    glaze(albedo, Patch(patch.rows, patch.columns, lines), 0.9, 0.5)
+
+
+def _lot_coordinates(patch: Patch, surface: Surface, canvas: Canvas) -> tuple[Plane, Plane]:
+    """Return each sample's distance in metres along and across a parking lot's rows, from its first corner."""
+    corner = np.asarray(surface.shape.exterior.coords[0])
+    x, y = canvas.centres(patch.rows, patch.columns)
+    cosine, sine = np.cos(surface.angle), np.sin(surface.angle)
+    dx, dy = x - corner[0], y - corner[1]
+    return dx * cosine + dy * sine, dy * cosine - dx * sine
+
+
+_COLOURS = np.array(
+    [[0.92, 0.92, 0.92], [0.12, 0.12, 0.13], [0.65, 0.12, 0.10], [0.62, 0.64, 0.66], [0.20, 0.28, 0.45]]
+)
+
+
+def paint_cars(
+    surfaces: list[tuple[Surface, Patch]],
+    albedo: Planes,
+    height: Plane,
+    canvas: Canvas,
+    amount: float,
+    generator: np.random.Generator,
+) -> None:
+    """Place cars on everything they can stand on, `amount` times as many as usual."""
+    for surface, patch in surfaces:
+        if not patch.mask.any():
+            continue
+        if surface.kind == "road":
+            places = _on_road(surface, amount, generator)
+        elif surface.kind == "parking lot":
+            places = _in_stalls(surface, amount, generator)
+        elif surface.kind == "driveway" and generator.random() < 0.35 * amount:
+            places = [_on_driveway(surface)]
+        else:
+            continue
+        for centre, angle in places:
+            _paint_car(centre, angle, patch, albedo, height, canvas, generator)
+
+
+def _on_road(
+    surface: Surface, amount: float, generator: np.random.Generator
+) -> list[tuple[NDArray[np.float64], float]]:
+    line = surface.line
+    if line is None:
+        return []
+    total = float(arc_lengths(line)[-1])
+    places = []
+    for distance in generator.uniform(0, total, generator.poisson(amount * total / 90)):
+        point, angle = along_line(line, float(distance))
+        lane = generator.choice([-1, 1]) * 1.8
+        places.append((point + lane * direction(angle + np.pi / 2), angle))
+    return places
+
+
+def _in_stalls(
+    surface: Surface, amount: float, generator: np.random.Generator
+) -> list[tuple[NDArray[np.float64], float]]:
+    shape = surface.shape
+    corners = np.asarray(shape.exterior.coords)
+    length, width = np.hypot(*(corners[1] - corners[0])), np.hypot(*(corners[3] - corners[0]))
+    period = 2 * STALL_LENGTH + AISLE
+    rows = [start + part for start in np.arange(0, width, period) for part in (STALL_LENGTH / 2, STALL_LENGTH * 1.5)]
+    share = min(amount * generator.uniform(0.15, 0.6), 0.9)
+    places = []
+    for row in rows:
+        if row + STALL_LENGTH / 2 > width:
+            continue
+        for column in np.arange(STALL_WIDTH, length - STALL_WIDTH, STALL_WIDTH):
+            if generator.random() < share:
+                offset = (column + STALL_WIDTH / 2) * direction(surface.angle)
+                centre = corners[0] + offset + row * direction(surface.angle + np.pi / 2)
+                places.append((centre, surface.angle + np.pi / 2))
+    return places
+
+
+def _on_driveway(surface: Surface) -> tuple[NDArray[np.float64], float]:
+    shape = surface.shape
+    corners = np.asarray(shape.exterior.coords)
+    step = corners[1] - corners[0]
+    return shapely.get_coordinates(shape.centroid)[0], float(np.arctan2(step[1], step[0]))
+
+
+def _paint_car(
+    centre: NDArray[np.float64],
+    angle: float,
+    ground: Patch,
+    albedo: Planes,
+    height: Plane,
+    canvas: Canvas,
+    generator: np.random.Generator,
+) -> None:
+    colour = _COLOURS[generator.integers(len(_COLOURS))]
+    patch = canvas.patch(Polygon(rectangle(centre, 4.5, 1.9, angle)))
+    if not patch.mask.any() or not _within(patch, ground):
+        return
+    fill(albedo, patch, colour)
+    height[patch.window][patch.mask] = 1.4
+    fill(albedo, canvas.patch(Polygon(rectangle(centre - 0.3 * direction(angle), 2.0, 1.5, angle))), colour * 0.75)
+
+
+def _within(patch: Patch, ground: Patch) -> bool:
+    """Say whether the middle of a car's patch lies on the ground it was meant for."""
+    row = (patch.rows.start + patch.rows.stop) // 2 - ground.rows.start
+    column = (patch.columns.start + patch.columns.stop) // 2 - ground.columns.start
+    height, width = ground.mask.shape
+    return 0 <= row < height and 0 <= column < width and bool(ground.mask[row, column])
+
 
 _DRY_TREES, _LUSH_TREES = np.array([0.26, 0.26, 0.17]), np.array([0.15, 0.26, 0.15])
 _FIELD, _LINE, _DECK = np.array([0.33, 0.50, 0.27]), np.array([0.85, 0.84, 0.82]), np.array([0.80, 0.77, 0.70])

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.datasets.records import SPLITS, Split
-from pipeline.datasets.world.objects import read_objects
-from pipeline.datasets.world.pair import make_pair
+from pipeline.datasets.world.pair import make_pair, read_objects
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.errors import DataError
 from pipeline.files import atomic_path

@@ -1,15 +1,114 @@
-"""Things that are put on a site: houses, large buildings, parking lots, ponds, playgrounds, swimming pools."""
+"""Groves, single trees and patches of open ground.
+
+Houses and large buildings as overlapping roofed rectangles.
+
+Things that are put on a site: houses, large buildings, parking lots, ponds, playgrounds, swimming pools.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 from shapely import Polygon
 
-from pipeline.datasets.world.geometry import Points, blob, direction, rectangle
-from pipeline.datasets.world.houses import hall_parts, house_parts, outline, roof_colour
-from pipeline.datasets.world.scene import Building, Dates, Plot, Surface
+from pipeline.datasets.world.geometry import Mask, Points, blob, direction, rectangle
+from pipeline.datasets.world.scene import (
+    OPEN_GROUND,
+    STAYS,
+    Building,
+    Crown,
+    Dates,
+    Plot,
+    RoofKind,
+    RoofPart,
+    Surface,
+    SurfaceKind,
+)
+from pipeline.datasets.world.settings import GRASSLAND
 from pipeline.datasets.world.site import Site, present
+
+_HOUSE_ROOFS = np.array(
+    [
+        [0.34, 0.34, 0.36],
+        [0.42, 0.39, 0.36],
+        [0.50, 0.47, 0.43],
+        [0.60, 0.59, 0.58],
+        [0.52, 0.35, 0.28],
+        [0.45, 0.31, 0.27],
+    ]
+)
+_LARGE_ROOFS = np.array([[0.90, 0.90, 0.90], [0.70, 0.76, 0.82], [0.62, 0.62, 0.62], [0.78, 0.72, 0.63]])
+
+
+def roof_colour(generator: np.random.Generator, *, large: bool) -> NDArray[np.float64]:
+    """Return a roof's albedo (3,)."""
+    palette = _LARGE_ROOFS if large else _HOUSE_ROOFS
+    colour: NDArray[np.float64] = palette[generator.integers(len(palette))] + generator.normal(0, 0.02, 3)
+    return np.clip(colour, 0.2, 0.95)
+
+
+def house_parts(generator: np.random.Generator, centre: Points, angle: float, front: Points) -> list[RoofPart]:
+    """Return the parts of a house that faces `front`: a body, a garage wing, and sometimes one more wing."""
+    eaves, pitch = generator.uniform(3.0, 5.0), generator.uniform(0.42, 0.6)
+    half_length, half_width = generator.uniform(6.0, 7.4), generator.uniform(4.6, 5.6)
+    roof: RoofKind = "hip" if generator.random() < 0.8 else "gable"
+    body = RoofPart(centre, half_length, half_width, angle, roof, eaves, pitch)
+    parts = [body]
+    along = direction(angle)
+    garage_side = generator.choice([-1, 1])
+    wing_width = generator.uniform(2.6, 3.4)
+    wing = centre + along * garage_side * (half_length - wing_width) + front * half_width
+    parts.append(RoofPart(wing, generator.uniform(3.4, 4.6), wing_width, angle + np.pi / 2, roof, eaves - 0.2, pitch))
+    if generator.random() < 0.6:
+        back = centre - along * garage_side * half_length * generator.uniform(0.2, 0.6) - front * half_width * 0.8
+        parts.append(
+            RoofPart(
+                back, generator.uniform(3.0, 4.4), generator.uniform(2.6, 3.6), angle + np.pi / 2, roof, eaves, pitch
+            )
+        )
+    return parts
+
+
+def hall_parts(
+    generator: np.random.Generator, centre: Points, length: float, width: float, angle: float
+) -> list[RoofPart]:
+    """Return the parts of a large building of `length` × `width` metres: a hall, sometimes with a lower wing."""
+    height = generator.uniform(6.0, 9.0)
+    gabled = generator.random() < 0.4
+    if generator.random() < 0.5:
+        return [RoofPart(centre, length / 2, width / 2, angle, "gable" if gabled else "flat", height, 0.16)]
+    along, across = direction(angle), direction(angle + np.pi / 2)
+    share = generator.uniform(0.55, 0.7)
+    side = generator.choice([-1, 1])
+    hall = RoofPart(
+        centre - along * side * length * (1 - share) / 2,
+        length * share / 2,
+        width / 2,
+        angle,
+        "gable" if gabled else "flat",
+        height,
+        0.16,
+    )
+    wing_width = width * generator.uniform(0.55, 0.8)
+    wing = RoofPart(
+        centre + along * side * length * share / 2 + across * generator.choice([-1, 1]) * (width - wing_width) / 2,
+        length * (1 - share) / 2 + 0.5,
+        wing_width / 2,
+        angle,
+        "flat",
+        height - 2,
+        0.1,
+    )
+    return [hall, wing]
+
+
+def outline(parts: list[RoofPart]) -> Polygon:
+    """Return the ground plan of a building: the union of its parts."""
+    return shapely.union_all(
+        [Polygon(rectangle(part.centre, 2 * part.half_length, 2 * part.half_width, part.angle)) for part in parts]
+    )
+
 
 _LAWN_COLOURS = np.array([[0.33, 0.38, 0.24], [0.40, 0.42, 0.28], [0.46, 0.42, 0.31]])
 _PAVEMENT_COLOURS = np.array([[0.40, 0.40, 0.41], [0.50, 0.50, 0.50], [0.70, 0.68, 0.62]])
@@ -163,3 +262,81 @@ def add_pool(site: Site, house: Building, dates: Dates) -> Surface | None:
             site.taken.append(shape.buffer(1))
             return pool
     return None
+
+
+def add_grove(site: Site, region: Polygon, dates: Dates) -> int:
+    """Plant a grove of touching crowns and return its instance number."""
+    number = site.number("woods")
+    left, top, right, bottom = region.bounds
+    spacing = 5.2
+    columns, rows = np.meshgrid(np.arange(left, right, spacing), np.arange(top, bottom, spacing * 0.87))
+    columns[1::2] += spacing / 2
+    points = np.stack([columns.ravel(), rows.ravel()], axis=1)
+    points += site.generator.normal(0, 1.0, points.shape)
+    reach = site.extent + 6
+    points = points[(points > -6).all(axis=1) & (points < reach).all(axis=1)]
+    points = points[shapely.contains_xy(region, points) & ~_reserved(site, points)]
+    radii = site.generator.uniform(2.6, 4.4, len(points))
+    tints = site.generator.normal(0, 1, len(points))
+    site.crowns.extend(
+        Crown(number, point, float(radius), dates, float(tint))
+        for point, radius, tint in zip(points, radii, tints, strict=True)
+    )
+    return number
+
+
+def plant(site: Site, *, wooded: bool) -> None:
+    """Cover what is left of the site: patches of other ground, groves or woods, single trees, gardens."""
+    generator = site.generator
+    if generator.random() < 0.5:
+        _vary_ground(site)
+    if wooded:
+        for _ in range(int(generator.integers(1, 4))):
+            centre = generator.uniform(0, site.extent, 2)
+            outline = blob(generator, centre, generator.uniform(28, 55), stretch=1.3, wobble=0.15)
+            add_grove(site, shapely.make_valid(Polygon(outline)), STAYS)
+    elif generator.random() < 0.6:
+        for _ in range(int(generator.integers(1, 3))):
+            column, row = generator.integers(0, 3, 2)
+            region = site.free_region((int(column), int(row)), (8, 18))
+            if region is not None:
+                add_grove(site, region, STAYS)
+    _scatter_trees(site, int(generator.choice([4, 12, 28], p=[0.35, 0.4, 0.25])))
+    _plant_gardens(site, share=float(generator.choice([0.0, 0.4, 0.8])))
+
+
+def _reserved(site: Site, points: Points) -> Mask:
+    """Say which points (n, 2) lie where an event decides what grows."""
+    hit: Mask = np.zeros(len(points), dtype=np.bool_)
+    for region in site.reserved:
+        hit |= shapely.contains_xy(region, points)
+    return hit
+
+
+def _scatter_trees(site: Site, count: int) -> None:
+    generator = site.generator
+    points = generator.uniform(0, site.extent, (count, 2))
+    for centre in points[~_reserved(site, points)]:
+        radius, tint = float(generator.uniform(1.8, 4.4)), float(generator.normal(0, 1))
+        site.crowns.append(Crown(site.number("tree"), centre, radius, STAYS, tint))
+
+
+def _plant_gardens(site: Site, share: float) -> None:
+    """Plant a tree beside some of the houses that stand at both dates."""
+    generator = site.generator
+    for house in site.buildings:
+        if house.kind == "house" and house.dates == STAYS and generator.random() < share:
+            centre = house.parts[0].centre + direction(generator.uniform(0, 2 * np.pi)) * generator.uniform(8.5, 11)
+            radius, tint = float(generator.uniform(1.5, 2.8)), float(generator.normal(0, 1))
+            site.crowns.append(Crown(site.number("tree"), centre, radius, STAYS, tint, garden=True))
+
+
+def _vary_ground(site: Site) -> None:
+    """Lay patches: bare spots in grassland, grass in bareland."""
+    generator = site.generator
+    kind: SurfaceKind = "clearing" if site.base == GRASSLAND else "meadow"
+    for _ in range(int(generator.integers(1, 4))):
+        centre, radius = generator.uniform(0, site.extent, 2), generator.uniform(10, 38)
+        patch = shapely.make_valid(Polygon(blob(generator, centre, radius, stretch=1.6, wobble=0.3)))
+        # Patches lie under everything else, so they are painted first.
+        site.surfaces.insert(0, Surface(0, kind, (patch, patch), OPEN_GROUND))

@@ -1,17 +1,92 @@
-"""An enlarged image to draw on: tints and outlines of masks, lines, signs and labels."""
+"""Pictures put together: side by side, one above the other, and as a contact sheet with titles.
+
+Colours that readers with and without full colour vision tell apart (Okabe and Ito 2008; Tol's muted ones after).
+
+An enlarged image to draw on: tints and outlines of masks, lines, signs and labels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.files import atomic_path
-from pipeline.vision.drawing.palette import INK, PAPER, Colour
+
+Colour = tuple[int, int, int]
+
+ORANGE: Final[Colour] = (230, 159, 0)
+SKY: Final[Colour] = (86, 180, 233)
+GREEN: Final[Colour] = (0, 158, 115)
+YELLOW: Final[Colour] = (240, 228, 66)
+BLUE: Final[Colour] = (0, 114, 178)
+VERMILION: Final[Colour] = (213, 94, 0)
+PURPLE: Final[Colour] = (204, 121, 167)
+GREY: Final[Colour] = (150, 150, 150)
+INDIGO: Final[Colour] = (51, 34, 136)
+OLIVE: Final[Colour] = (153, 153, 51)
+WINE: Final[Colour] = (136, 34, 85)
+ROSE: Final[Colour] = (204, 102, 119)
+TEAL: Final[Colour] = (68, 170, 153)
+SAND: Final[Colour] = (221, 204, 119)
+
+INK: Final[Colour] = (32, 36, 42)
+QUIET: Final[Colour] = (96, 104, 114)
+PAPER: Final[Colour] = (255, 255, 255)
+
+VANISHED: Final = VERMILION
+"""Regions before without a counterpart after, U1; their sign is a minus."""
+APPEARED: Final[Colour] = (40, 205, 150)
+"""Regions after without a counterpart before, U2; their sign is a plus. Lighter than the trees it may lie on."""
+
+REGIONS: Final[tuple[Colour, ...]] = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
+"""Masks take these in turn."""
+MATCHES: Final[tuple[Colour, ...]] = (SKY, YELLOW, PURPLE, BLUE, ORANGE, TEAL, ROSE)
+"""Matches take these in turn; the colours of what vanished and appeared are not among them."""
+
+_CATEGORIES: Final[tuple[Colour, ...]] = (
+    VERMILION, SKY, GREEN, YELLOW, PURPLE, BLUE, ORANGE, GREY, WINE, TEAL, SAND, INDIGO, ROSE, OLIVE,
+)  # fmt: skip
+# What readers of maps expect; the first word found in a category's name decides.
+_CUSTOMARY: Final[tuple[tuple[str, Colour], ...]] = (
+    ("pool", SKY),
+    ("water", BLUE),
+    ("pond", BLUE),
+    ("river", BLUE),
+    ("parking", PURPLE),
+    ("pavement", PURPLE),
+    ("road", GREY),
+    ("building", VERMILION),
+    ("house", VERMILION),
+    ("playground", ORANGE),
+    ("tree", GREEN),
+    ("wood", GREEN),
+    ("vegetation", GREEN),
+    ("grass", OLIVE),
+    ("bare", SAND),
+)
+
+
+def category_colours(names: Sequence[str]) -> tuple[Colour, ...]:
+    """Return a colour per category: the customary one where there is one and it is free, else the next free one.
+
+    There are fourteen; beyond that they come round again.
+    """
+    chosen: dict[int, Colour] = {}
+    for index, name in enumerate(names):
+        wish = next((colour for word, colour in _CUSTOMARY if word in name.lower()), None)
+        if wish is not None and wish not in chosen.values():
+            chosen[index] = wish
+    free = [colour for colour in _CATEGORIES if colour not in chosen.values()]
+    rest = [index for index in range(len(names)) if index not in chosen]
+    for position, index in enumerate(rest):
+        chosen[index] = free[position] if position < len(free) else _CATEGORIES[index % len(_CATEGORIES)]
+    return tuple(chosen[index] for index in range(len(names)))
+
 
 SIDE = 512
 """Pixels that the longer side of an image is enlarged to where no zoom is asked for."""
@@ -159,3 +234,87 @@ def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+_GAP = 12
+_TITLE = 30
+_CAPTION = 30
+
+
+def beside(pictures: Sequence[Image.Image], *, gap: int = _GAP) -> Image.Image:
+    """Put pictures side by side, tops in line, on white."""
+    size = (
+        sum(p.width for p in pictures) + gap * max(len(pictures) - 1, 0),
+        max((p.height for p in pictures), default=0),
+    )
+    sheet = Image.new("RGB", size, PAPER)
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width + gap
+    return sheet
+
+
+def stacked(pictures: Sequence[Image.Image], *, gap: int = _GAP) -> Image.Image:
+    """Put pictures one above the other, left edges in line, on white."""
+    size = (
+        max((p.width for p in pictures), default=0),
+        sum(p.height for p in pictures) + gap * max(len(pictures) - 1, 0),
+    )
+    sheet = Image.new("RGB", size, PAPER)
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height + gap
+    return sheet
+
+
+def titled(picture: Image.Image, title: str) -> Image.Image:
+    """Put a title above a picture, as much of it as there is room for."""
+    band = Image.new("RGB", (picture.width, _TITLE), PAPER)
+    letters = font(16)
+    text = shortened(title, letters, picture.width - 8)
+    ImageDraw.Draw(band).text((picture.width // 2, _TITLE // 2), text, QUIET, letters, anchor="mm")
+    return stacked([band, picture], gap=0)
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Image.Image]], titles: Sequence[str] = (), captions: Sequence[str] = ()
+) -> Image.Image:
+    """Put rows of pictures into one: a row per pair, a column per kind of picture.
+
+    Args:
+        rows: Pictures of each row.
+        titles: Above the columns; none, or one per column.
+        captions: Under the rows; none, or one per row.
+
+    Raises:
+        ValueError: There are no rows, or not as many titles or captions as columns or rows.
+    """
+    if not rows or not all(rows):
+        raise ValueError("a contact sheet needs at least one picture a row")
+    if (titles and {len(titles)} != {len(row) for row in rows}) or (captions and len(captions) != len(rows)):
+        raise ValueError(f"{len(titles)} titles and {len(captions)} captions for {len(rows)} rows of {len(rows[0])}")
+    lines = []
+    for index, row in enumerate(rows):
+        first = [titled(p, title) for p, title in zip(row, titles, strict=True)] if titles and index == 0 else row
+        line = beside(first)
+        lines.append(stacked([line, _caption(captions[index], line.width)], gap=0) if captions else line)
+    inner = stacked(lines)
+    sheet = Image.new("RGB", (inner.width + 2 * _GAP, inner.height + 2 * _GAP), PAPER)
+    sheet.paste(inner, (_GAP, _GAP))
+    return sheet
+
+
+def shortened(text: str, letters: Font, width: float) -> str:
+    """Cut whole words off the end of a text until it is no wider than `width` pixels."""
+    while letters.getlength(text) > width and " " in text.removesuffix(" …"):
+        text = text.removesuffix(" …").rsplit(" ", 1)[0] + " …"
+    return text
+
+
+def _caption(text: str, width: int) -> Image.Image:
+    band = Image.new("RGB", (width, _CAPTION), PAPER)
+    letters = font(17)
+    ImageDraw.Draw(band).text((2, _CAPTION // 2), shortened(text, letters, width), INK, letters, anchor="lm")
+    return band

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.cache import Cache, Expectation
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Expectation
 from pipeline.datasets.images import read_rgb
 from pipeline.datasets.records import Pair, read_prepared
 from pipeline.errors import CacheError, DataError
-from pipeline.vision.drawing.matches import DrawnRegions
-from pipeline.vision.drawing.pair import DrawnMatches, DrawnPair, DrawnSemantics
+from pipeline.vision.drawing.pair import DrawnMatches, DrawnPair, DrawnRegions, DrawnSemantics
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.grounding.cache import read_semantics
-from pipeline.vision.grounding.categories import parse_prompts
+from pipeline.vision.grounding.prompts import parse_prompts
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.matching.cache import read_matches
 from pipeline.vision.sam.cache import SCHEMA as MASKS

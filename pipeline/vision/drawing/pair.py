@@ -1,4 +1,11 @@
-"""All that is known of a pair's regions in one picture, and of several pairs on one sheet."""
+"""All that is known of a pair's regions in one picture, and of several pairs on one sheet.
+
+Masks as coloured, translucent overlays with outlines.
+
+Correspondences: both dates side by side, matched regions joined by lines, unmatched ones marked.
+
+Semantic regions with their categories and scores, and semantic maps with a legend.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +15,241 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from pipeline.vision.drawing.masks import draw_masks
-from pipeline.vision.drawing.matches import GAP, DrawnRegions, draw_matches
-from pipeline.vision.drawing.semantics import draw_legend, draw_semantic_map, draw_semantic_regions
-from pipeline.vision.drawing.sheet import beside, contact_sheet, stacked, titled
+from pipeline.vision.drawing.canvas import (
+    APPEARED,
+    INK,
+    MATCHES,
+    PAPER,
+    REGIONS,
+    VANISHED,
+    Canvas,
+    Colour,
+    beside,
+    category_colours,
+    contact_sheet,
+    font,
+    stacked,
+    titled,
+)
+
+_OPACITY = 0.42
+
+
+def draw_masks(image: NDArray[np.uint8], masks: NDArray[np.bool_], *, zoom: int | None = None) -> Image.Image:
+    """Draw masks over their image, small ones above large ones.
+
+    Args:
+        image: RGB (H, W, 3).
+        masks: (N, H, W); N may be 0.
+        zoom: By how much the image is enlarged; None: to about 512 pixels.
+
+    Returns:
+        RGB, `zoom` times the size of the image.
+    """
+    canvas = Canvas(image, zoom)
+    order = np.argsort(-masks.sum((1, 2)), kind="stable")
+    for number in order.tolist():
+        canvas.tint(masks[number], REGIONS[number % len(REGIONS)], _OPACITY)
+    for number in order.tolist():
+        canvas.outline(masks[number], REGIONS[number % len(REGIONS)])
+    return canvas.picture()
+
+
+GAP = 24
+"""Pixels between the two dates."""
+# Lines are drawn larger and reduced: Pillow's own have no soft edges.
+_FINE = 3
+
+
+@dataclass(frozen=True)
+class DrawnRegions:
+    """The N regions of one date as they are drawn.
+
+    Attributes:
+        image: RGB (H, W, 3) uint8.
+        masks: (N, H, W) bool.
+        centroids: (N, 2) x, y in pixels.
+    """
+
+    image: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    centroids: NDArray[np.floating]
+
+
+def draw_matches(
+    before: DrawnRegions,
+    after: DrawnRegions,
+    matched: NDArray[np.integer],
+    unmatched_before: NDArray[np.integer],
+    unmatched_after: NDArray[np.integer],
+    *,
+    zoom: int | None = None,
+) -> Image.Image:
+    """Draw what a matcher says of a pair.
+
+    Matched regions are outlined and joined in a colour of their own. Those of U1 are tinted red-orange with a minus,
+    those of U2 blue-green with a plus.
+
+    Args:
+        before: Regions of the earlier image.
+        after: Regions of the later image, which is as large.
+        matched: (M, 2) region before, region after.
+        unmatched_before: U1.
+        unmatched_after: U2.
+        zoom: By how much the images are enlarged; None: to about 512 pixels.
+
+    Returns:
+        RGB: earlier image, gap, later image.
+    """
+    left, right = _marked(before, unmatched_before, VANISHED, zoom), _marked(after, unmatched_after, APPEARED, zoom)
+    for number, (p, q) in enumerate(matched.tolist()):
+        colour = MATCHES[number % len(MATCHES)]
+        left.outline(before.masks[p], colour, 2)
+        right.outline(after.masks[q], colour, 2)
+    for number in unmatched_before.tolist():
+        left.sign(before.centroids[number], "minus")
+    for number in unmatched_after.tolist():
+        right.sign(after.centroids[number], "plus")
+    pictures = left.picture(), right.picture()
+    shift = pictures[0].width + GAP
+    lines = [
+        (
+            (float(before.centroids[p, 0]) * left.zoom, float(before.centroids[p, 1]) * left.zoom),
+            (float(after.centroids[q, 0]) * right.zoom + shift, float(after.centroids[q, 1]) * right.zoom),
+            MATCHES[number % len(MATCHES)],
+        )
+        for number, (p, q) in enumerate(matched.tolist())
+    ]
+    return _joined(beside(pictures, gap=GAP), lines)
+
+
+def _marked(regions: DrawnRegions, unmatched: NDArray[np.integer], colour: Colour, zoom: int | None) -> Canvas:
+    canvas = Canvas(regions.image, zoom)
+    # Small ones above large ones.
+    for number in sorted(unmatched.tolist(), key=lambda number: -int(regions.masks[number].sum())):
+        canvas.tint(regions.masks[number], colour, 0.45)
+        canvas.outline(regions.masks[number], colour, 3, halo=True)
+    return canvas
+
+
+def _joined(picture: Image.Image, lines: list[tuple[tuple[float, float], tuple[float, float], Colour]]) -> Image.Image:
+    """Draw lines with a dark edge and dots at their ends."""
+    layer = Image.new("RGBA", (picture.width * _FINE, picture.height * _FINE), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+    for start, end, colour in lines:
+        ends = [(x * _FINE, y * _FINE) for x, y in (start, end)]
+        for fill, width, radius in (((*INK, 170), 3.0, 5.0), ((*colour, 235), 1.4, 3.5)):
+            draw.line(ends, fill, round(width * _FINE))
+            for point in ends:
+                draw.circle(point, radius * _FINE, fill)
+    layer = layer.resize(picture.size, Image.Resampling.BOX)
+    return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
+
+
+_LETTERS = 15
+_ROW = 24
+_SWATCH = 14
+
+
+def draw_semantic_regions(
+    image: NDArray[np.uint8],
+    masks: NDArray[np.bool_],
+    boxes: NDArray[np.floating],
+    categories: NDArray[np.integer],
+    scores: NDArray[np.floating],
+    names: Sequence[str],
+    *,
+    zoom: int | None = None,
+) -> Image.Image:
+    """Draw regions in the colours of their categories, each with name and score where there is room for it.
+
+    Args:
+        image: RGB (H, W, 3).
+        masks: (N, H, W); N may be 0.
+        boxes: (N, 4) left, top, right, bottom in pixels.
+        categories: (N) numbers of `names`.
+        scores: (N) the detector's scores; high ones are labelled first.
+        names: All categories.
+        zoom: By how much the image is enlarged; None: to about 512 pixels.
+
+    Returns:
+        RGB, `zoom` times the size of the image.
+    """
+    colours = category_colours(names)
+    canvas = Canvas(image, zoom)
+    order = np.argsort(-masks.sum((1, 2)), kind="stable").tolist()
+    for number in order:
+        canvas.tint(masks[number], colours[categories[number]], 0.35)
+    for number in order:
+        canvas.outline(masks[number], colours[categories[number]], 2)
+    for number in np.argsort(-scores, kind="stable").tolist():
+        category = int(categories[number])
+        canvas.label(boxes[number].tolist(), f"{names[category]} {scores[number]:.2f}", colours[category])
+    return canvas.picture()
+
+
+def draw_semantic_map(
+    image: NDArray[np.uint8],
+    categories: NDArray[np.integer],
+    names: Sequence[str],
+    *,
+    zoom: int | None = None,
+    legend: bool = True,
+) -> Image.Image:
+    """Draw a semantic map in colour over the image in pale grey.
+
+    Args:
+        image: RGB (H, W, 3).
+        categories: (H, W): number of `names` plus one, 0 for none.
+        names: All categories.
+        zoom: By how much the image is enlarged; None: to about 512 pixels.
+        legend: Whether the categories that occur are listed below, with their shares of the picture.
+
+    Returns:
+        RGB, `zoom` times the size of the image, and higher by the legend.
+    """
+    canvas = Canvas(image, zoom)
+    canvas.fade(0.35)
+    for category, colour in enumerate(category_colours(names), start=1):
+        canvas.tint(categories == category, colour, 0.72)
+    picture = canvas.picture()
+    return stacked([picture, draw_legend([categories], names, picture.width)], gap=0) if legend else picture
+
+
+def draw_legend(maps: Sequence[NDArray[np.integer]], names: Sequence[str], width: int) -> Image.Image:
+    """Draw the categories that occur in semantic maps, with their shares of all pixels, in rows `width` wide.
+
+    Args:
+        maps: Semantic maps, see `draw_semantic_map`.
+        names: All categories.
+        width: In pixels.
+    """
+    letters = font(_LETTERS)
+    colours = category_colours(names)
+    total = max(sum(values.size for values in maps), 1)
+    shares = [sum(int((values == number).sum()) for values in maps) / total for number in range(1, len(names) + 1)]
+    entries = [(colours[i], f"{names[i]} {share:.0%}") for i, share in enumerate(shares) if share > 0]
+    if not entries:
+        entries = [(PAPER, "no category found")]
+    places: list[tuple[int, int]] = []
+    x, row = 8, 0
+    for _, text in entries:
+        needed = _SWATCH + 6 + round(letters.getlength(text)) + 16
+        if x > 8 and x + needed > width:
+            x, row = 8, row + 1
+        places.append((x, row))
+        x += needed
+    picture = Image.new("RGB", (width, _ROW * (row + 1) + 8), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for (colour, text), (left, line) in zip(entries, places, strict=True):
+        middle = 4 + line * _ROW + _ROW // 2
+        swatch = (left, middle - _SWATCH // 2, left + _SWATCH, middle + _SWATCH // 2)
+        draw.rectangle(swatch, fill=colour, outline=INK if colour != PAPER else PAPER)
+        draw.text((left + _SWATCH + 6, middle), text, INK, letters, anchor="lm")
+    return picture
+
 
 Kind = Literal["masks", "matches", "semantics", "maps"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)

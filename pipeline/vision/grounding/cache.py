@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import Cache, Field, Schema
-from pipeline.vision import rle
-from pipeline.vision.fields import SIZE, run_lengths
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Field, Schema
+from pipeline.vision.masks import SIZE, decode_rles, run_lengths
 
 SCHEMA = Schema(
     stage="semantics",
@@ -117,7 +117,7 @@ def read_semantics(cache: Cache, unit: int) -> SemanticSet:
     }
     return SemanticSet(
         **plain,
-        masks=rle.decode_all(cache.row("runs", unit), cache.row("counts", unit), height, width),
+        masks=decode_rles(cache.row("runs", unit), cache.row("counts", unit), height, width),
         selected=cache.row("selected", unit) > 0,
         map=cache.row("map", unit),
         map_score=cache.row("map_score", unit),

@@ -1,8 +1,24 @@
-"""Grounding DINO as groundingdino-py's modules: the published layouts, and a mini one of the same classes."""
+"""One pass through Grounding DINO that also returns what its own `forward` keeps to itself.
+
+Region–text similarity needs the decoder's queries and the text features, training needs every layer; the modules and
+their order are the library's.
+
+
+The classes of groundingdino-py, imported and run without the deprecation warnings of an older library.
+
+Deformable attention's sampling, level by level and point by point.
+
+groundingdino's own lays the samples of all levels next to each other before it weighs them: copies as large as the
+features times levels times points. On a CPU they cost more than the sampling.
+
+
+Grounding DINO as groundingdino-py's modules: the published layouts, and a mini one of the same classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +26,67 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
-from pipeline.vision.grounding.library import (
-    MLP,
-    BiMultiHeadAttention,
-    GroundingDINO,
-    Joiner,
-    PositionEmbeddingSineHW,
-    SwinTransformer,
-    Transformer,
-    quiet,
-    text_models,
-)
+from pipeline.vision.grounding.prompts import load_text_encoder, phrase_attention
 from pipeline.vision.grounding.settings import GroundingSettings, GroundingVariant
-from pipeline.vision.grounding.text import load_text_encoder
-from pipeline.vision.weights import load_exactly, load_state_dict
+from pipeline.weights import load_exactly, load_state_dict
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence exactly what importing and running groundingdino's modules is known to warn of, and nothing else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Importing from timm\.models\.layers is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "Failed to load custom C\\+\\+ ops", UserWarning)
+        warnings.filterwarnings("ignore", r".*torch\.cuda\.amp\.autocast\(args", FutureWarning)
+        warnings.filterwarnings("ignore", r".*torch\.meshgrid: in an upcoming release", UserWarning)
+        warnings.filterwarnings("ignore", "The `device` argument is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "invalid escape sequence", DeprecationWarning)
+        yield
+
+
+with quiet():
+    from groundingdino.models.GroundingDINO import ms_deform_attn
+    from groundingdino.models.GroundingDINO.backbone.backbone import Joiner
+    from groundingdino.models.GroundingDINO.backbone.position_encoding import PositionEmbeddingSineHW
+    from groundingdino.models.GroundingDINO.backbone.swin_transformer import SwinTransformer
+    from groundingdino.models.GroundingDINO.fuse_modules import BiMultiHeadAttention
+    from groundingdino.models.GroundingDINO.groundingdino import GroundingDINO
+    from groundingdino.models.GroundingDINO.transformer import Transformer
+    from groundingdino.models.GroundingDINO.utils import MLP, gen_encoder_output_proposals
+    from groundingdino.util import get_tokenlizer as text_models
+    from groundingdino.util.misc import NestedTensor, inverse_sigmoid
+
+
+def sample(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """Sum bilinear samples of feature maps (Deformable DETR, Zhu et al. 2021, equation 3).
+
+    Args:
+        value: (B, N, H, D): all levels' cells one after the other, H heads.
+        shapes: (L, 2) rows and columns of every level.
+        locations: (B, Q, H, L, P, 2): x, y as shares of the map.
+        weights: (B, Q, H, L, P).
+
+    Returns:
+        (B, Q, H·D) in the type of `weights`.
+    """
+    batch, _, heads, width = value.shape
+    queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
+    grids = (2 * locations.float() - 1).permute(3, 4, 0, 2, 1, 5).reshape(levels, points, batch * heads, queries, 1, 2)
+    shares = weights.permute(3, 4, 0, 2, 1).reshape(levels, points, batch * heads, 1, queries, 1)
+    sizes = shapes.tolist()
+    total = value.new_zeros(batch * heads, width, queries, 1, dtype=torch.float32)
+    for level, part in enumerate(value.float().split([rows * columns for rows, columns in sizes], dim=1)):
+        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, width, *sizes[level])
+        for point in range(points):
+            seen = F.grid_sample(maps, grids[level, point], mode="bilinear", padding_mode="zeros", align_corners=False)
+            total = total + seen * shares[level, point]
+    return total.view(batch, heads * width, queries).transpose(1, 2).to(weights.dtype)
+
+
+ms_deform_attn.multi_scale_deformable_attn_pytorch = sample
 
 
 @dataclass(frozen=True)
@@ -208,3 +269,127 @@ def _text_models(tokenizer: PreTrainedTokenizerBase, config: BertConfig) -> Iter
     finally:
         for name, function in originals.items():
             setattr(text_models, name, function)
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What the encoder proposes at every cell of every level, before the best become queries.
+
+    Attributes:
+        logits: (B, N, T) per token of the text.
+        boxes: (B, N, 4) centre x, y, width, height as shares of the canvas.
+        centres: (N, 2) x, y of the cells as shares of the canvas.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    centres: Tensor
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """Answers of all decoder layers.
+
+    Attributes:
+        logits: Per layer (B, Q, T) per token of the text; −∞ where a text is padded.
+        boxes: Per layer (B, Q, 4) centre x, y, width, height as shares of the canvas.
+        queries: (B, Q, d) region embeddings: the last layer's, whose dot product with `text` is the logits.
+        text: (B, T, d) token features after the feature enhancer.
+        proposals: Of the encoder.
+        levels: Image features (B, d, h, w) of every level before the enhancer.
+    """
+
+    logits: list[Tensor]
+    boxes: list[Tensor]
+    queries: Tensor
+    text: Tensor
+    proposals: Proposals
+    levels: list[Tensor]
+
+
+def ground(
+    model: GroundingDINO, images: Tensor, padding: Tensor, captions: Sequence[str], *, half: bool = False
+) -> Grounding:
+    """Detect what captions name.
+
+    Args:
+        model: Grounding DINO.
+        images: (B, 3, H, W) normalised.
+        padding: (B, H, W) bool, true on padded pixels.
+        captions: One per image.
+        half: Compute the network in bfloat16; answers are float32 either way.
+    """
+    with quiet(), torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=half):
+        text = encode_text(model, captions, images.device)
+        levels, masks, positions = _encode_images(model, images, padding)
+        kept: list[Tensor] = []
+        handle = model.transformer.enc_output_norm.register_forward_hook(lambda *call: kept.append(call[2]))
+        try:
+            states, references, _, _, _ = model.transformer(levels, masks, None, positions, None, None, text)
+        finally:
+            handle.remove()
+        memory = kept[0]
+        offsets = model.transformer.enc_out_bbox_embed(memory)
+        deltas = [head(state) for head, state in zip(model.bbox_embed, states, strict=True)]
+    shapes = torch.tensor([level.shape[-2:] for level in levels])
+    flat = torch.cat([mask.flatten(1) for mask in masks], dim=1)
+    with quiet():
+        _, anchors = gen_encoder_output_proposals(memory.new_zeros(*memory.shape[:2], 1), flat, shapes)
+    features = text["encoded_text"].float()
+    return Grounding(
+        logits=[_logits(state, features, text["text_token_mask"]) for state in states],
+        boxes=[
+            (delta.float() + inverse_sigmoid(reference)).sigmoid()
+            for delta, reference in zip(deltas, references[:-1], strict=True)
+        ],
+        queries=states[-1].float(),
+        text=features,
+        proposals=Proposals(
+            logits=_logits(memory, features, text["text_token_mask"]),
+            boxes=(offsets.float() + anchors).sigmoid(),
+            centres=anchors[0, :, :2].sigmoid(),
+        ),
+        levels=levels,
+    )
+
+
+def encode_text(model: GroundingDINO, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    """Return what the model's transformer takes of captions; `encoded_text` (B, T, d) has not met an image yet."""
+    tokenized = model.tokenizer(list(captions), padding="longest", return_tensors="pt").to(device)
+    real = tokenized["attention_mask"].bool()
+    attention, position_ids = phrase_attention(tokenized["input_ids"], real, model.specical_tokens)
+    with quiet():
+        encoded = model.bert(
+            input_ids=tokenized["input_ids"],
+            token_type_ids=tokenized["token_type_ids"],
+            attention_mask=attention,
+            position_ids=position_ids,
+        )
+    return {
+        "encoded_text": model.feat_map(encoded["last_hidden_state"]),
+        "text_token_mask": real,
+        "position_ids": position_ids,
+        "text_self_attention_masks": attention,
+    }
+
+
+def _encode_images(
+    model: GroundingDINO, images: Tensor, padding: Tensor
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    features, positions = model.backbone(NestedTensor(images, padding))
+    levels = [project(feature.tensors) for project, feature in zip(model.input_proj, features, strict=False)]
+    masks = [feature.mask for feature in features]
+    coarsest = features[-1].tensors
+    for project in model.input_proj[len(features) :]:
+        coarsest = project(coarsest)
+        mask = F.interpolate(padding[None].float(), size=coarsest.shape[-2:]).to(torch.bool)[0]
+        levels.append(coarsest)
+        masks.append(mask)
+        positions.append(model.backbone[1](NestedTensor(coarsest, mask)).to(coarsest.dtype))
+    return levels, masks, positions
+
+
+def _logits(states: Tensor, text: Tensor, real: Tensor) -> Tensor:
+    with torch.autocast(states.device.type, enabled=False):
+        logits = states.float() @ text.transpose(1, 2)
+    return logits.masked_fill(~real[:, None], float("-inf"))

@@ -13,9 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.datasets.records import Split
-from pipeline.datasets.world import read_objects, read_picture
-from pipeline.vision.grounding.text import Caption, compose
-from pipeline.vision.grounding.vocabulary import KINDS, PHRASES
+from pipeline.datasets.world.pair import read_objects, read_picture
+from pipeline.vision.grounding.prompts import KINDS, PHRASES, Caption, compose
 
 SMALLEST = 8
 """Visible pixels that an object must have to be asked for: less is a sliver at the border or between crowns."""

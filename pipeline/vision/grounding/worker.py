@@ -1,4 +1,9 @@
-"""The worker that fills semantics.h5."""
+"""The worker that fills semantics.h5.
+
+A semantic map of an image from its regions.
+
+The linear map that brings RoI descriptors into the space of the text; see `similarity`.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +18,127 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.datasets.images import read_unchanged
 from pipeline.errors import DataError
-from pipeline.vision import rle
-from pipeline.vision.grounding.detector import Detector
-from pipeline.vision.grounding.semantic_map import paint
-from pipeline.vision.grounding.semantic_settings import SemanticRegionSettings
-from pipeline.vision.grounding.similarity import apply_map, centred, similarity, top_regions
-from pipeline.vision.portions import Portion
+from pipeline.execution.engines import fixed_arithmetic
+from pipeline.progress import say
+from pipeline.vision.adaptive_batch import Portion
+from pipeline.vision.grounding.detector import Detector, apply_map, centred, fit_map, similarity, top_regions
+from pipeline.vision.grounding.settings import SemanticRegionSettings
+from pipeline.vision.masks import encode_rle
 from pipeline.vision.regions.descriptor import build_head, region_descriptors
 from pipeline.vision.sam.boxes import BoxMasks, box_portion, masks_from_boxes
 from pipeline.vision.sam.cache import SCHEMA as MASKS
-from pipeline.vision.sam.decoding import PromptDecoder
-from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.decoder import PromptDecoder
+from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.model import build_sam
+from pipeline.weights import load_tensors, save_tensors
+
+
+def paint(
+    masks: NDArray[np.bool_], categories: NDArray[np.integer], scores: NDArray[np.floating]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Give every pixel the category of the best-scoring mask that covers it, the earlier one of equals.
+
+    Args:
+        masks: (J, H, W).
+        categories: (J), below 255.
+        scores: (J) in [0, 1].
+
+    Returns:
+        Category + 1 per pixel, 0 for none, and score × 255 rounded, 0 for none; both uint8 (H, W).
+    """
+    labels = np.zeros(masks.shape[1:], dtype=np.uint8)
+    marks = np.zeros(masks.shape[1:], dtype=np.uint8)
+    for row in np.argsort(-scores, kind="stable")[::-1]:
+        labels[masks[row]] = categories[row] + 1
+        marks[masks[row]] = round(float(scores[row]) * 255)
+    return labels, marks
+
+
+def evenly_spread(images: Sequence[SemanticImage], count: int) -> list[SemanticImage]:
+    """Return at most `count` images, evenly spread over all, the first and the last among them."""
+    if len(images) <= count:
+        return list(images)
+    return [images[place] for place in np.linspace(0, len(images) - 1, count).round().astype(int)]
+
+
+def readable(images: Sequence[SemanticImage], map_size: int | None) -> list[SemanticImage]:
+    """Return the images that can be read, and say which cannot.
+
+    Args:
+        images: Any number.
+        map_size: See `read_pixels`.
+
+    Raises:
+        DataError: None can be read.
+    """
+    good = []
+    for image in images:
+        try:
+            read_pixels(image, map_size)
+        except DataError as error:
+            say(f"semantics: the map from descriptors to words is fitted without {image.path}: {error.what}")
+        else:
+            good.append(image)
+    if not good:
+        raise DataError(
+            f"none of {len(images)} images can be read, so no map can be fitted",
+            where="semantics.space",
+            fix="mend the images, or set semantics.space to grounding",
+        )
+    return good
+
+
+def alignment(
+    settings: SemanticRegionSettings,
+    batch_size: int,
+    device: Literal["auto", "cpu", "cuda"],
+    images: Sequence[SemanticImage],
+    path: Path,
+) -> NDArray[np.float32]:
+    """Return the map, from `path` if it is there, otherwise fitted and kept there.
+
+    Args:
+        settings: Of the regions, and the fit's penalty.
+        batch_size: Images per pass.
+        device: Where to compute.
+        images: What it is fitted to.
+        path: Where it is kept; the name says what it is made from.
+
+    Returns:
+        (D + 1, d).
+
+    Raises:
+        CheckpointError: The file at `path` is damaged, or weights are missing.
+        DataError: An image cannot be read, or nothing is found in any.
+    """
+    if path.is_file():
+        fitted: NDArray[np.float32] = load_tensors(path, fix="delete it")[0]["map"].numpy()
+        return fitted
+    say(f"semantics: fitting the map from descriptors to words to {len(images)} images")
+    with fixed_arithmetic() as settle:
+        worker = SemanticWorker(settings, batch_size, device)
+        settle()
+        descriptors, categories = [], []
+        for start in range(0, len(images), batch_size):
+            loaded = [worker.load(image) for image in images[start : start + batch_size]]
+            filled = [*loaded, *(loaded[-1:] * (batch_size - len(loaded)))]
+            for region in worker.regions(filled)[: len(loaded)]:
+                descriptors.append(region.descriptors)
+                categories.append(region.categories)
+        rows, labels = torch.cat(descriptors), torch.cat(categories)
+        if not len(rows):
+            raise DataError(
+                f"nothing is found in any of {len(images)} images, so no map can be fitted",
+                where="semantics.space",
+                fix="lower semantics.grounding.box_threshold, or set semantics.space to grounding",
+            )
+        targets = centred(worker.detector.category_embeddings())[labels]
+        weights = fit_map(rows, targets, settings.ridge)
+    save_tensors(path, {"map": weights})
+    return np.asarray(weights.cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -107,7 +218,7 @@ class Region:
 
 
 class SemanticWorker:
-    """Computes semantic regions and maps; see `pipeline.execution.Worker`.
+    """Computes semantic regions and maps; see `pipeline.execution.compute.Worker`.
 
     Args:
         settings: Everything but the batch.
@@ -125,7 +236,7 @@ class SemanticWorker:
         alignment: NDArray[np.float32] | None = None,
         embeddings: Path | None = None,
     ) -> None:
-        from pipeline.devices import resolve_device
+        from pipeline.runtime import resolve_device
 
         self.batch_size = batch_size
         self._settings = settings
@@ -223,7 +334,7 @@ class SemanticWorker:
         each = self._settings.select == "category"
         selected = top_regions(similarities, region.categories, self._settings.q, each=each)
         categories, scores = region.categories.cpu().numpy(), region.scores.cpu().numpy()
-        counts = [rle.encode(mask) for mask in region.masks.bitmaps]
+        counts = [encode_rle(mask) for mask in region.masks.bitmaps]
         labels, marks = paint(region.masks.bitmaps, categories, scores)
         return {
             "boxes": region.boxes.cpu().numpy(),

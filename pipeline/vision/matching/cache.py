@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import Cache, Field, Schema
-from pipeline.vision.matching.assignment import Assignment, assign
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Field, Schema
+from pipeline.vision.matching.matcher import Assignment, assign
 from pipeline.vision.matching.settings import AssignmentSettings
 
 SCHEMA = Schema(

@@ -8,10 +8,9 @@ from kornia.feature.lightglue import TransformerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.vision.matching.matcher import LearnedMatcher
-from pipeline.vision.matching.pairs import RegionPairs
+from pipeline.vision.matching.matcher import LearnedMatcher, RegionPairs
 from pipeline.vision.matching.settings import LightGlueSettings
-from pipeline.vision.matching.sinkhorn import NEVER
+from pipeline.vision.matching.superglue import NEVER
 
 
 class LightGlue(LearnedMatcher):

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.datasets.records import Split
-from pipeline.datasets.world import read_objects, read_picture
-from pipeline.vision.matching.assignment import Assignment
+from pipeline.datasets.world.pair import read_objects, read_picture
 from pipeline.vision.matching.cache import read_matches
+from pipeline.vision.matching.matcher import Assignment
 from pipeline.vision.matching.settings import AssignmentSettings
 from pipeline.vision.sam.cache import read_masks
 

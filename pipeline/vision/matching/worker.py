@@ -11,13 +11,13 @@ from typing import Any, Literal
 import torch
 from numpy.typing import NDArray
 
-from pipeline.cache import Cache
+from pipeline.cache.reader import Cache
 from pipeline.errors import DataError
+from pipeline.vision.adaptive_batch import Portion
+from pipeline.vision.matching.build import build_matcher
 from pipeline.vision.matching.cache import pair_arrays
-from pipeline.vision.matching.pairs import collate
+from pipeline.vision.matching.matcher import collate
 from pipeline.vision.matching.settings import AssignmentSettings, MatcherSettings
-from pipeline.vision.matching.weights import build_matcher
-from pipeline.vision.portions import Portion
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from pipeline.vision.regions.cache import RegionSet, read_regions
 
@@ -40,7 +40,7 @@ class PairOfRegions:
 
 
 class MatchWorker:
-    """Matches the regions of pairs; see `pipeline.execution.Worker`.
+    """Matches the regions of pairs; see `pipeline.execution.compute.Worker`.
 
     Args:
         settings: The matcher.
@@ -60,7 +60,7 @@ class MatchWorker:
         batch_size: int,
         device: Literal["auto", "cpu", "cuda"],
     ) -> None:
-        from pipeline.devices import resolve_device
+        from pipeline.runtime import resolve_device
 
         self.batch_size = batch_size
         self._assignment = assignment

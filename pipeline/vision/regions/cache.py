@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import Cache, Field, Schema
-from pipeline.vision.fields import SIZE, geometry
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Field, Schema
+from pipeline.vision.masks import SIZE, geometry
 from pipeline.vision.regions.settings import GRID
 
 SCHEMA = Schema(

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.vision.portions import EVERYTHING, Portion, filled
-from pipeline.vision.sam.decoding import ImageSide, PromptDecoder
-from pipeline.vision.sam.encoding import input_size
-from pipeline.vision.sam.upsampling import THRESHOLD, upsample
+from pipeline.vision.adaptive_batch import EVERYTHING, Portion, filled
+from pipeline.vision.sam.amg import THRESHOLD, upsample
+from pipeline.vision.sam.decoder import ImageSide, PromptDecoder
+from pipeline.vision.sam.encoder import input_size
 
 _FIRST = slice(0, 1)
 """The mask that the decoder gives for prompts that mean one object."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import Cache, Field, Schema
-from pipeline.vision import rle
-from pipeline.vision.fields import SIZE, geometry, run_lengths
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Field, Schema
+from pipeline.vision.masks import SIZE, decode_rles, geometry, run_lengths
 
 SCHEMA = Schema(
     stage="masks",
@@ -55,7 +55,7 @@ class MaskSet:
         predicted_iou: float32 (N).
         stability: float32 (N).
         runs: int32 (N): number of run lengths of each mask.
-        counts: uint32: the run lengths of all masks, one after the other; see `pipeline.vision.rle`.
+        counts: uint32: the run lengths of all masks, one after the other; see `pipeline.vision.masks`.
         size: Height and width of the image in pixels.
     """
 
@@ -73,7 +73,7 @@ class MaskSet:
 
     def bitmaps(self) -> NDArray[np.bool_]:
         """Return all masks as bool (N, H, W)."""
-        return rle.decode_all(self.runs, self.counts, *self.size)
+        return decode_rles(self.runs, self.counts, *self.size)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what `SCHEMA` names, other than the embedding."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import SettingsError
 from pipeline.vision.sam.settings import SamSettings, SamVariant
-from pipeline.vision.weights import load_exactly, load_state_dict
+from pipeline.weights import load_exactly, load_state_dict
 
 
 @dataclass(frozen=True)

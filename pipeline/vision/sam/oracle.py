@@ -104,7 +104,7 @@ def mask_quality(maps: Sequence[NDArray[np.integer]], masks: NDArray[np.bool_]) 
     """Return for each mask (M, H, W) its best IoU with any segment of any of the maps, as (M): what it is worth.
 
     Args:
-        maps: Maps (H, W) of segment numbers, as of `pipeline.vision.sam.examples.segment`.
+        maps: Maps (H, W) of segment numbers, as of `pipeline.vision.sam.pretraining.segment`.
         masks: (M, H, W) bool.
     """
     truths = [segments[None] == np.unique(segments)[:, None, None] for segments in maps]

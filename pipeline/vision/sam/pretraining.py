@@ -2,22 +2,322 @@
 
 A point may mean several things, so three masks answer it and the best of them is trained; a box means one. An encoder
 pass serves all prompts of an image.
+
+
+Images with their segments, and the prompts drawn from them: what a SAM is trained on.
+
+A prompt may mean its object or the larger surface that the object is part of, as a point on a road may mean this road
+or the whole network; so every prompt has two targets. Each is given by a map of segment numbers, in which every pixel
+is of one segment.
+
+
+What masks cost against targets, and how well they overlap: every output of a prompt against every target of it.
+
+Dense tasks that teach an image encoder what segments are, before and beside the masks of single prompts.
+
+A prompt tells about one segment; these tell about all of an image at a fraction of the cost: what covers the ground,
+where segments meet, and how far it is from each place to the four sides of its own segment's box.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.vision.sam.dense import DenseHead
-from pipeline.vision.sam.examples import Prompted, SegmentedImages, boxes_of
-from pipeline.vision.sam.losses import mask_costs, mask_ious
-from pipeline.vision.sam.prompting import decode, embed_boxes, embed_points
+from pipeline.vision.sam.amg import THRESHOLD
+from pipeline.vision.sam.decoder import decode, embed_boxes, embed_points
+
+_EVERY_SIDE = np.ones((3, 3), dtype=np.bool_)
+_SMALLEST = 8
+"""Segments of fewer pixels are not asked for."""
+_POPULARITY = 0.2
+"""A segment is drawn in proportion to its area to this power: between once per segment and once per pixel."""
+_BOX_JITTER = 0.1
+"""Standard deviation of a box's edges as a share of its sides (SAM, arXiv 2304.02643, appendix A)."""
+
+
+@dataclass(frozen=True)
+class SegmentedImages:
+    """Images with the numbers of their segments, as tensors.
+
+    Attributes:
+        images: (N, 3, H, W) uint8.
+        land_cover: (N, H, W) uint8 class indices.
+        segments: (N, H, W) int16: positive numbers are objects, negative ones are connected parts of open ground.
+        surfaces: (N, H, W) int16: connected parts of one land-cover class, whatever objects they are made of.
+    """
+
+    images: Tensor
+    land_cover: Tensor
+    segments: Tensor
+    surfaces: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: Tensor | slice) -> SegmentedImages:
+        """Return the images at `rows`."""
+        return SegmentedImages(self.images[rows], self.land_cover[rows], self.segments[rows], self.surfaces[rows])
+
+    def turned(self, quarter_turns: int, mirrored: bool) -> SegmentedImages:
+        """Return the images rotated by quarter turns and, if asked, mirrored: overhead images have no up."""
+
+        def turn(x: Tensor) -> Tensor:
+            x = torch.rot90(x, quarter_turns, (-2, -1))
+            return (x.flip(-1) if mirrored else x).contiguous()
+
+        return SegmentedImages(turn(self.images), turn(self.land_cover), turn(self.segments), turn(self.surfaces))
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A batch: images, and as many prompts on each.
+
+    Attributes:
+        pixels: (B, 3, H, W) float32, 0–255, colours changed a little.
+        land_cover: (B, H, W) uint8.
+        segments: (B, H, W) int16.
+        boxes: (B, Q, 4) float32: left, top, right, bottom; jittered.
+        points: (B, P, 2) int64: column and row.
+        targets: (B, Q + P, 2, H, W) bool: segment and surface that each prompt means, boxes before points.
+    """
+
+    pixels: Tensor
+    land_cover: Tensor
+    segments: Tensor
+    boxes: Tensor
+    points: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> Prompted:
+        """Return the batch on `device`."""
+        return Prompted(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+def segment(
+    instances: NDArray[np.integer], land_cover: NDArray[np.uint8]
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Number the segments and surfaces of an image.
+
+    Args:
+        instances: (H, W): object numbers, 0 for open ground.
+        land_cover: (H, W): class indices.
+
+    Returns:
+        Segments and surfaces as `SegmentedImages` has them. Parts of open ground are connected by their sides, so that
+        a path one pixel wide parts them; surfaces by sides or corners.
+    """
+    _, objects = np.unique(instances, return_inverse=True)
+    # Without open ground the lowest number is an object's.
+    segments = (objects.reshape(instances.shape) + (0 if (instances == 0).any() else 1)).astype(np.int16)
+    surfaces = np.zeros(instances.shape, dtype=np.int16)
+    parts = areas = 0
+    for value in np.unique(land_cover):
+        ground, count = ndimage.label((land_cover == value) & (instances == 0))
+        segments[ground > 0] = -(ground[ground > 0] + parts)
+        parts += count
+        ground, count = ndimage.label(land_cover == value, structure=_EVERY_SIDE)
+        surfaces[ground > 0] = ground[ground > 0] + areas
+        areas += count
+    return segments, surfaces
+
+
+def batches(
+    images: SegmentedImages, size: int, points: int, boxes: int, rng: np.random.Generator
+) -> Iterator[Prompted]:
+    """Yield shuffled batches with freshly drawn prompts, turned and mirrored at random; a short last one is left out.
+
+    Args:
+        images: What to draw from.
+        size: Images per batch.
+        points: Prompts of one point, per image.
+        boxes: Prompts of one box, per image.
+        rng: Source of all that is random.
+    """
+    order = torch.from_numpy(rng.permutation(len(images)))
+    for start in range(0, len(images) - size + 1, size):
+        part = images.take(order[start : start + size]).turned(int(rng.integers(4)), bool(rng.integers(2)))
+        yield prompted(part, points, boxes, rng)
+
+
+def prompted(images: SegmentedImages, points: int, boxes: int, rng: np.random.Generator) -> Prompted:
+    """Draw prompts on images, and change their colours a little."""
+    count, _, height, width = images.images.shape
+    pixels = torch.from_numpy(np.stack([_draw_pixels(part, boxes + points, rng) for part in images.segments.numpy()]))
+    each, flat = torch.arange(count)[:, None], pixels
+    segments, surfaces = images.segments.flatten(1), images.surfaces.flatten(1)
+    targets = torch.stack(
+        [
+            images.segments[:, None] == segments[each, flat][..., None, None],
+            images.surfaces[:, None] == surfaces[each, flat][..., None, None],
+        ],
+        dim=2,
+    )
+    exact = boxes_of(targets[:, :boxes, 0].flatten(0, 1)).unflatten(0, (count, boxes))
+    sides = (exact[..., 2:] - exact[..., :2]).repeat(1, 1, 2)
+    jittered = exact + torch.from_numpy(rng.normal(0, _BOX_JITTER, exact.shape)).float() * sides
+    gain = rng.uniform(0.85, 1.15, (count, 3, 1, 1)).astype(np.float32)
+    offset = rng.uniform(-12, 12, (count, 1, 1, 1)).astype(np.float32)
+    return Prompted(
+        pixels=images.images.float() * torch.from_numpy(gain) + torch.from_numpy(offset),
+        land_cover=images.land_cover,
+        segments=images.segments,
+        boxes=jittered.clamp(0, max(height, width)),
+        points=torch.stack([flat[:, boxes:] % width, flat[:, boxes:] // width], dim=-1),
+        targets=targets,
+    )
+
+
+def boxes_of(masks: Tensor) -> Tensor:
+    """Return the boxes (K, 4) float32 of masks (K, H, W) bool: left, top, right, bottom, the last two exclusive."""
+    columns, rows = masks.any(1).int(), masks.any(2).int()
+    left, top = columns.argmax(1), rows.argmax(1)
+    right, bottom = columns.shape[1] - columns.flip(1).argmax(1), rows.shape[1] - rows.flip(1).argmax(1)
+    return torch.stack([left, top, right, bottom], dim=1).float()
+
+
+def _draw_pixels(segments: NDArray[np.int16], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return `count` pixels as indices into the flattened image: a segment each, and a pixel anywhere within it."""
+    flat = segments.ravel()
+    numbers, areas = np.unique(flat, return_counts=True)
+    weight = np.where(areas >= _SMALLEST, areas, 0) ** _POPULARITY
+    drawn = rng.choice(len(numbers), count, p=weight / weight.sum())
+    places = rng.random(count)
+    inside = [np.flatnonzero(flat == numbers[row]) for row in drawn]
+    return np.array(
+        [pixels[int(place * len(pixels))] for pixels, place in zip(inside, places, strict=True)], dtype=np.int64
+    )
+
+
+FOCAL_WEIGHT = 20.0
+"""Weight of the focal loss beside the dice loss (SAM, arXiv 2304.02643, appendix A)."""
+_ALPHA = 0.25
+
+
+def mask_costs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return 20 × focal + dice loss of each output against each target.
+
+    Focal loss with α = 0.25, γ = 2 (Lin et al. 2017) averaged over the mask, dice loss with one pixel added to both
+    sides of the fraction. Both are linear in the target, so that all pairs are products of matrices.
+
+    Args:
+        logits: (P, K, h, w): K outputs of each of P prompts.
+        targets: (P, L, h, w) in [0, 1]: the share of each cell that is of the target.
+
+    Returns:
+        (P, K, L).
+    """
+    x, truth = logits.flatten(2), targets.flatten(2).transpose(1, 2)
+    inside, outside = x.sigmoid(), (-x).sigmoid()
+    surprise = F.softplus(-x)
+    present = _ALPHA * outside.square() * surprise
+    absent = (1 - _ALPHA) * inside.square() * (surprise + x)
+    focal = (torch.bmm(present - absent, truth) + absent.sum(-1, keepdim=True)) / x.shape[-1]
+    overlap = torch.bmm(inside, truth)
+    dice = 1 - (2 * overlap + 1) / (inside.sum(-1, keepdim=True) + truth.sum(1)[:, None] + 1)
+    return FOCAL_WEIGHT * focal + dice
+
+
+@torch.no_grad()
+def mask_ious(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the IoU of each output with each target, as the masks come out in the end.
+
+    Args:
+        logits: (P, K, h, w) in low resolution; they are brought to the targets' size bilinearly.
+        targets: (P, L, H, W), 0 or 1.
+
+    Returns:
+        (P, K, L) in [0, 1]; 0 where both are empty.
+    """
+    whole = F.interpolate(logits.detach(), size=targets.shape[-2:], mode="bilinear", align_corners=False)
+    masks, truth = (whole > THRESHOLD).float().flatten(2), targets.float().flatten(2)
+    overlap = torch.bmm(masks, truth.transpose(1, 2))
+    union = masks.sum(-1, keepdim=True) + truth.sum(-1)[:, None] - overlap
+    return overlap / union.clamp(min=1)
+
+
+DETAIL = 4
+"""Targets are predicted at this many sub-cells a side of every token."""
+
+
+class DenseHead(nn.Module):
+    """A linear head on the image embedding; thrown away after training.
+
+    Args:
+        channels: Of the embedding.
+        classes: Number of land-cover classes.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self._parts = (classes, 1, 4)
+        self.linear = nn.Conv2d(channels, sum(self._parts) * DETAIL**2, 1)
+
+    def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map embeddings (B, C, h, w) to logits of land cover and of borders, and sides, at DETAIL·h × DETAIL·w."""
+        land_cover, border, sides = F.pixel_shuffle(self.linear(embeddings), DETAIL).split(self._parts, dim=1)
+        return land_cover, border, sides
+
+    def loss(self, embeddings: Tensor, land_cover: Tensor, segments: Tensor) -> Tensor:
+        """Return the sum of the three tasks' losses.
+
+        Args:
+            embeddings: (B, C, h, w).
+            land_cover: (B, H, W) class indices.
+            segments: (B, H, W) segment numbers, of any sign.
+        """
+        cover, border, sides = self(embeddings)
+        cell = segments.shape[-1] // cover.shape[-1]
+        middle = slice(cell // 2, None, cell)
+        return (
+            0.5 * F.cross_entropy(cover, land_cover[:, middle, middle].long())
+            + F.binary_cross_entropy_with_logits(border, F.avg_pool2d(borders(segments).float()[:, None], cell))
+            + F.l1_loss(sides, (1 + box_sides(segments)[:, :, middle, middle]).log() / 2)
+        )
+
+
+def borders(segments: Tensor) -> Tensor:
+    """Return where a pixel of (B, H, W) has a neighbour to its side, above or below of another segment."""
+    found = torch.zeros_like(segments, dtype=torch.bool)
+    across, down = segments[:, :, 1:] != segments[:, :, :-1], segments[:, 1:] != segments[:, :-1]
+    found[:, :, 1:] |= across
+    found[:, :, :-1] |= across
+    found[:, 1:] |= down
+    found[:, :-1] |= down
+    return found
+
+
+def box_sides(segments: Tensor) -> Tensor:
+    """Return how many pixels lie between each pixel of (B, H, W) and the sides of its segment's box.
+
+    Returns:
+        (B, 4, H, W) float32: to the left, top, right and bottom; 0 on that side itself.
+    """
+    images, height, width = segments.shape
+    numbers = segments.long() - segments.min().long()
+    many = int(numbers.max()) + 1
+    key = (numbers + many * torch.arange(images, device=segments.device)[:, None, None]).flatten()
+    y, x = torch.meshgrid(
+        torch.arange(height, device=key.device), torch.arange(width, device=key.device), indexing="ij"
+    )
+
+    def reduced(values: Tensor, how: str, start: int) -> Tensor:
+        table = torch.full((images * many,), start, device=key.device)
+        table = table.scatter_reduce(0, key, values.expand(images, -1, -1).flatten(), how)
+        return table[key].view(images, height, width)
+
+    left, top = x - reduced(x, "amin", width), y - reduced(y, "amin", height)
+    right, bottom = reduced(x, "amax", -1) - x, reduced(y, "amax", -1) - y
+    return torch.stack([left, top, right, bottom], dim=1).float()
+
 
 SMALLEST_OBJECT = 30
 """Objects of fewer visible pixels are not validated on: at 8 pixels per token little is left of them."""

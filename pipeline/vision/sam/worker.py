@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.images import read_unchanged
-from pipeline.devices import resolve_device
-from pipeline.vision.sam.encoding import resize
+from pipeline.runtime import resolve_device
+from pipeline.vision.sam.encoder import resize
 from pipeline.vision.sam.generator import MaskGenerator
 from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import GeneratorSettings, Precision, SamSettings
@@ -35,7 +35,7 @@ class LoadedImage:
 
 
 class MaskWorker:
-    """Finds masks; see `pipeline.execution.Worker`.
+    """Finds masks; see `pipeline.execution.compute.Worker`.
 
     Args:
         sam: Which SAM.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from pipeline.vision.scenes.settings import BackboneName, BackboneSettings
-from pipeline.vision.weights import load_exactly, load_state_dict
+from pipeline.weights import load_exactly, load_state_dict
 
 # Blocks per layer. The mini backbone ends after layer3: stride 16, so a 128-pixel image gives the 8×8 grid that
 # ResNet-101 gives at 256 pixels.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.cache import Field, Schema
+from pipeline.cache.schema import Field, Schema
 from pipeline.datasets.images import read_unchanged
 from pipeline.errors import DataError
 from pipeline.vision.scenes.backbones import build_backbone, normalise
@@ -44,7 +44,7 @@ class SceneImage:
 
 
 class SceneWorker:
-    """Computes backbone features; see `pipeline.execution.Worker`.
+    """Computes backbone features; see `pipeline.execution.compute.Worker`.
 
     Args:
         settings: Backbone and normalisation.
@@ -53,7 +53,7 @@ class SceneWorker:
     """
 
     def __init__(self, settings: BackboneSettings, batch_size: int, device: Literal["auto", "cpu", "cuda"]) -> None:
-        from pipeline.devices import resolve_device
+        from pipeline.runtime import resolve_device
 
         self.batch_size = batch_size
         self._settings = settings

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets.records import Pair
-from pipeline.datasets.world import WorldPair, WorldSettings, generate_world, make_pair
+from pipeline.datasets.world.files import generate_world
+from pipeline.datasets.world.pair import WorldPair, make_pair
+from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
 
 SMALL = WorldSettings(train=6, val=2, test=2, seed=3)

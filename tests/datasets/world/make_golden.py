@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.world import WorldPair, WorldSettings, make_pair
+from pipeline.datasets.world.pair import WorldPair, make_pair
+from pipeline.datasets.world.settings import WorldSettings
 from pipeline.files import sha256_bytes
 
 PATH = Path(__file__).with_name("golden.json")

@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 from shapely import Polygon
 
-from pipeline.datasets.world.canvas import MARGIN_PIXELS, Canvas
 from pipeline.datasets.world.facts import Place, place_of
-from pipeline.datasets.world.geometry import rectangle
+from pipeline.datasets.world.geometry import MARGIN_PIXELS, Canvas, random_field, rectangle
+from pipeline.datasets.world.labels import roof_patch
 from pipeline.datasets.world.light import Acquisition, shadows, slope_light
-from pipeline.datasets.world.noise import random_field
-from pipeline.datasets.world.roofs import roof_patch
 from pipeline.datasets.world.scene import STAYS, Building, RoofPart
 
 

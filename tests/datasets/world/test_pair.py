@@ -5,8 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.datasets.world import LAND_CLASSES, OBJECT_CLASSES, WorldPair, WorldSettings, make_pair
 from pipeline.datasets.world.events import PLANNERS
+from pipeline.datasets.world.pair import WorldPair, make_pair
+from pipeline.datasets.world.settings import LAND_CLASSES, OBJECT_CLASSES, WorldSettings
 
 
 def _same(first: WorldPair, second: WorldPair) -> bool:

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from pipeline.config import parse_section, settings_hash
-from pipeline.datasets import world
-from pipeline.datasets.world import WorldSettings
+from pipeline.datasets.world.settings import WorldSettings
 from pipeline.errors import SettingsError
 
 
@@ -46,14 +45,8 @@ def test_the_hash_follows_the_nuisances() -> None:
 
 def test_settings_come_without_the_drawing_libraries() -> None:
     script = (
-        "import sys; from pipeline.datasets.world import WorldSettings; WorldSettings(); "
+        "import sys; from pipeline.datasets.world.settings import WorldSettings; WorldSettings(); "
         "print([name for name in ('numpy', 'scipy', 'shapely', 'PIL', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_every_exported_name_is_there() -> None:
-    assert all(hasattr(world, name) for name in world.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = world.nothing

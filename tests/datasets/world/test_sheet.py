@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets.records import Pair
-from pipeline.datasets.world import WorldSettings, contact_sheet
-from pipeline.datasets.world.sheet import _choose
+from pipeline.datasets.world.settings import WorldSettings
+from pipeline.datasets.world.sheet import _choose, contact_sheet
 from pipeline.errors import DataError
 
 

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import OutputError
-from pipeline.vision.drawing.canvas import Canvas, readable_on, save_png, zoom_for
-from pipeline.vision.drawing.palette import (
+from pipeline.vision.drawing.canvas import (
     APPEARED,
     BLUE,
     GREEN,
@@ -18,8 +17,12 @@ from pipeline.vision.drawing.palette import (
     REGIONS,
     VANISHED,
     YELLOW,
+    Canvas,
     Colour,
     category_colours,
+    readable_on,
+    save_png,
+    zoom_for,
 )
 
 BLACK = np.zeros((16, 24, 3), dtype=np.uint8)

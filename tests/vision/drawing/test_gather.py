@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.cache import Provenance, Schema, pack
+from pipeline.cache.schema import Provenance, Schema
+from pipeline.cache.writer import pack
 from pipeline.datasets.images import read_rgb
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, DataError
-from pipeline.vision import rle
 from pipeline.vision.drawing.gather import gather_pair
 from pipeline.vision.drawing.pair import KINDS, draw_pair
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
@@ -63,7 +63,7 @@ def semantic_arrays(unit: int) -> dict[str, Any]:
         "scores": found.predicted_iou,
         "category": np.arange(count, dtype=np.int32) % 2,
         "runs": found.runs,
-        "counts": np.concatenate([np.zeros(0, np.uint32), *map(rle.encode, masks)]),
+        "counts": np.concatenate([np.zeros(0, np.uint32), *map(masks.encode, masks)]),
         "embeddings": np.zeros((count, 4), np.float16),
         "descriptors": np.zeros((count, 4), np.float16),
         "similarity": np.zeros((count, 2), np.float16),

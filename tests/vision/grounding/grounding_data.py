@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.vision.grounding.library import GroundingDINO
-from pipeline.vision.grounding.model import GroundingLayout, build_grounding_dino
+from pipeline.vision.grounding.model import GroundingDINO, GroundingLayout, build_grounding_dino
 from pipeline.vision.grounding.settings import GroundingSettings
 
 PRETRAINED = Path(__file__).parents[3] / "artifacts" / "pretrained"

@@ -12,13 +12,18 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import CheckpointError
-from pipeline.vision.grounding.forward import ground
-from pipeline.vision.grounding.images import canvas
-from pipeline.vision.grounding.library import GroundingDINO, NestedTensor
-from pipeline.vision.grounding.model import LAYOUTS, build_grounding_dino, load_weights
-from pipeline.vision.grounding.sampling import sample
+from pipeline.vision.grounding.detector import canvas
+from pipeline.vision.grounding.model import (
+    LAYOUTS,
+    GroundingDINO,
+    NestedTensor,
+    build_grounding_dino,
+    ground,
+    load_weights,
+    sample,
+)
 from pipeline.vision.grounding.settings import GroundingSettings
-from pipeline.vision.weights import load_state_dict
+from pipeline.weights import load_state_dict
 from tests.vision.grounding.grounding_data import PRETRAINED, PUBLISHED_LIKE, TEXT_ENCODER, small
 
 CAPTIONS = ["building . swimming pool . road .", "parking lot ."]
@@ -65,7 +70,7 @@ def test_running_is_silent() -> None:
     code = (
         "import warnings; warnings.simplefilter('error')\n"
         "import torch\n"
-        "from pipeline.vision.grounding.forward import ground\n"
+        "from pipeline.vision.grounding.model import ground\n"
         "from tests.vision.grounding.grounding_data import small\n"
         "ground(small(), torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool), ['road .'])\n"
     )

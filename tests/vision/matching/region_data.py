@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.cache import Provenance, pack
+from pipeline.cache.schema import Provenance
+from pipeline.cache.writer import pack
 from pipeline.vision.matching.settings import LightGlueSettings, MatcherSettings, SuperGlueSettings
 from pipeline.vision.regions.cache import SCHEMA, RegionSet
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.vision.matching.assignment import Assignment
+from pipeline.vision.matching.matcher import Assignment
 from pipeline.vision.matching.oracle import Count, Gold, Score, judge, objects_of_regions, table
 
 

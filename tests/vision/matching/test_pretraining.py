@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.vision.matching.examples.augmentation import augmented, exchanged
-from pipeline.vision.matching.examples.settings import AugmentSettings
-from pipeline.vision.matching.examples.tensors import Examples
-from pipeline.vision.matching.pairs import collate
-from pipeline.vision.matching.pretraining import batches, losses, target_table, validate
+from pipeline.vision.matching.build import learned_matcher
+from pipeline.vision.matching.example_settings import AugmentSettings
+from pipeline.vision.matching.examples import Examples
+from pipeline.vision.matching.matcher import collate
+from pipeline.vision.matching.pretraining import augmented, batches, exchanged, losses, target_table, validate
 from pipeline.vision.matching.settings import AssignmentSettings
-from pipeline.vision.matching.weights import learned_matcher
 from tests.vision.matching.region_data import WIDTH, matcher_settings, random_pairs
 
 COUNTS = [(5, 4), (0, 3), (2, 0), (3, 3)]

@@ -9,8 +9,8 @@ from segment_anything.modeling import Sam
 from benchmarks._random_sam import lively_sam, picture
 from pipeline.errors import ResourceError
 from pipeline.vision.sam.boxes import box_portion, masks_from_boxes
-from pipeline.vision.sam.decoding import Decoded, ImageSide, PromptDecoder
-from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.decoder import Decoded, ImageSide, PromptDecoder
+from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.settings import SamSettings
 
 SIZES = [(128, 128), (90, 200), (64, 64)]

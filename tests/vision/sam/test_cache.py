@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.cache import Cache, Provenance, pack
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Provenance
+from pipeline.cache.writer import pack
 from pipeline.vision.sam.cache import SCHEMA, MaskSet, read_masks
-from pipeline.vision.sam.packing import pack as packed
+from pipeline.vision.sam.postprocess import pack as packed
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -16,15 +16,15 @@ from segment_anything.utils.amg import calculate_stability_score
 
 from benchmarks._random_sam import lively_sam, picture
 from pipeline.datasets.images import read_rgb
-from pipeline.datasets.world import WorldSettings, make_pair
+from pipeline.datasets.world.pair import make_pair
+from pipeline.datasets.world.settings import WorldSettings
 from pipeline.errors import ResourceError
-from pipeline.vision.sam import filtering, finishing
+from pipeline.vision.sam import amg, postprocess
+from pipeline.vision.sam.amg import View, every, grid
 from pipeline.vision.sam.cache import MaskSet
-from pipeline.vision.sam.candidates import View
-from pipeline.vision.sam.decoding import PromptDecoder
-from pipeline.vision.sam.encoding import ImageEncoder
+from pipeline.vision.sam.decoder import PromptDecoder
+from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.generator import MaskGenerator
-from pipeline.vision.sam.points import every, grid
 from pipeline.vision.sam.settings import PUBLISHED_GENERATOR, GeneratorSettings, SamSettings
 from tests.datasets.reference import reference
 
@@ -280,7 +280,7 @@ def _little_room(monkeypatch: pytest.MonkeyPatch, where: str, most: int) -> None
     owner, name, argument = {
         "low resolution": (PromptDecoder, "logits", 2),
         "full size": (View, "drawn", 1),
-        "packing": (finishing, "pack", 0),
+        "packing": (postprocess, "pack", 0),
     }[where]
     done = getattr(owner, name)
 
@@ -344,14 +344,14 @@ def test_comparing_masks_goes_on_with_fewer_at_once(
 ) -> None:
     settings, image = _changed(mask_nms=0.8), picture(128, 128)
     expected = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([image])[0]
-    whole = filtering.best_by_mask
+    whole = amg.best_by_mask
 
     def cramped(masks: torch.Tensor, overlap: float, at_once: int) -> torch.Tensor:
         if at_once > 4:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return whole(masks, overlap, at_once)
 
-    monkeypatch.setattr(filtering, "best_by_mask", cramped)
+    monkeypatch.setattr(amg, "best_by_mask", cramped)
     found = MaskGenerator(sam, SamSettings(), settings, "cpu").generate([image])[0]
     assert "masks compared at once" in capsys.readouterr().err
     np.testing.assert_array_equal(found.bitmaps(), expected.bitmaps())

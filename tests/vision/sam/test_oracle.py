@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.datasets.world import WorldSettings, make_pair
+from pipeline.datasets.world.pair import make_pair
+from pipeline.datasets.world.settings import WorldSettings
 from pipeline.vision.sam.oracle import Recall, best_ious, find_objects, mask_quality, report
 
 

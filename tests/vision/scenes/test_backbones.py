@@ -13,7 +13,7 @@ from pipeline.checkpoints import CHECKPOINTS
 from pipeline.errors import CheckpointError
 from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
-from pipeline.vision.weights import load_state_dict
+from pipeline.weights import load_state_dict
 
 
 @pytest.mark.parametrize(

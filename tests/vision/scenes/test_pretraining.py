@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.datasets.world import WorldSettings
-from pipeline.execution import EngineSettings
+from pipeline.datasets.world.settings import WorldSettings
+from pipeline.execution.settings import EngineSettings
 from pipeline.vision.scenes import pretraining
 from pipeline.vision.scenes.backbones import build_backbone
 from pipeline.vision.scenes.pretraining import ScenePairs, ScenePretraining, batches, validate
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages.pretrain import scenes as pretrain_scenes
-from tests.pretraining.resuming import check_resumed
+from tests.training.resuming import check_resumed
 
 
 def random_pairs(count: int, size: int = 64) -> ScenePairs:

@@ -1,0 +1,271 @@
+"""`sagecc inspect`: what a cache holds.
+
+`sagecc checkpoints`: published weights, listed and fetched on request.
+
+`sagecc clean`: the unfinished and finished work that interrupted stages go on from.
+
+`sagecc data`: the synthetic world as a data set for others, and as a picture.
+
+`sagecc describe`: what changed between two images of the user's own.
+
+`sagecc doctor`: is this machine ready?
+
+`sagecc draw`: masks, matches and semantic regions of pairs as a picture.
+
+`sagecc init`: write params.yaml from a named profile.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cli.options import PARAMS, Params, Set, Settings
+from stages import paths
+
+checkpoints_app = typer.Typer(help="Published weights: list them, fetch them.", no_args_is_help=True)
+
+
+@checkpoints_app.command("list")
+def list_checkpoints() -> None:
+    """List the published weights the project knows, with size, licence and whether they are here.
+
+    Example: sagecc checkpoints list
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.checkpoints import CHECKPOINTS
+
+    table = Table("name", "here", "size", "setting", "licence", "address")
+    for checkpoint in CHECKPOINTS.values():
+        here = "yes" if checkpoint.path.is_file() else "no"
+        table.add_row(checkpoint.name, here, checkpoint.size, checkpoint.used_by, checkpoint.licence, checkpoint.url)
+    Console().print(table)
+
+
+@checkpoints_app.command()
+def fetch(name: Annotated[str, typer.Argument(help="A name that `sagecc checkpoints list` prints.")]) -> None:
+    """Download published weights and check their SHA-256.
+
+    Example: sagecc checkpoints fetch resnet101
+    """
+    from pipeline.checkpoints import fetch as fetch_checkpoint
+
+    typer.echo(f"wrote {fetch_checkpoint(name)}")
+
+
+def clean(
+    stage: Annotated[str | None, typer.Argument(help="Stage whose work is removed, or all; none: list sizes.")] = None,
+) -> None:
+    """List what stages keep in .work, or remove it; finished caches and models stay.
+
+    Without it a stage starts from the beginning. Example: sagecc clean scenes
+    """
+    from pipeline.errors import SettingsError
+    from pipeline.execution.build import clean as remove
+    from pipeline.execution.build import work_sizes
+
+    sizes = work_sizes(paths.WORK)
+    if stage is None:
+        for name, size in sizes.items():
+            typer.echo(f"{name:<20}{size / 2**20:10.1f} MiB")
+        typer.echo("remove with `sagecc clean STAGE` or `sagecc clean all`" if sizes else f"{paths.WORK} is empty")
+        return
+    if stage != "all" and stage not in sizes:
+        raise SettingsError(f"no work of a stage {stage!r} is kept", fix=f"one of: all, {', '.join(sizes)}")
+    freed = remove(paths.WORK, None if stage == "all" else stage)
+    typer.echo(f"freed {freed / 2**20:.1f} MiB")
+
+
+data_app = typer.Typer(help="The synthetic world: export it in published layouts, look at it.", no_args_is_help=True)
+World = Annotated[Path, typer.Option("--world", help="A generated world.")]
+
+
+@data_app.command()
+def generate(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    params: Params = PARAMS,
+    changes: Set = None,
+) -> None:
+    """Generate a synthetic world on its own, without preparing it.
+
+    Example: sagecc data generate --out world --set prepare.world.size=256
+    """
+    from pipeline.datasets.world.files import generate_world
+    from stages.prepare import PrepareSettings
+
+    settings = Settings(params, changes)
+    pairs = generate_world(settings.section("prepare", PrepareSettings).world, out, engine=settings.engine)
+    typer.echo(f"wrote {len(pairs)} pairs to {out}")
+
+
+@data_app.command()
+def export(
+    layout: Annotated[Literal["levir-cc", "second-cc"], typer.Option("--layout", help="Whose layout.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    world: World = paths.PREPARED / "world",
+) -> None:
+    """Write the synthetic world in a published data set's own layout, so that other code can run on it.
+
+    Example: sagecc data export --layout levir-cc --out exported
+    """
+    from pipeline.datasets.world.files import export_world
+
+    typer.echo(f"wrote {export_world(world, layout, out)}")
+
+
+@data_app.command()
+def sheet(
+    out: Annotated[Path, typer.Option("--out", help="PNG to write.")],
+    world: World = paths.PREPARED / "world",
+    rows: Annotated[int, typer.Option("--rows", min=1, max=40, help="Pairs to show.")] = 6,
+) -> None:
+    """Draw pairs of the synthetic world side by side, with change mask and a caption.
+
+    Example: sagecc data sheet --out sheet.png
+    """
+    from pipeline.datasets.world.sheet import contact_sheet
+
+    typer.echo(f"wrote {contact_sheet(world, rows, out)}")
+
+
+def describe(
+    before: Annotated[Path, typer.Argument(help="The earlier image.")],
+    after: Annotated[Path, typer.Argument(help="The later image, of the same extent and size.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A trained model [default: the first seed of the active settings].")
+    ] = None,
+    graph: Annotated[
+        Path, typer.Option("--graph", help="The caption graph that the model was trained with, if it takes one.")
+    ] = paths.GRAPH,
+    params: Params = PARAMS,
+    changes: Set = None,
+) -> None:
+    """Say in words what changed between two images.
+
+    Example: sagecc describe before.png after.png --set caption.n_best=3 --set caption.beams=5
+    """
+    from stages import describe as stage
+    from stages.caption import CaptionSettings
+    from stages.train import TrainSettings
+
+    settings = Settings(params, changes)
+    train = settings.section("train", TrainSettings)
+    folder = model or paths.models(train.name) / f"seed-{train.seeds[0]}"
+    search = settings.section("caption", CaptionSettings)
+    found = stage.run(
+        search,
+        before,
+        after,
+        folder,
+        engine=settings.engine,
+        mass=search.change_threshold if search.change == "mass" else None,
+        graph=graph,
+    )
+    for remark in found.remarks:
+        typer.echo(remark, err=True)
+    if len(found.sentences) == 1:
+        typer.echo(found.sentences[0])
+        return
+    for sentence, score in zip(found.sentences, found.scores, strict=True):
+        typer.echo(f"{score:8.3f}  {sentence}")
+
+
+_COLOURS = {"ok": typer.colors.GREEN, "note": typer.colors.YELLOW, "problem": typer.colors.RED}
+
+
+def doctor() -> None:
+    """Check versions, devices, Java, checkpoints and disk; exits with 2 when a stage would fail.
+
+    Example: sagecc doctor
+    """
+    from pipeline.doctor import examine
+
+    problems = 0
+    for finding in examine(Path.cwd()):
+        problems += finding.state == "problem"
+        mark = typer.style(f"{finding.state:<8}", fg=_COLOURS[finding.state])
+        typer.echo(f"{mark}{finding.topic:<13}{finding.text}")
+        if finding.fix:
+            typer.echo(f"{'':<21}{finding.fix}")
+    raise typer.Exit(2 if problems else 0)
+
+
+def draw(
+    pairs: Annotated[list[str], typer.Argument(help="Ids as in pairs.jsonl; several are drawn row by row.")],
+    out: Annotated[Path, typer.Option("--out", help="PNG to write.")],
+    prepared: Annotated[Path, typer.Option("--prepared", help="Folder that `sagecc prepare` wrote.")] = paths.PREPARED,
+    masks: Annotated[Path, typer.Option("--masks", help="Cache that `sagecc masks` wrote.")] = paths.MASKS,
+    matches: Annotated[Path, typer.Option("--matches", help="Cache that `sagecc matches` wrote.")] = paths.MATCHES,
+    semantics: Annotated[
+        Path, typer.Option("--semantics", help="Cache that `sagecc semantics` wrote.")
+    ] = paths.SEMANTICS,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", help="Of several pairs: masks, matches, semantics or maps; may be given again."),
+    ] = None,
+    imagery: Annotated[
+        bool, typer.Option(help="Show the images; without them regions lie on grey, for imagery not to be passed on.")
+    ] = True,
+) -> None:
+    """Draw the masks of pairs, and their matches and semantic regions where they have been computed.
+
+    Example: sagecc draw test_000004 test_000007 --kind matches --kind maps --out pairs.png
+    """
+    from stages import draw as stage
+
+    path = stage.run(prepared, pairs, masks, matches, semantics, out, kinds=kind or (), imagery=imagery)
+    typer.echo(f"wrote {path}")
+
+
+def init(
+    profile: Annotated[
+        str,
+        typer.Argument(help="synthetic, levir-cc, levir-cc-tags, levir-mci, dubai-cc, whu-cdc, second-cc or folder."),
+    ] = "synthetic",
+    root: Annotated[str | None, typer.Option("--root", help="The data set's folder.")] = None,
+    allow_missing_images: Annotated[
+        bool, typer.Option("--allow-missing-images", help="Work with the pairs whose images are there.")
+    ] = False,
+    mini: Annotated[
+        bool, typer.Option("--mini", help="Use the mini models that ship instead of published checkpoints.")
+    ] = False,
+    changes: Set = None,
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = PARAMS,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite without keeping a copy.")] = False,
+) -> None:
+    """Write params.yaml from a named profile.
+
+    Example: sagecc init levir-cc --root ~/data/Levir-CC-dataset
+    """
+    from pipeline.files import write_text
+    from stages.profiles import missing_files, next_command, profile_sections, render_profile
+
+    assignments = [*(changes or []), *(["prepare.allow_missing_images=true"] if allow_missing_images else [])]
+    sections = profile_sections(profile, root, assignments, mini=mini)
+    if out.exists() and not force:
+        backup = out.with_suffix(out.suffix + ".bak")
+        write_text(backup, out.read_text(encoding="utf-8"))
+        typer.echo(f"kept the old settings as {backup}")
+    write_text(out, render_profile(profile, sections))
+    typer.echo(f"wrote {out} from profile {profile}")
+    command = next_command(sections)
+    for path, advice in missing_files(sections):
+        typer.echo(f"before `{command}`: {path} is not there")
+        typer.echo(f"  {advice}")
+    typer.echo(f"next: {command}")
+
+
+def inspect(file: Annotated[Path, typer.Argument(help="A cache, such as artifacts/caches/scenes.h5.")]) -> None:
+    """Print what a cache holds: its origin, and name, shape, dtype, unit and statistics of every field.
+
+    Example: sagecc inspect artifacts/caches/scenes.h5
+    """
+    from rich.console import Console
+
+    from pipeline.cache.inspect import describe, render
+
+    Console().print(render(describe(file)))

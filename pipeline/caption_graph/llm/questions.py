@@ -1,0 +1,263 @@
+"""From the text that a model returned to one verdict for each item that was asked.
+
+What a language model can be asked: prompt, form of the answer, and the check of each answer against its item.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.caption_graph.settings import LLMSettings
+from pipeline.errors import DataError
+from pipeline.files import content_key
+
+_VERSION = 1  # rises whenever the same prompt, model and item would be asked in another way
+
+Item = Mapping[str, Any]
+"""What one answer is about, as the model is shown it: JSON fields without `id` and `problem`."""
+
+
+class Answer(BaseModel):
+    """The answer to one item. Fields that the schema does not know are dropped, not kept.
+
+    Attributes:
+        id: Number of the item within its request, from 1; has no meaning outside of it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", str_strip_whitespace=True)
+
+    id: int
+
+
+AnswerT = TypeVar("AnswerT", bound=Answer)
+
+
+class Rejected(Exception):  # noqa: N818 - a verdict on an answer, not an error of the program
+    """An answer that contradicts its item; the text says why, in words that the model can use to mend it."""
+
+
+@dataclass(frozen=True)
+class Question(Generic[AnswerT]):
+    """One kind of question.
+
+    Attributes:
+        name: Short name, used in file names: "triples".
+        items: What the items are called in the plural: "captions".
+        prompt: Text of the system message.
+        answer: Form of the answer to one item.
+        check: Raises `Rejected` where an answer contradicts its item.
+        characters: Expected length of the answer to an item, for estimates.
+        items_per_request: Items that share a request.
+        label: How an item is named in messages.
+    """
+
+    name: str
+    items: str
+    prompt: str
+    answer: type[AnswerT]
+    check: Callable[[Item, AnswerT], None]
+    characters: Callable[[Item], int]
+    items_per_request: int
+    label: Callable[[Item], str]
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of a whole answer, within the subset that strict structured output accepts.
+
+        Every object closed, every field required, no references.
+        """
+        document = self.answer.model_json_schema()
+        one = _plain(document, document.get("$defs", {}))
+        return {
+            "type": "object",
+            "properties": {"answers": {"type": "array", "items": one}},
+            "required": ["answers"],
+            "additionalProperties": False,
+        }
+
+    def key(self, model: str, parameters: Mapping[str, Any]) -> str:
+        """Content key of all that shapes an answer, the item left aside."""
+        return content_key(_VERSION, self.name, self.prompt, self.schema, model, dict(parameters))
+
+
+def item_key(item: Item) -> str:
+    """Content key of an item."""
+    return content_key(dict(item))
+
+
+def batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """Cut `keys` into requests of `size` items; the last may be smaller."""
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]
+
+
+def compose(question: Question[Any], items: Sequence[Item], problems: Sequence[str | None]) -> str:
+    """Write the user message: the items, numbered from 1, with what was wrong with the last answer to each."""
+    shown = [
+        {"id": number, **item} | ({} if problem is None else {"problem": problem})
+        for number, (item, problem) in enumerate(zip(items, problems, strict=True), start=1)
+    ]
+    return json.dumps({question.items: shown}, ensure_ascii=False)
+
+
+def read_prompt(settings: LLMSettings, name: str) -> str:
+    """Read the prompt `name`.md: the user's version where `settings.prompts` names a folder that has one.
+
+    Raises:
+        DataError: The folder or file cannot be read, or the prompt is empty.
+    """
+    if settings.prompts is None:
+        return files(__package__).joinpath("prompts", f"{name}.md").read_text(encoding="utf-8").strip()
+    path = Path(settings.prompts) / f"{name}.md"
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"cannot read the prompt: {error}",
+            where=path,
+            fix="set `graph.build.llm.prompts` to null: prompts come along",
+        ) from error
+    if not text:
+        raise DataError("the prompt is empty", where=path, fix="write it, or set `graph.build.llm.prompts` to null")
+    return text
+
+
+def _plain(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """Resolve references, drop titles and descriptions, close objects and require all their fields."""
+    if isinstance(node, list):
+        return [_plain(value, definitions) for value in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _plain(definitions[node["$ref"].rsplit("/", 1)[1]], definitions)
+    if node.get("type") == "object":
+        properties = {name: _plain(value, definitions) for name, value in node["properties"].items()}
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+    return {
+        key: _plain(value, definitions) for key, value in node.items() if key not in ("title", "description", "$defs")
+    }
+
+
+_LIST = re.compile(r'"answers"\s*:\s*\[')
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+@dataclass(frozen=True)
+class Verdict(Generic[AnswerT]):
+    """What became of the items of one request, by position.
+
+    Attributes:
+        accepted: Answers that hold.
+        rejected: Why the others have none; every position is in exactly one of both.
+    """
+
+    accepted: dict[int, AnswerT]
+    rejected: dict[int, str]
+
+
+def judge(question: Question[AnswerT], items: Sequence[Item], text: str) -> Verdict[AnswerT]:
+    """Judge the answer `text` to a request about `items`, which it numbers from 1.
+
+    What a model can do wrong costs only the items concerned: complete answers of a truncated text are kept, and an
+    answer of the wrong form or content is rejected alone. One that names an item that was not asked is distrusted as
+    a whole, because its numbers may all have slipped.
+    """
+    elements, complaint = _elements(text)
+    everyone = range(len(items))
+    if not elements:
+        return Verdict({}, dict.fromkeys(everyone, complaint or "the list of answers is empty"))
+    positions = [_position(element) for element in elements]
+    if strange := [position for position in positions if position is not None and position not in everyone]:
+        reason = f"the answer names item {strange[0] + 1}, which was not asked (1 to {len(items)} were)"
+        return Verdict({}, dict.fromkeys(everyone, reason))
+    times = Counter(positions)
+    accepted: dict[int, AnswerT] = {}
+    rejected: dict[int, str] = {}
+    for position, element in zip(positions, elements, strict=True):
+        if position is None:
+            complaint = complaint or "an answer names no item"
+        elif times[position] > 1:
+            rejected[position] = f"the item was answered {times[position]} times in one answer"
+        else:
+            try:
+                accepted[position] = accept(question, items[position], element)
+            except Rejected as reason:
+                rejected[position] = str(reason)
+    for position in everyone:
+        if position not in accepted:
+            rejected.setdefault(position, complaint or "the item was left out of the answer")
+    return Verdict(accepted, dict(sorted(rejected.items())))
+
+
+def accept(question: Question[AnswerT], item: Item, element: Any) -> AnswerT:
+    """Check one answer's form and content.
+
+    Raises:
+        Rejected: It is of another form or contradicts the item.
+    """
+    try:
+        answer = question.answer.model_validate(element)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Rejected(f"not of the schema asked for: {place or 'answer'}: {first['msg']}") from None
+    question.check(item, answer)
+    return answer
+
+
+def _elements(text: str) -> tuple[list[Any], str | None]:
+    """Return the answers that `text` holds and, where it is not whole, what is wrong with it.
+
+    Text around the JSON object (a code fence, a remark) is passed over.
+    """
+    if not text.strip():
+        return [], "the answer is empty"
+    start, end = text.find("{"), text.rfind("}") + 1
+    if start < 0:
+        return [], "the answer is not JSON"
+    try:
+        document = json.loads(text[start:end])
+    except (ValueError, RecursionError):
+        return _complete_elements(text), "the answer is cut off or not JSON"
+    if not isinstance(document, dict) or not isinstance(document.get("answers"), list):
+        return [], "the answer is of another schema: it has no list `answers`"
+    return document["answers"], None
+
+
+def _complete_elements(text: str) -> list[Any]:
+    found = _LIST.search(text)
+    if found is None:
+        return []
+    decoder = json.JSONDecoder()
+    elements: list[Any] = []
+    place = found.end()
+    while True:
+        between = _BETWEEN.match(text, place)
+        place = place if between is None else between.end()
+        try:
+            element, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            return elements
+        elements.append(element)
+
+
+def _position(element: Any) -> int | None:
+    """Position that an answer names; None where it names none. Digits in quotes count, as some models write them."""
+    number = element.get("id") if isinstance(element, dict) else None
+    if isinstance(number, str) and re.fullmatch(r"[0-9]{1,6}", number):
+        number = int(number)
+    return number - 1 if isinstance(number, int) and not isinstance(number, bool) else None

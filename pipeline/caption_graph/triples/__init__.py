@@ -1,0 +1,1 @@
+"""Triples ⟨head; relation; tail⟩ of change captions: records, the convention they follow, and the rule engine."""

@@ -1,0 +1,259 @@
+"""Pairs with what the model says of them, as a picture to look at.
+
+Generated captions as the stage `caption` leaves them: one COCO results file per seed, and their provenance.
+
+An evaluation as tables: Markdown for people, CSV for plots.
+
+An evaluation as a picture: the rows side by side, changed pairs beside all pairs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.datasets.images import read_rgb
+from pipeline.datasets.records import SPLITS, Pair, Split
+from pipeline.errors import DataError
+from pipeline.evaluation.report import DEVIATION, LABELS, MODEL, Numbers, Report
+from pipeline.evaluation.scores import METRICS, Subset
+from pipeline.files import atomic_path, read_json
+
+CAPTION_AGAIN: Final = "run `sagecc caption`"
+_SEED: Final = re.compile(r"seed-(\d+)\.json")
+
+
+@dataclass(frozen=True)
+class GeneratedCaptions:
+    """Captions of one split by models that differ in their seed.
+
+    Attributes:
+        split: The split that was captioned.
+        seeds: For each seed, in rising order, a caption by pair id.
+    """
+
+    split: Split
+    seeds: Mapping[int, Mapping[str, str]]
+
+
+def read_captions(folder: Path) -> GeneratedCaptions:
+    """Read `seed-<n>.json` files, each `[{"image_id": pair id, "caption": sentence, …}]`, and `provenance.json`.
+
+    Raises:
+        DataError: The folder holds no captions, a file is damaged or of another form, a pair is captioned twice by
+            one seed, or the provenance names no split.
+    """
+    provenance = read_json(folder / "provenance.json", fix=CAPTION_AGAIN)
+    split = provenance.get("split") if isinstance(provenance, dict) else None
+    if split not in SPLITS:
+        raise DataError(
+            f"the provenance names no split (given: {split!r})", where=folder / "provenance.json", fix=CAPTION_AGAIN
+        )
+    found = {int(match[1]): path for path in folder.iterdir() if (match := _SEED.fullmatch(path.name))}
+    if not found:
+        raise DataError("no captions: there is no seed-<n>.json here", where=folder, fix=CAPTION_AGAIN)
+    return GeneratedCaptions(split, {seed: _read(found[seed]) for seed in sorted(found)})
+
+
+def check_pairs(captions: GeneratedCaptions, pairs: Iterable[str], folder: Path) -> None:
+    """See that every seed captions exactly `pairs`.
+
+    Raises:
+        DataError: A caption is of an unknown pair or of another split, or a pair has none.
+    """
+    wanted = set(pairs)
+    for seed, by_pair in captions.seeds.items():
+        for problem, ids in (
+            (f"captions of pairs that the split {captions.split!r} does not hold", by_pair.keys() - wanted),
+            (f"pairs of the split {captions.split!r} without a caption", wanted - by_pair.keys()),
+        ):
+            if ids:
+                raise DataError(
+                    f"{problem}: {len(ids)}, first {min(ids)!r}",
+                    where=folder / f"seed-{seed}.json",
+                    fix=f"{CAPTION_AGAIN} on the same prepared data set",
+                )
+
+
+def _read(path: Path) -> dict[str, str]:
+    rows = read_json(path, fix=CAPTION_AGAIN)
+    if not isinstance(rows, list):
+        raise DataError("not COCO results: a list is wanted", where=path, fix=CAPTION_AGAIN)
+    captions: dict[str, str] = {}
+    for position, row in enumerate(rows):
+        pair, caption = _entry(row, path, position)
+        if pair in captions:
+            raise DataError(f"the pair {pair!r} is captioned twice", where=path, fix=CAPTION_AGAIN)
+        captions[pair] = caption
+    return captions
+
+
+def _entry(row: Any, path: Path, position: int) -> tuple[str, str]:
+    pair, caption = (row.get("image_id"), row.get("caption")) if isinstance(row, dict) else (None, None)
+    if not isinstance(pair, str) or not isinstance(caption, str):
+        raise DataError(
+            "not COCO results: each entry wants an `image_id` and a `caption`, both text",
+            where=f"{path}, entry {position}",
+            fix=CAPTION_AGAIN,
+        )
+    return pair, caption
+
+
+TITLES: Final = {
+    "bleu_1": "BLEU-1",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D",
+    "s_m": "S*m",
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+}
+"""How the metrics are called in tables and plots."""
+
+_FAMILIES: Final = {"words": "Words", "ids": "Vocabulary ids"}
+_FLAG: Final = ("accuracy", "precision", "recall", "f1")
+
+
+def markdown(report: Report) -> str:
+    """Write the report as Markdown: changed pairs first, then unchanged, then all, then the notes."""
+    parts = ["# Evaluation", *report.notes]
+    for family, subsets in report.scores.items():
+        for subset, rows in subsets.items():
+            if rows is not None:
+                parts.append(f"## {_FAMILIES[family]}: {subset} pairs ({report.pairs[subset]:,})")
+                parts.append("\n".join(_table(rows, METRICS)))
+    if report.change_flag:
+        parts.append("## “Changed”, as the sentences imply it")
+        parts.append("\n".join(_table(report.change_flag, _FLAG)))
+    return "\n\n".join(parts) + "\n"
+
+
+def score_table(report: Report) -> str:
+    """Write the scores as CSV, a line per family, subset and row; what is missing is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["family", "subset", "row", *METRICS])
+    for family, subsets in report.scores.items():
+        for subset, rows in subsets.items():
+            for name, scores in (rows or {}).items():
+                writer.writerow([family, subset, name, *(_exact(scores[metric]) for metric in METRICS)])
+    return text.getvalue()
+
+
+def _table(rows: Mapping[str, Numbers], metrics: tuple[str, ...]) -> Iterator[str]:
+    yield "| | " + " | ".join(TITLES[metric] for metric in metrics) + " |"
+    yield "| --- |" + " ---: |" * len(metrics)
+    for name, label in LABELS.items():
+        if name in rows:
+            spread = rows.get(DEVIATION) if name == MODEL else None
+            cells = (_cell(rows[name][metric], None if spread is None else spread[metric]) for metric in metrics)
+            yield f"| {label} | " + " | ".join(cells) + " |"
+
+
+def _cell(value: float | None, deviation: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if deviation is None else f"{value:.2f} ± {deviation:.2f}"
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+_METRICS: Final = ("bleu_4", "meteor", "rouge_l", "cider_d", "s_m")
+_PANELS: Final[tuple[Subset, ...]] = ("changed", "all")
+_COLOURS: Final = dict(zip(LABELS, ("#1b6ca8", "#b9b9b9", "#e0a458"), strict=True))
+
+
+def draw_scores(report: Report, path: Path) -> Path:
+    """Draw a bar per row and metric, on words, with deviations over seeds, into a PNG file.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    axes = figure.subplots(1, len(_PANELS), sharey=True)
+    width = 0.8 / len(LABELS)
+    for axis, subset in zip(axes, _PANELS, strict=True):
+        rows = report.scores["words"][subset] or {}
+        for place, (name, label) in enumerate(LABELS.items()):
+            known = [metric for metric in _METRICS if name in rows and rows[name][metric] is not None]
+            spread = rows.get(DEVIATION, {}) if name == MODEL else {}
+            axis.bar(
+                [_METRICS.index(metric) + (place - (len(LABELS) - 1) / 2) * width for metric in known],
+                [rows[name][metric] for metric in known],
+                width,
+                yerr=[spread[metric] for metric in known] if spread else None,
+                label=label,
+                color=_COLOURS[name],
+            )
+        axis.set_title(f"{subset} pairs ({report.pairs[subset]:,})")
+        axis.set_xticks(range(len(_METRICS)), [TITLES[metric] for metric in _METRICS])
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+    axes[0].set_ylabel("score × 100")
+    axes[0].legend(frameon=False)
+    with atomic_path(path) as temporary:
+        # Matplotlib would write its version into the file.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return path
+
+
+_COLUMNS = 2
+_CHANGED_SHARE = 0.75
+
+
+def choose_examples(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Choose pairs spread evenly over the split, three changed ones for each unchanged one, whatever the captions."""
+    changed = [pair for pair in pairs if pair.changed is not False]
+    unchanged = [pair for pair in pairs if pair.changed is False]
+    fewer = min(len(unchanged), max(count - len(changed), round(count * (1 - _CHANGED_SHARE))))
+    return [*_spread(changed, count - fewer), *_spread(unchanged, fewer)]
+
+
+def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    count = min(count, len(pairs))
+    return [pairs[place * len(pairs) // count] for place in range(count)]
+
+
+def draw_examples(pairs: Sequence[Pair], captions: Mapping[str, str], root: Path, path: Path) -> Path:
+    """Draw each pair, before beside after, with the generated caption and its first reference, into a PNG file.
+
+    Raises:
+        DataError: An image cannot be read.
+        OutputError: The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-len(pairs) // _COLUMNS)
+    figure = Figure(figsize=(5.0 * _COLUMNS, 3.2 * rows), dpi=100, layout="constrained")
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False)
+    for axis in grid.flat:
+        axis.set_axis_off()
+    for axis, pair in zip(grid.flat, pairs, strict=False):
+        before, after = (read_rgb(root / name, convert=True) for name in (pair.before, pair.after))
+        gap = np.full((before.shape[0], max(2, before.shape[1] // 32), 3), 255, dtype=np.uint8)
+        axis.imshow(np.concatenate([before, gap, after], axis=1))
+        axis.set_title(textwrap.fill(captions[pair.id], 58), loc="left", fontsize=10, fontweight="bold")
+        if pair.captions:
+            reference = textwrap.fill(f"reference: {pair.captions[0]}", 70)
+            axis.text(0, -0.03, reference, transform=axis.transAxes, va="top", fontsize=8.5, color="#666666")
+    with atomic_path(path) as temporary:
+        # Matplotlib would write its version into the file.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return path

@@ -1,0 +1,224 @@
+"""Graph encoders of Table 7 with PyTorch Geometric, and their readout.
+
+A graph as tensors.
+
+R-GCN's layer as one product for all relations instead of one per relation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric import nn as pyg
+from torch_geometric.nn import RGCNConv
+from torch_geometric.utils import degree
+
+from pipeline.graph_encoders.settings import GraphEncoderSettings
+
+if TYPE_CHECKING:
+    from pipeline.caption_graph.store import GraphArrays
+
+
+@dataclass(frozen=True)
+class GraphTensors:
+    """A graph of N nodes, E edges and R relations (equations 13 and 14).
+
+    Attributes:
+        features: (N, D) float32, node features.
+        edge_index: (2, E) int64, head and tail of every edge: A_conn.
+        edge_type: (E,) int64, its relation: A_type.
+        relations: R; relations without an edge count.
+        stated: (E,) int64, how often each edge's triple is stated; None: once.
+    """
+
+    features: Tensor
+    edge_index: Tensor
+    edge_type: Tensor
+    relations: int
+    stated: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        nodes, edges = self.features.shape[0], self.edge_type.shape[0]
+        if self.features.ndim != 2 or nodes < 1:
+            raise ValueError(f"features must be (N, D) with a node at least, not {tuple(self.features.shape)}")
+        if self.edge_index.shape != (2, edges) or self.edge_type.ndim != 1:
+            raise ValueError(f"edge_index {tuple(self.edge_index.shape)} does not fit {edges} edge types")
+        if self.stated is not None and self.stated.shape != (edges,):
+            raise ValueError(f"{tuple(self.stated.shape)} counts do not fit {edges} edges")
+        # Looking at values makes the host wait for a GPU; what lies there was looked at before.
+        if not edges or self.edge_index.device.type != "cpu":
+            return
+        if not (int(self.edge_index.min()) >= 0 and int(self.edge_index.max()) < nodes):
+            raise ValueError(f"an edge names a node outside 0 to {nodes - 1}")
+        if not (int(self.edge_type.min()) >= 0 and int(self.edge_type.max()) < self.relations):
+            raise ValueError(f"an edge names a relation outside 0 to {self.relations - 1}")
+
+    @property
+    def nodes(self) -> int:
+        """N."""
+        return self.features.shape[0]
+
+    @property
+    def triples(self) -> Tensor:
+        """(E, 3) int64: head, relation, tail."""
+        return torch.stack([self.edge_index[0], self.edge_type, self.edge_index[1]], dim=1)
+
+    def with_edges(self, chosen: Tensor | slice) -> GraphTensors:
+        """Return the same nodes and relations under some of the edges: a mask (E,), positions, or a slice."""
+        stated = None if self.stated is None else self.stated[chosen]
+        return replace(self, edge_index=self.edge_index[:, chosen], edge_type=self.edge_type[chosen], stated=stated)
+
+    def with_inverses(self) -> GraphTensors:
+        """Return the graph with every edge r turned round once more as relation R + r."""
+        return GraphTensors(
+            self.features,
+            torch.cat([self.edge_index, self.edge_index.flip(0)], dim=1),
+            torch.cat([self.edge_type, self.edge_type + self.relations]),
+            2 * self.relations,
+            None if self.stated is None else self.stated.repeat(2),
+        )
+
+
+def tensors_of(arrays: GraphArrays) -> GraphTensors:
+    """Bring the arrays of graph.h5 into tensors."""
+    return GraphTensors(
+        torch.from_numpy(arrays.features),
+        torch.from_numpy(arrays.edge_index),
+        torch.from_numpy(arrays.edge_type),
+        arrays.relations,
+        torch.from_numpy(arrays.edge_count),
+    )
+
+
+class RelationalLayer(RGCNConv):  # type: ignore[misc]  # the library carries no types
+    """`torch_geometric.nn.RGCNConv` with its parameters and its result, computed without a loop over relations.
+
+    With E edges, B bases V_b and coefficients a_rb (without bases: B = R, V_r = W_r and a the identity),
+    Σ_r Σ_{j ∈ N_i^r} W_r h_j / c_ir = Σ_b (A_b H)_i V_b where (A_b)_ij = Σ_{edges j → i of type r} a_rb / c_ir.
+    Graphs of captions have some hundred nodes at most, so the A_b are small.
+    """
+
+    def forward(self, states: Tensor, edge_index: Tensor, edge_type: Tensor) -> Tensor:
+        """Return the new states (N, out) of nodes with states (N, in); messages flow from head to tail."""
+        nodes = len(states)
+        heads, tails = edge_index
+        groups = edge_type * nodes + tails
+        sizes = torch.bincount(groups, minlength=self.num_relations * nodes)
+        shares = 1 / sizes[groups].to(states.dtype)
+        weight = self.weight
+        if self.num_bases is None:
+            table = states.new_zeros(self.num_relations * nodes * nodes)
+            table = table.index_add(0, groups * nodes + heads, shares).view(-1, nodes, nodes)
+        else:
+            table = states.new_zeros(nodes * nodes, len(weight))
+            table = table.index_add(0, tails * nodes + heads, shares[:, None] * self.comp[edge_type])
+            table = table.T.reshape(-1, nodes, nodes)
+        out = torch.bmm(table @ states, weight).sum(0)
+        new: Tensor = out + states @ self.root + self.bias
+        return new
+
+
+class GraphEncoder(nn.Module):
+    """Layers of message passing over a graph (equation 15).
+
+    For "rgcn", with c_{i,r} the number of neighbours of node i under relation r and N_i^r those neighbours,
+    h_i' = σ(W_0 h_i + Σ_r Σ_{j ∈ N_i^r} W_r h_j / c_{i,r} + b); messages flow from head to tail, and back where
+    `inverse` asks for it. σ is ReLU, left out after the last layer.
+
+    Args:
+        settings: Kind, widths, regularisation.
+        features: Length D of a node's feature vector.
+        relations: Number R of relations of the graph, inverses not counted.
+    """
+
+    def __init__(self, settings: GraphEncoderSettings, features: int, relations: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.width = settings.widths[-1]
+        sizes = (features, *settings.widths)
+        types = max(relations, 1) * (2 if settings.inverse else 1)
+        self.layers = nn.ModuleList(
+            _layer(settings, before, after, types) for before, after in zip(sizes, settings.widths, strict=False)
+        )
+
+    def forward(self, graph: GraphTensors) -> Tensor:
+        """Return the nodes' states H, (N, width)."""
+        if self.settings.inverse:
+            graph = graph.with_inverses()
+        states = graph.features
+        for number, layer in enumerate(self.layers):
+            if number:
+                states = F.dropout(F.relu(states), self.settings.dropout, self.training)
+            states = _pass(self.settings.kind, layer, states, graph)
+        return states
+
+
+class Readout(nn.Module):
+    """READOUT of equation (16): one vector for the graph.
+
+    "mean": F_kg = (1/N) Σ_i h_i. "attention": F_kg = Σ_i a_i h_i with a = softmax_i(w · tanh(W h_i)).
+
+    Args:
+        settings: Which readout.
+        width: Length of a node's state.
+    """
+
+    def __init__(self, settings: GraphEncoderSettings, width: int) -> None:
+        super().__init__()
+        self.score = (
+            nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False))
+            if settings.readout == "attention"
+            else None
+        )
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Map states (N, width) to F_kg (width,), and tell the nodes' weights (N,), which sum to 1."""
+        if self.score is None:
+            return states.mean(0), states.new_full((len(states),), 1 / len(states))
+        weights: Tensor = self.score(states).softmax(0)
+        return (weights * states).sum(0), weights.squeeze(1)
+
+
+def _layer(settings: GraphEncoderSettings, before: int, after: int, types: int) -> nn.Module:
+    layer: nn.Module
+    match settings.kind:
+        case "rgcn":
+            layer = RelationalLayer(before, after, types, num_bases=settings.bases)
+        case "gcn":
+            layer = pyg.GCNConv(before, after)
+        case "gat":
+            layer = pyg.GATConv(before, after, heads=settings.heads, concat=False)
+        case "sage":
+            layer = pyg.SAGEConv(before, after)
+        case "monet":
+            layer = pyg.GMMConv(before, after, dim=2, kernel_size=settings.kernels)
+        case "none":
+            layer = nn.Linear(before, after)
+    return layer
+
+
+def _pass(kind: str, layer: nn.Module, states: Tensor, graph: GraphTensors) -> Tensor:
+    out: Tensor
+    match kind:
+        case "none":
+            out = layer(states)
+        case "rgcn":
+            out = layer(states, graph.edge_index, graph.edge_type)
+        case "monet":
+            out = layer(states, graph.edge_index, _pseudo_coordinates(graph, states))
+        case _:
+            out = layer(states, graph.edge_index)
+    return out
+
+
+def _pseudo_coordinates(graph: GraphTensors, states: Tensor) -> Tensor:
+    """Return MoNet's coordinates of every edge, (E, 2): one over the root of the degrees of its two ends.
+
+    Monti et al., "Geometric deep learning on graphs and manifolds using mixture model CNNs" (2017), section 5.2.
+    """
+    ends = degree(graph.edge_index.flatten(), graph.nodes, dtype=states.dtype).clamp(min=1).rsqrt()
+    return torch.stack([ends[graph.edge_index[0]], ends[graph.edge_index[1]]], dim=1)

@@ -1,1 +1,0 @@
-"""Encoders of the caption graph and their pretraining; they know tensors and nothing of captions or files."""

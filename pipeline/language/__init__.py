@@ -1,1 +1,0 @@
-"""Captions as words and as numbers: tokenizer, vocabulary, and what a sentence says about change."""

@@ -1,1 +1,0 @@
-"""Questions to a language model at any OpenAI-compatible endpoint: triples of captions, merging of synonyms."""

@@ -1,0 +1,378 @@
+"""Embeddings of regions that others computed: an array per date, in `.npy` files or in one HDF5 file.
+
+What is imported for one date of one pair, where it lies, and how it becomes fields of semantics.h5.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets.paths import inner_path, refuse_outside
+from pipeline.datasets.records import Pair
+from pipeline.errors import DataError, first_line
+from pipeline.execution.compute import Item
+from pipeline.files import content_key, sha256_bytes, sha256_file
+from pipeline.vision.external.settings import SourceSettings
+
+Date = Literal["before", "after"]
+DATES: tuple[Date, Date] = ("before", "after")
+SETTING = "semantics.source"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One date of one pair.
+
+    Attributes:
+        pair: The pair.
+        date: Which of the two.
+    """
+
+    pair: Pair
+    date: Date
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return f"{self.pair.id} {self.date}"
+
+    @property
+    def stem(self) -> str:
+        """Stem of the image's file."""
+        return Path(getattr(self.pair, self.date)).stem
+
+    def fill(self, pattern: str) -> str:
+        """Put the pair's split, stem and id in the places of a pattern."""
+        places = {"{split}": self.pair.split, "{stem}": self.stem, "{id}": self.pair.id}
+        for place, value in places.items():
+            pattern = pattern.replace(place, value)
+        return pattern
+
+
+def units_of(pairs: Sequence[Pair]) -> Iterator[Unit]:
+    """Yield both dates of every pair, in the order of the cache's units."""
+    for pair in pairs:
+        for date in DATES:
+            yield Unit(pair, date)
+
+
+def file_of(root: Path, name: str, setting: str) -> Path:
+    """Return where a file lies; it need not be there.
+
+    Args:
+        root: Folder that it lies in.
+        name: Its path within the folder.
+        setting: Which setting names it.
+
+    Raises:
+        DataError: The name, or a link, leads out of the folder.
+    """
+    path = root / inner_path(name, f"{SETTING}.{setting}")
+    refuse_outside(path, root)
+    return path
+
+
+def check_missing(missing: Sequence[Unit], settings: SourceSettings, what: str, where: Path) -> None:
+    """Refuse dates of which nothing is found, unless the settings allow them.
+
+    Raises:
+        DataError: There are such; the first ones are named.
+    """
+    if not missing or settings.allow_missing:
+        return
+    named = ", ".join(unit.label for unit in missing[:3]) + (" …" if len(missing) > 3 else "")
+    raise DataError(
+        f"{len(missing):,} dates have no {what}: {named}",
+        where=where,
+        fix=f"put them there, or set {SETTING}.allow_missing: true to give these dates no regions",
+    )
+
+
+def checked(array: NDArray[Any], width: int | None, where: str) -> NDArray[np.float16]:
+    """Return embeddings as the cache holds them.
+
+    Args:
+        array: As it was read.
+        width: Width that it must have; None takes any.
+        where: File, for messages.
+
+    Returns:
+        (J, width) float16.
+
+    Raises:
+        DataError: It is no table of numbers, of another width, or holds what is no finite half-precision number.
+    """
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+        raise DataError(
+            f"embeddings must be an array (regions, width) of floats, not {array.shape} of {array.dtype}",
+            where=where,
+            fix="store one row per region",
+        )
+    if width is not None and array.shape[1] != width:
+        raise DataError(
+            f"the embeddings are {array.shape[1]} wide instead of {width}",
+            where=where,
+            fix=f"store all of one width, or correct {SETTING}.width",
+        )
+    if not np.isfinite(array).all():
+        raise DataError("the embeddings hold NaN or infinity", where=where, fix="compute this file again")
+    with np.errstate(over="ignore"):
+        half: NDArray[np.float16] = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise DataError(
+            f"the embeddings reach {np.abs(array).max():.3g}, and half precision ends at 65504",
+            where=where,
+            fix="scale all of them by one factor",
+        )
+    return half
+
+
+def fields(
+    embeddings: NDArray[np.float16], scores: NDArray[np.float32], category: NDArray[np.int32]
+) -> dict[str, NDArray[Any]]:
+    """Return the fields of semantics.h5 for one date, regions in order of falling score.
+
+    Imported regions have a meaning but no place: boxes and sizes are zero, masks and maps are empty, and all regions
+    are selected. Their similarity to a prompt is their score.
+
+    Args:
+        embeddings: (J, width).
+        scores: (J,) in [0, 1].
+        category: (J,) from 0.
+    """
+    count = len(embeddings)
+    return {
+        "boxes": np.zeros((count, 4), np.float32),
+        "scores": scores,
+        "category": category,
+        "runs": np.zeros(count, np.int32),
+        "counts": np.zeros(0, np.uint32),
+        "embeddings": embeddings,
+        "descriptors": np.zeros((count, 0), np.float16),
+        "similarity": scores[:, None].astype(np.float16),
+        "selected": np.ones(count, np.uint8),
+        "map": np.zeros((0, 0), np.uint8),
+        "map_score": np.zeros((0, 0), np.uint8),
+        "size": np.zeros(2, np.int32),
+    }
+
+
+_NPY_FIX: Final = "write it again with numpy.save(file, array, allow_pickle=False)"
+
+
+@dataclass(frozen=True)
+class Array:
+    """Where the embeddings of one date lie.
+
+    Attributes:
+        path: The file, absolute: workers of a cluster may have another working directory.
+        sha256: Of its content, when the arrays were listed.
+        name: For HDF5, the data set; None for a `.npy` file.
+    """
+
+    path: Path
+    sha256: str
+    name: str | None = None
+
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return str(self.path) if self.name is None else f"{self.path}, data set {self.name}"
+
+
+@dataclass(frozen=True)
+class ArrayItems:
+    """What there is to import.
+
+    Attributes:
+        items: One per date of every pair; the payload is an `Array`, or None where there is none.
+        width: Width of all embeddings.
+        upstream: SHA-256 of what is read: of each HDF5 file by its name, or of all `.npy` files together.
+    """
+
+    items: list[Item]
+    width: int
+    upstream: dict[str, str]
+
+
+def list_npy(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> ArrayItems:
+    """Look for the `.npy` file of every date.
+
+    Raises:
+        DataError: A date has none, all are missing, one leads out of `root`, or the first cannot be used.
+    """
+    units = list(units_of(pairs))
+    found: list[Array | None] = []
+    for unit in units:
+        path = file_of(root, unit.fill(getattr(settings, unit.date)), unit.date)
+        found.append(Array(path.resolve(), sha256_file(path)) if path.is_file() else None)
+    items, width = _items(units, found, settings, "array", root / (settings.before or ""))
+    return ArrayItems(items, width, {"arrays": content_key([array.sha256 if array else None for array in found])})
+
+
+def list_hdf5(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> ArrayItems:
+    """Look for the data set of every date.
+
+    Raises:
+        DataError: A file is missing or damaged, a date has no data set, all are missing, or the first cannot be used.
+    """
+    units = list(units_of(pairs))
+    pattern = settings.file or ""
+    paths = {name: file_of(root, name, "file") for name in dict.fromkeys(unit.fill(pattern) for unit in units)}
+    hashes = {}
+    for name, path in paths.items():
+        if not path.is_file():
+            raise DataError("the file is not there", where=path, fix=f"correct {SETTING}.file")
+        hashes[name] = sha256_file(path)
+    files = {name: _File(path.resolve()) for name, path in paths.items()}
+    found: list[Array | None] = []
+    try:
+        for unit in units:
+            file, name = unit.fill(pattern), unit.fill(getattr(settings, unit.date))
+            there = files[file].has(name)
+            found.append(Array(files[file].path, hashes[file], name) if there else None)
+    finally:
+        for opened in files.values():
+            opened.close()
+    items, width = _items(units, found, settings, "data set", root / pattern)
+    return ArrayItems(items, width, hashes)
+
+
+def _items(
+    units: Sequence[Unit], found: Sequence[Array | None], settings: SourceSettings, what: str, where: Path
+) -> tuple[list[Item], int]:
+    missing = [unit for unit, array in zip(units, found, strict=True) if array is None]
+    check_missing(missing, settings, what, where)
+    width = settings.width
+    if width is None:
+        first = next((array for array in found if array is not None), None)
+        if first is None:
+            raise DataError(f"there is no {what} for any pair", where=where, fix=f"correct {SETTING}")
+        reader = ArrayWorker(None)
+        width = reader.load(first).shape[1]
+        reader.close()
+    items = []
+    for unit, array in zip(units, found, strict=True):
+        content = None if array is None else [array.sha256, array.name]
+        items.append(Item(key=content_key(width, content), label=unit.label, payload=array))
+    return items, width
+
+
+class ArrayWorker:
+    """Reads arrays of embeddings; see `pipeline.execution.compute.Worker`.
+
+    The regions' order is taken for their rank, and their score is 1.
+
+    Args:
+        width: Width that all must have; None takes any.
+    """
+
+    batch_size = 1
+
+    def __init__(self, width: int | None) -> None:
+        self._width = width
+        self._files: dict[Path, _File] = {}
+
+    def load(self, payload: Array | None) -> NDArray[np.float16]:
+        """Read one date's embeddings, (J, width); none where there are none.
+
+        Raises:
+            DataError: The file is damaged, pickled or has changed, or the array cannot be used; see `checked`.
+        """
+        if payload is None:
+            return np.zeros((0, self._width or 0), np.float16)
+        if payload.name is None:
+            return checked(read_npy(payload), self._width, payload.where)
+        file = self._files.setdefault(payload.path, _File(payload.path))
+        return checked(file.read(payload.name, payload.where), self._width, payload.where)
+
+    def compute(self, loaded: Sequence[NDArray[np.float16]]) -> list[dict[str, NDArray[Any]]]:
+        """Return the fields of semantics.h5 of each date."""
+        return [fields(rows, np.ones(len(rows), np.float32), np.zeros(len(rows), np.int32)) for rows in loaded]
+
+    def close(self) -> None:
+        """Close the HDF5 files."""
+        for file in self._files.values():
+            file.close()
+
+
+def read_npy(array: Array) -> NDArray[Any]:
+    """Read a `.npy` file; pickled objects are never loaded.
+
+    Raises:
+        DataError: It cannot be read, has changed, is truncated, or holds objects.
+    """
+    try:
+        data = array.path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read: {error.strerror or error}", where=array.path) from error
+    if sha256_bytes(data) != array.sha256:
+        raise DataError("the file changed while it was imported", where=array.path, fix="run `sagecc semantics` again")
+    try:
+        _check_length(data)
+        values: NDArray[Any] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError, TypeError, SyntaxError) as error:
+        raise DataError(
+            f"not a whole .npy file without objects ({first_line(error)})", where=array.path, fix=_NPY_FIX
+        ) from error
+    return values
+
+
+def _check_length(data: bytes) -> None:
+    """Refuse a file that is shorter than its header says, before memory is asked for what is not there."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    asked = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if not dtype.hasobject and len(data) - stream.tell() < asked:
+        raise ValueError(f"{asked:,} bytes of values announced, {len(data) - stream.tell():,} there")
+
+
+@dataclass(frozen=True)
+class _File:
+    """An HDF5 file of other people, opened when it is first read."""
+
+    path: Path
+
+    @cached_property
+    def _opened(self) -> h5py.File:
+        try:
+            return h5py.File(self.path, "r")
+        except OSError as error:
+            raise DataError(
+                f"not a whole HDF5 file ({first_line(error)})", where=self.path, fix="copy it again"
+            ) from error
+
+    def has(self, name: str) -> bool:
+        try:
+            return isinstance(self._opened.get(name), h5py.Dataset)
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            raise self._damaged(error, f"{self.path}, data set {name}") from error
+
+    def read(self, name: str, where: str) -> NDArray[Any]:
+        try:
+            dataset = self._opened[name]
+            if dataset.file.filename != self._opened.filename or dataset.external or dataset.is_virtual:
+                raise DataError("the data set's values lie in another file", where=where, fix="copy them into this one")
+            values: NDArray[Any] = np.asarray(dataset[()])
+        except (KeyError, OSError, RuntimeError, ValueError, TypeError) as error:
+            raise self._damaged(error, where) from error
+        return values
+
+    def close(self) -> None:
+        if "_opened" in self.__dict__:
+            self._opened.close()
+
+    @staticmethod
+    def _damaged(error: Exception, where: str) -> DataError:
+        return DataError(f"cannot be read ({first_line(error)})", where=where, fix="copy the file again")

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.caption_graph.build import rebuild
+from pipeline.caption_graph.coverage import coverage, find_entity
+from pipeline.caption_graph.drawing import draw_graph, export_graph, place_nodes, spread_labels
+from pipeline.caption_graph.extraction import read_text_captions
+from pipeline.caption_graph.merging import MergeMap
+from pipeline.caption_graph.records import CaptionGraph, Entity, count_names
+from pipeline.caption_graph.store import edge_arrays, read_graph, write_graph
+from pipeline.caption_graph.triples.records import Caption, Triple
+from pipeline.errors import DataError, OutputError
+from tests.caption_graph.conftest import STATEMENTS, repeated
+
+_NAMESPACE = "{http://graphml.graphdrawing.org/xmlns}"
+
+
+def test_graphml_holds_every_node_and_edge(tmp_path: Path, graph: CaptionGraph) -> None:
+    root = ET.parse(export_graph(graph, tmp_path / "g.graphml")).getroot()
+    nodes = {node.get("id"): node[0].text for node in root.iter(f"{_NAMESPACE}node")}
+    edges = {
+        (nodes[edge.get("source")], edge[0].text, nodes[edge.get("target")]): int(edge[2].text or 0)
+        for edge in root.iter(f"{_NAMESPACE}edge")
+    }
+    assert edges == STATEMENTS
+
+
+def test_jsonld_holds_every_statement(tmp_path: Path, graph: CaptionGraph) -> None:
+    document = json.loads(export_graph(graph, tmp_path / "g.json", "jsonld").read_text())
+    nodes = {item["@id"]: item for item in document["@graph"] if "@id" in item}
+    statements = [item for item in document["@graph"] if item["@type"] == "Statement"]
+    assert {
+        tuple(nodes[item[role]]["name"] for role in ("head", "predicate", "tail")): item["count"] for item in statements
+    } == STATEMENTS
+    assert {"@id": "entity:tree"} in nodes["entity:road"]["relation:replace"]
+
+
+def test_names_with_special_signs_survive_the_export(tmp_path: Path) -> None:
+    odd = rebuild([('a "b" & <c>', "on", "road")], 1, MergeMap()).graph
+    root = ET.parse(export_graph(odd, tmp_path / "g.graphml")).getroot()
+    assert 'a "b" & <c>' in {node[0].text for node in root.iter(f"{_NAMESPACE}node")}
+
+
+def test_an_export_of_unknown_form_is_refused(tmp_path: Path, graph: CaptionGraph) -> None:
+    with pytest.raises(OutputError, match="which form"):
+        export_graph(graph, tmp_path / "g.txt")
+
+
+@pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
+def test_the_same_graph_gives_the_same_picture(tmp_path: Path, graph: CaptionGraph, ending: str) -> None:
+    one, two = (draw_graph(graph, tmp_path / f"{name}.{ending}").read_bytes() for name in ("one", "two"))
+    assert one == two
+    if ending == "svg":
+        text = one.decode()
+        assert all(f">{name}</text>" in text for name in ("road", "house", "villa", "build-along"))
+        assert ">scene</text>" not in text
+
+
+def test_odd_graphs_can_be_drawn(tmp_path: Path) -> None:
+    for number, key in enumerate([("house", "replace", "house"), ("tree", "remove", "scene")]):
+        assert draw_graph(rebuild([key], 1, MergeMap()).graph, tmp_path / f"{number}.png").stat().st_size > 0
+    with pytest.raises(OutputError, match=r"\.svg, \.png or \.pdf"):
+        draw_graph(rebuild([key], 1, MergeMap()).graph, tmp_path / "g.bmp")
+
+
+@pytest.mark.parametrize("names", [("house",), ("house", "road")], ids=["one node", "two nodes"])
+def test_a_graph_without_edges_can_be_stored_drawn_and_exported(tmp_path: Path, names: tuple[str, ...]) -> None:
+    bare = CaptionGraph(tuple(Entity(name, 3, (name,)) for name in names), (), ())
+    write_graph(tmp_path / "graph.json", bare, {})
+    assert read_graph(tmp_path).graph == bare
+    assert edge_arrays(bare, np.zeros((len(names), 4), np.float32)).edge_index.shape == (2, 0)
+    for ending in ("svg", "png", "pdf"):
+        assert draw_graph(bare, tmp_path / f"g.{ending}").stat().st_size > 0
+    root = ET.parse(export_graph(bare, tmp_path / "g.graphml")).getroot()
+    assert len(list(root.iter(f"{_NAMESPACE}node"))) == len(names)
+    assert len(json.loads(export_graph(bare, tmp_path / "g.jsonld").read_text())["@graph"]) == len(names)
+    assert find_entity(bare, "a house") == 0
+
+
+def test_linked_nodes_lie_closer_than_others() -> None:
+    links = np.zeros((6, 6))
+    links[0, 1] = links[1, 2] = links[3, 4] = links[4, 5] = 5
+    places = place_nodes(links + links.T)
+    gaps = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    assert gaps[0, 1] < gaps[0, 4]
+    assert np.isfinite(places).all()
+    assert np.linalg.norm(places, axis=1).max() <= 1.0001
+
+
+def test_labels_are_pushed_apart() -> None:
+    sizes = np.full((5, 2), [2.0, 1.0])
+    places = spread_labels(np.zeros((5, 2)) + np.arange(5)[:, None] * 0.1, sizes)
+    for one in range(5):
+        for other in range(one):
+            assert (np.abs(places[one] - places[other]) >= sizes[0] - 1e-6).any()
+
+
+def test_entities_are_found_by_what_people_type(graph: CaptionGraph) -> None:
+    road = graph.entity_index["road"]
+    assert find_entity(graph, "road") == find_entity(graph, "The Roads") == road
+    with pytest.raises(DataError, match="no entity 'rood'") as caught:
+        find_entity(graph, "rood")
+    assert "road" in str(caught.value)
+
+
+def _triple(sentence: int, head: str, relation: str, tail: str) -> Triple:
+    return Triple(
+        head=head, relation=relation, tail=tail, family="appear", engine="rules", pair="p", sentence=sentence,
+        evidence=(0, 1),
+    )  # fmt: skip
+
+
+def test_coverage_counts_captions_and_mentions() -> None:
+    statements = repeated(STATEMENTS)
+    graph = rebuild(statements, 4, MergeMap()).graph
+    captions = [
+        Caption(pair="p", sentence=number, text=text)
+        for number, text in enumerate(["a house is built", "a villa appears", "a mast appears", "no change"])
+    ]
+    triples = [
+        _triple(0, "house", "build-along", "road"),
+        _triple(1, "villa", "build-along", "road"),
+        _triple(1, "road", "appear-on", "bareland"),
+        _triple(2, "mast", "fly-on", "road"),
+    ]
+    found = coverage(graph, MergeMap(), count_names(statements), captions, triples)
+    assert (found.captions, found.changed, found.with_triple) == (4, 3, 3)
+    assert (found.with_known_triple, found.all_entities, found.all_relations, found.all_triples) == (2, 1, 2, 1)
+    assert (found.entities["0"].mentions, found.entities["0"].known) == (1, 0)
+    assert sum(share.mentions for share in found.entities.values()) == 8
+    assert found.unknown[0] == [("mast", 1), ("villa", 1)]
+    assert json.loads(json.dumps(found.values()))["relations"]["0"] == {"mentions": 1, "known": 0}
+
+
+def test_captions_of_text_and_of_caption_files(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one house\n\n a road \n")
+    assert [(c.pair, c.text) for c in read_text_captions(tmp_path / "a.txt")] == [("1", "one house"), ("3", "a road")]
+    sentences = [{"raw": "a"}, {"raw": "b"}]
+    document = {"images": [{"filename": "x.png", "split": "test", "sentences": sentences}]}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    assert [(c.pair, c.sentence) for c in read_text_captions(tmp_path / "a.json")] == [("x", 0), ("x", 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [("a.txt", b" \n", "holds no caption"), ("a.txt", b"\xff\xfe", "not UTF-8"), ("b.txt", None, "cannot read")],
+)
+def test_files_without_captions_are_refused(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_text_captions(tmp_path / name)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.vocabulary import END, START
+from pipeline.training.batches import CaptionTable, caption_table, learning_rate, plan_epoch, plan_in_order, step_seed
+
+
+class Letters:
+    """One token per letter."""
+
+    def encode(self, caption: str) -> list[int]:
+        return [START, *(4 + ord(letter) - ord("a") for letter in caption), END]
+
+
+@pytest.fixture
+def table() -> CaptionTable:
+    return caption_table([("ab", "c"), ("abcde",), ("a", "b", "c"), ("dd", "ee"), ("f",)], Letters())
+
+
+def test_table_holds_each_caption_padded(table):
+    assert table.tokens.shape == (9, 7)
+    assert table.tokens[0].tolist() == [START, 4, 5, END, 0, 0, 0]
+    assert table.lengths.tolist() == [4, 3, 7, 3, 3, 3, 4, 4, 3]
+    assert table.counts.tolist() == [2, 1, 3, 2, 1]
+
+
+def test_table_refuses_a_pair_without_captions():
+    with pytest.raises(ValueError, match="without captions"):
+        caption_table([("a",), ()], Letters())
+
+
+def test_learning_rate_is_halved_every_five_epochs():
+    rates = [learning_rate(1e-4, epoch, every=5, factor=0.5) for epoch in range(11)]
+    assert rates == [1e-4] * 5 + [5e-5] * 5 + [2.5e-5]
+
+
+def test_each_pair_comes_once_with_all_its_captions(table):
+    steps = plan_epoch(table, batch=2, one_caption=False, seed=1, epoch=0)
+    assert [len(step.pairs) for step in steps] == [2, 2, 1]
+    assert sorted(np.concatenate([step.pairs for step in steps])) == [0, 1, 2, 3, 4]
+    for step in steps:
+        for position, pair in enumerate(step.pairs):
+            rows = step.captions[step.owners == position].tolist()
+            assert rows == list(range(table.offsets[pair], table.offsets[pair + 1]))
+        assert step.width == table.lengths[step.captions].max()
+
+
+def test_one_caption_per_pair_is_drawn_anew_each_epoch(table):
+    drawn = set()
+    for epoch in range(40):
+        for step in plan_epoch(table, batch=5, one_caption=True, seed=1, epoch=epoch):
+            assert step.owners.tolist() == list(range(len(step.pairs)))
+            for pair, caption in zip(step.pairs, step.captions, strict=True):
+                assert table.offsets[pair] <= caption < table.offsets[pair + 1]
+                drawn.add(int(caption))
+    assert drawn == set(range(9))
+
+
+def test_order_follows_from_seed_and_epoch_alone(table):
+    def order(seed: int, epoch: int) -> list[int]:
+        return [int(p) for s in plan_epoch(table, batch=2, one_caption=False, seed=seed, epoch=epoch) for p in s.pairs]
+
+    assert order(1, 3) == order(1, 3)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(4)}) > 8
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_ranks_share_each_step_and_none_is_idle(table, world):
+    alone = plan_epoch(table, batch=4, one_caption=False, seed=1, epoch=0)
+    shared = [
+        plan_epoch(table, batch=4, one_caption=False, seed=1, epoch=0, rank=rank, world=world) for rank in range(world)
+    ]
+    for index, step in enumerate(alone):
+        parts = [plan[index].pairs for plan in shared]
+        assert all(len(part) for part in parts)
+        assert set(np.concatenate(parts)) == set(step.pairs)
+
+
+def test_plan_in_order_covers_everything(table):
+    steps = plan_in_order(table, 2)
+    assert [step.pairs.tolist() for step in steps] == [[0, 1], [2, 3], [4]]
+    assert np.concatenate([step.captions for step in steps]).tolist() == list(range(9))
+
+
+def test_step_seeds_differ_and_repeat():
+    seeds = {step_seed(*numbers) for numbers in itertools.product((1, 2), (0, 1), (0, 1), (0, 1))}
+    assert len(seeds) == 16
+    assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
+    assert all(0 <= seed < 2**63 for seed in seeds)
