@@ -25,9 +25,10 @@ from pipeline.errors import DataError
 from pipeline.evaluation.attention_maps import area_under_curve, changed_share, mass_on_change
 from pipeline.execution.settings import EngineSettings
 from pipeline.training.inference import SCHEMA
+from pipeline.training.settings import TrainSettings
 from stages import caption, paths, train
-from stages.caption import EXPLANATION, CaptionSettings
-from stages.train import TrainSettings
+from stages.caption import EXPLANATION
+from stages.settings import CaptionSettings
 
 _PARAMS = Path("params.yaml")
 _SEEDS = (1, 2, 3)

@@ -37,8 +37,8 @@ from pipeline.vision.grounding.oracle import (
     every_box,
     precision_by_category,
 )
-from pipeline.vision.grounding.prompts import parse_prompts
 from pipeline.vision.grounding.scenes import read_scenes
+from pipeline.vision.grounding.settings import parse_prompts
 from pipeline.vision.matching import oracle as matching
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.sam import oracle as sam
@@ -46,6 +46,7 @@ from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.cache import read_masks
 from stages import masks, matches, prepare, regions, semantics
 from stages.profiles import profile_sections
+from stages.settings import MasksSettings, MatchesSettings, PrepareSettings, RegionsSettings, SemanticsSettings
 
 BARS = {
     "mask_recall": 0.8,
@@ -97,14 +98,14 @@ class Trial:
         self._engine = self._section("engine", EngineSettings)
         self._prepared = folder / "prepared"
         world = WorldSettings(train=pairs, val=1, test=1, seed=_SEED)
-        prepare.run(prepare.PrepareSettings(dataset="synthetic", world=world), self._prepared, engine=self._engine)
+        prepare.run(PrepareSettings(dataset="synthetic", world=world), self._prepared, engine=self._engine)
         self.data: Prepared = read_prepared(self._prepared)
         self.world = self.data.root
         self.rows = [row for row, pair in enumerate(self.data.pairs) if pair.split == _SPLIT]
 
     def tables(self) -> Tables:
         """Run all four stages and compare."""
-        found = self.find_masks(self._section("masks", masks.MasksSettings))
+        found = self.find_masks(self._section("masks", MasksSettings))
         with Cache.open(found, MASKS) as cache:
             recall, count = self._recall(cache), self._mean_masks(cache)
         return Tables(recall, count, self._matchers(found), self._precision(), self._land())
@@ -112,7 +113,7 @@ class Trial:
     def encoder_sizes(self, sizes: Sequence[int]) -> dict[int, tuple[sam.RecallReport, float, float]]:
         """Return by size of the encoder: objects found, masks of an image, milliseconds an image."""
         rows = {}
-        plain = self._section("masks", masks.MasksSettings)
+        plain = self._section("masks", MasksSettings)
         for size in sizes:
             model = plain.sam.model_copy(update={"encoder_size": size})
             start = time.perf_counter()
@@ -122,7 +123,7 @@ class Trial:
                 rows[size] = (self._recall(cache), self._mean_masks(cache), each)
         return rows
 
-    def find_masks(self, settings: masks.MasksSettings) -> Path:
+    def find_masks(self, settings: MasksSettings) -> Path:
         """Run the stage masks."""
         return masks.run(settings, self._prepared, self._folder / "masks.h5", engine=self._engine, work=self._work)
 
@@ -145,7 +146,7 @@ class Trial:
 
     def _matchers(self, found: Path) -> dict[str, matching.Score]:
         described = regions.run(
-            self._section("regions", regions.RegionsSettings),
+            self._section("regions", RegionsSettings),
             self._prepared,
             found,
             self._folder / "regions.h5",
@@ -154,7 +155,7 @@ class Trial:
         )
         with Cache.open(found, MASKS) as cache:
             gold = matching.read_gold(self.world, _SPLIT, cache)
-        learned = self._section("matches", matches.MatchesSettings)
+        learned = self._section("matches", MatchesSettings)
         scores = {}
         for method in (learned.method, "nearest"):
             settings = learned.model_copy(update={"method": method})
@@ -168,14 +169,14 @@ class Trial:
         return scores
 
     def _precision(self) -> dict[str, float]:
-        settings = self._section("semantics", semantics.SemanticsSettings)
+        settings = self._section("semantics", SemanticsSettings)
         scenes = read_scenes(self.world, _SPLIT)
         detector = Detector(every_box(settings.grounding), resolve_device(self._engine.device), settings.batch_size)
         answers = detector.detect([image.permute(1, 2, 0).numpy() for image in scenes.images])
         return precision_by_category(scenes, detector.categories, [answer.found for answer in answers])
 
     def _land(self) -> dict[str, float]:
-        settings = self._section("semantics", semantics.SemanticsSettings)
+        settings = self._section("semantics", SemanticsSettings)
         target = self._folder / "semantics.h5"
         out = semantics.run(settings, self._prepared, target, engine=self._engine, work=self._work)
         categories = parse_prompts(settings.grounding.prompts)

@@ -36,10 +36,10 @@ from pipeline.graph_encoders.encoders import GraphTensors
 from pipeline.runtime import deterministic
 from pipeline.training.batches import Feed, plan_epoch
 from pipeline.training.model import ImageFront, build_model
+from pipeline.training.settings import TrainSettings
 from pipeline.training.stores import EvidenceStore, PairSource, open_store
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages.profiles import PROFILES
-from stages.train import TrainSettings
 
 BARS = {"tags_epochs_a_minute": 1.0}
 

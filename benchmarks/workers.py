@@ -18,6 +18,7 @@ from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
 from stages import masks, prepare
 from stages.profiles import profile_sections
+from stages.settings import MasksSettings, PrepareSettings
 
 BARS = {"vs_one_worker": 1.7}
 
@@ -30,13 +31,13 @@ def run(*, quick: bool = False) -> Figures:
     """
     few, many, rounds = (32, 96, 1) if quick else (64, 384, 3)
     settings = profile_sections("synthetic", None)["masks"]
-    assert isinstance(settings, masks.MasksSettings)
+    assert isinstance(settings, MasksSettings)
     weights = str(Path(settings.sam.weights).resolve())
     settings = settings.model_copy(update={"sam": settings.sam.model_copy(update={"weights": weights})})
     starts: list[float] = []
     with tempfile.TemporaryDirectory() as name, chdir(name):
         prepare.run(
-            prepare.PrepareSettings(dataset="synthetic", world=WorldSettings(train=many // 2, val=0, test=0)),
+            PrepareSettings(dataset="synthetic", world=WorldSettings(train=many // 2, val=0, test=0)),
             Path("prepared"),
             engine=EngineSettings(),
         )

@@ -9,6 +9,7 @@ import typer
 
 from cli.options import PARAMS, Params, Set, Settings
 from stages import paths
+from stages.settings import GraphSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +42,7 @@ def build(
     from stages import graph as stage
 
     settings = Settings(params, changes)
-    section = settings.section("graph", stage.GraphSettings)
+    section = settings.section("graph", GraphSettings)
     if dry_run:
         _tell(stage.estimate(section, prepared))
         return
@@ -153,7 +154,7 @@ def extract(
     from pipeline.caption_graph.extraction import make_extractor, read_text_captions
     from pipeline.caption_graph.triples.records import write_triples
     from pipeline.config import parse_section, with_overrides
-    from stages.graph import GraphSettings
+    from stages.settings import GraphSettings
 
     if params != PARAMS or params.is_file():
         section = Settings(params, changes).section("graph", GraphSettings)
@@ -195,7 +196,7 @@ def coverage(
     from pipeline.files import write_json
     from stages import graph as stage
 
-    section = Settings(params, changes).section("graph", stage.GraphSettings)
+    section = Settings(params, changes).section("graph", GraphSettings)
     found = stage.measure_coverage(section, graph, prepared, split)
     for table in coverage_tables(found, split):
         Console().print(table)

@@ -24,7 +24,7 @@ class Settings:
     """The sections of a settings file, changed by `--set`, each checked when it is asked for."""
 
     def __init__(self, params: Path, assignments: list[str] | None) -> None:
-        from stages.sections import SECTIONS
+        from stages.settings import SECTIONS
 
         self._where = str(params)
         self._document = with_overrides(read_document(params), assignments or [])

@@ -33,8 +33,8 @@ def scenes(
 
     Example: sagecc pretrain scenes --set pretrain.scenes.world.train=500 --out trial.safetensors
     """
-    from stages.pretrain import PretrainSettings
     from stages.pretrain import scenes as stage
+    from stages.settings import PretrainSettings
 
     settings = Settings(params, changes)
     section = settings.section("pretrain", PretrainSettings).scenes
@@ -51,8 +51,8 @@ def sam(
 
     Example: sagecc pretrain sam --set pretrain.sam.world.train=500 --out trial.safetensors
     """
-    from stages.pretrain import PretrainSettings
     from stages.pretrain import sam as stage
+    from stages.settings import PretrainSettings
 
     settings = Settings(params, changes)
     section = settings.section("pretrain", PretrainSettings).sam
@@ -75,8 +75,8 @@ def matcher(
 
     Example: sagecc pretrain matcher --prepared artifacts/prepared --masks artifacts/caches/masks.h5 --out m.safetensors
     """
-    from stages.pretrain import PretrainSettings
     from stages.pretrain import matcher as stage
+    from stages.settings import PretrainSettings
 
     settings = Settings(params, changes)
     section = settings.section("pretrain", PretrainSettings).matcher
@@ -94,8 +94,8 @@ def grounding_dino(
 
     Example: sagecc pretrain grounding-dino --set pretrain.grounding_dino.world.train=500 --out trial.safetensors
     """
-    from stages.pretrain import PretrainSettings
     from stages.pretrain import grounding_dino as stage
+    from stages.settings import PretrainSettings
 
     settings = Settings(params, changes)
     section = settings.section("pretrain", PretrainSettings).grounding_dino

@@ -9,6 +9,17 @@ import typer
 
 from cli.options import PARAMS, Params, Set, Settings
 from stages import paths
+from stages.settings import (
+    CaptionSettings,
+    EvaluateSettings,
+    MasksSettings,
+    MatchesSettings,
+    PrepareSettings,
+    RegionsSettings,
+    ScenesSettings,
+    SemanticsSettings,
+    TrainSettings,
+)
 
 Prepared = Annotated[Path, typer.Option("--prepared", help="Folder that `sagecc prepare` wrote.")]
 Scenes = Annotated[Path, typer.Option("--scenes", help="Cache that `sagecc scenes` wrote.")]
@@ -40,7 +51,7 @@ def prepare(
     from stages import prepare as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("prepare", stage.PrepareSettings), out, engine=settings.engine))
+    _done(stage.run(settings.section("prepare", PrepareSettings), out, engine=settings.engine))
     for line in stage.summary(out):
         typer.echo(line)
 
@@ -58,7 +69,7 @@ def scenes(
     from stages import scenes as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("scenes", stage.ScenesSettings), prepared, out, engine=settings.engine))
+    _done(stage.run(settings.section("scenes", ScenesSettings), prepared, out, engine=settings.engine))
 
 
 def masks(
@@ -74,7 +85,7 @@ def masks(
     from stages import masks as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("masks", stage.MasksSettings), prepared, out, engine=settings.engine))
+    _done(stage.run(settings.section("masks", MasksSettings), prepared, out, engine=settings.engine))
 
 
 def regions(
@@ -91,7 +102,7 @@ def regions(
     from stages import regions as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("regions", stage.RegionsSettings), prepared, masks, out, engine=settings.engine))
+    _done(stage.run(settings.section("regions", RegionsSettings), prepared, masks, out, engine=settings.engine))
 
 
 def matches(
@@ -107,7 +118,7 @@ def matches(
     from stages import matches as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("matches", stage.MatchesSettings), regions, out, engine=settings.engine))
+    _done(stage.run(settings.section("matches", MatchesSettings), regions, out, engine=settings.engine))
 
 
 def semantics(
@@ -126,7 +137,7 @@ def semantics(
     from stages import semantics as stage
 
     settings = Settings(params, changes)
-    chosen = settings.section("semantics", stage.SemanticsSettings)
+    chosen = settings.section("semantics", SemanticsSettings)
     _done(stage.run(chosen, prepared, out, engine=settings.engine, masks=masks))
 
 
@@ -164,7 +175,7 @@ def train(
     if overfit is not None:
         changes = [*(changes or []), f"train.overfit={overfit}"]
     settings = Settings(params, changes)
-    section = settings.section("train", stage.TrainSettings)
+    section = settings.section("train", TrainSettings)
     name = section.name if overfit is None else f"{section.name}-overfit"
     models, plots = out or paths.models(name), curves or paths.curves(name)
     found = stage.run(
@@ -205,12 +216,12 @@ def caption(
 
     Example: sagecc caption --set caption.split=val --set caption.beams=5
     """
+    from pipeline.training.settings import TrainSettings
     from stages import caption as stage
-    from stages.train import TrainSettings
 
     settings = Settings(params, changes)
     name = settings.section("train", TrainSettings).name
-    section = settings.section("caption", stage.CaptionSettings)
+    section = settings.section("caption", CaptionSettings)
     target = out or paths.captions(name)
     found = stage.run(
         section,
@@ -243,12 +254,12 @@ def evaluate(
 
     Example: sagecc evaluate --set evaluate.meteor=never
     """
+    from pipeline.training.settings import TrainSettings
     from stages import evaluate as stage
-    from stages.train import TrainSettings
 
     settings = Settings(params, changes)
     name = settings.section("train", TrainSettings).name
-    section = settings.section("evaluate", stage.EvaluateSettings)
+    section = settings.section("evaluate", EvaluateSettings)
     source = captions or paths.captions(name)
     _done(stage.run(section, prepared, source, out, plots, engine=settings.engine))
     typer.echo(stage.summary(plots))

@@ -95,7 +95,7 @@ def generate(
     Example: sagecc data generate --out world --set prepare.world.size=256
     """
     from pipeline.datasets.world.files import generate_world
-    from stages.prepare import PrepareSettings
+    from stages.settings import PrepareSettings
 
     settings = Settings(params, changes)
     pairs = generate_world(settings.section("prepare", PrepareSettings).world, out, engine=settings.engine)
@@ -148,9 +148,9 @@ def describe(
 
     Example: sagecc describe before.png after.png --set caption.n_best=3 --set caption.beams=5
     """
+    from pipeline.training.settings import TrainSettings
     from stages import describe as stage
-    from stages.caption import CaptionSettings
-    from stages.train import TrainSettings
+    from stages.settings import CaptionSettings
 
     settings = Settings(params, changes)
     train = settings.section("train", TrainSettings)

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.checkpoints import CHECKPOINTS
+from pipeline.errors import ServiceError
+from pipeline.evaluation.java import JAVA_CURE, find_java
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -88,8 +92,6 @@ def _devices() -> Finding:
 
 
 def _java() -> Finding:
-    from pipeline.errors import ServiceError
-    from pipeline.evaluation.java import JAVA_CURE, find_java
 
     try:
         java = find_java()
@@ -101,7 +103,6 @@ def _java() -> Finding:
 
 
 def _checkpoints(project: Path) -> Iterator[Finding]:
-    from pipeline.checkpoints import CHECKPOINTS
 
     shipped = sorted((project / "artifacts" / "pretrained").glob("*.safetensors"))
     if shipped:

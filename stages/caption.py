@@ -4,49 +4,26 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
-
-from pipeline.captioners.settings import CaptionerSettings, GenerationSettings
+from pipeline.captioners.settings import CaptionerSettings
+from pipeline.datasets.records import Pair
+from pipeline.errors import CacheError, CheckpointError, DataError
 from pipeline.execution.settings import EngineSettings
+from pipeline.files import atomic_folder, write_json
+from pipeline.progress import say
+from pipeline.runtime import resolve_device
+from pipeline.training.checkpoints import ModelCard, captioner_of, load_model, model_folders, read_card
+from pipeline.training.inference import Explainer, Sentence, describe, stored_batches
+from pipeline.training.inputs import Inputs, open_inputs
+from pipeline.training.region_inputs import EvidenceCaches, EvidencePaths, check_alike, open_evidence, read_evidence
+from pipeline.training.stores import EvidenceStore, PairStore, open_store
 from stages import paths
-
-if TYPE_CHECKING:
-    from pipeline.datasets.records import Pair
-    from pipeline.training.checkpoints import ModelCard
-    from pipeline.training.inference import Sentence
-    from pipeline.training.inputs import Inputs
-    from pipeline.training.region_inputs import EvidenceCaches, EvidencePaths
+from stages.settings import CaptionSettings
 
 PROVENANCE = "provenance.json"
 EXPLANATION = ".explanation.h5"
 _DIGITS = 4  # of scores in the files: fewer than what one machine's arithmetic may differ from another's
-
-
-class CaptionSettings(GenerationSettings):
-    """Which pairs are described, and how sentences are searched for."""
-
-    split: Literal["train", "val", "test"] = Field(
-        "test", description="split to describe; where it has no pairs: val, then train, and the log says so"
-    )
-    change: Literal["sentence", "mass"] = Field(
-        "sentence",
-        description="what decides whether a change is told: the likeliest sentence (paper), or the probability of all "
-        "no-change sentences of the data set together, which are few and fixed where those of change are many; of the "
-        "sentences that the beams end with, the best that agrees is taken",
-    )
-    change_threshold: float = Field(
-        0.5,
-        gt=0,
-        lt=1,
-        description="with change: mass, a change is told of a pair whose no-change sentences have less probability "
-        "together; lower denies more",
-    )
-    batch: int = Field(64, ge=1, le=65_536, description="pairs described at once")
-    allow_other_dataset: bool = Field(
-        False, description="let a model describe a data set other than that whose vocabulary it was trained with"
-    )
 
 
 def run(
@@ -92,15 +69,6 @@ def run(
         OutputError: `output` cannot be written or holds other files.
         SettingsError: With `change: mass`, the no-change sentences of the models' data set are not known.
     """
-    from pipeline.files import atomic_folder, write_json
-    from pipeline.progress import say
-    from pipeline.runtime import resolve_device
-    from pipeline.training.checkpoints import load_model, model_folders, read_card
-    from pipeline.training.inference import Explainer, describe, stored_batches
-    from pipeline.training.inputs import open_inputs
-    from pipeline.training.region_inputs import EvidencePaths, read_evidence
-    from pipeline.training.stores import EvidenceStore, PairStore, open_store
-
     device = resolve_device(engine.device)
     folders = model_folders(models)
     cards = {folder: read_card(folder) for folder in folders}
@@ -148,8 +116,6 @@ def run(
 
 def _choose_pairs(inputs: Inputs, settings: CaptionSettings) -> tuple[str, list[Pair], list[str]]:
     """Return the split that is described, its pairs that have scenes, and what the user should know about it."""
-    from pipeline.errors import DataError
-
     remarks = []
     splits: list[Literal["train", "val", "test"]] = ["val", "train"]
     for split in dict.fromkeys([settings.split, *splits]):
@@ -165,7 +131,6 @@ def _choose_pairs(inputs: Inputs, settings: CaptionSettings) -> tuple[str, list[
 
 
 def _check_vocabulary(card: ModelCard, inputs: Inputs, folder: Path, settings: CaptionSettings) -> None:
-    from pipeline.errors import DataError
 
     if card.vocabulary_sha256 == inputs.vocabulary.sha256 or settings.allow_other_dataset:
         return
@@ -180,15 +145,12 @@ def _check_vocabulary(card: ModelCard, inputs: Inputs, folder: Path, settings: C
 
 def _take_scenes(cards: dict[Path, ModelCard], models: Path) -> bool:
     """Tell whether the models take scenes, all of them or none."""
-    from pipeline.errors import CheckpointError
-
     if len(answers := {card.scenes is not None for card in cards.values()}) > 1:
         raise CheckpointError("some of the models take scenes and some do not", where=models, fix="run `sagecc train`")
     return answers == {True}
 
 
 def _check_scenes(card: ModelCard, inputs: Inputs, folder: Path) -> None:
-    from pipeline.errors import CacheError
 
     if card.scenes is None:
         return
@@ -209,10 +171,6 @@ def _open_evidence(
     cards: dict[Path, ModelCard], where: EvidencePaths, inputs: Inputs
 ) -> dict[Path, EvidenceCaches | None]:
     """Open what each model takes beside the scenes, made as for its training."""
-    from pipeline.errors import CheckpointError
-    from pipeline.training.checkpoints import captioner_of
-    from pipeline.training.region_inputs import check_alike, open_evidence
-
     opened: dict[CaptionerSettings, EvidenceCaches | None] = {}
     found = {}
     for folder, card in cards.items():

@@ -8,26 +8,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from pipeline.captioners.settings import GenerationSettings
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from pipeline.captioners.inputs import Evidence
+from pipeline.captioners.scene_encoder import NO_SCENES
+from pipeline.captioners.settings import CaptionerSettings, GenerationSettings
 from pipeline.config import Section
+from pipeline.datasets.images import read_rgb, resized
+from pipeline.datasets.records import Pair, read_prepared, write_prepared
+from pipeline.errors import CheckpointError, DataError
 from pipeline.execution.settings import EngineSettings
-from stages import paths
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-
-    from pipeline.captioners.inputs import Evidence
-    from pipeline.captioners.settings import CaptionerSettings
-    from pipeline.training.checkpoints import ModelCard, ScenesCard
-    from pipeline.training.region_inputs import EvidenceCard, EvidencePaths
-    from stages.masks import MasksSettings
-    from stages.matches import MatchesSettings
-    from stages.regions import RegionsSettings
-    from stages.semantics import SemanticsSettings
+from pipeline.files import sha256_file
+from pipeline.progress import quiet
+from pipeline.runtime import resolve_device
+from pipeline.training.checkpoints import ModelCard, ScenesCard, captioner_of, read_card
+from pipeline.training.inference import caption_features
+from pipeline.training.inputs import backbone_of
+from pipeline.training.region_inputs import (
+    EvidenceCard,
+    EvidencePaths,
+    check_alike,
+    masks_beside,
+    open_evidence,
+    read_evidence,
+)
+from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
+from stages import masks, matches, paths, regions, semantics
+from stages.settings import MasksSettings, MatchesSettings, RegionsSettings, SemanticsSettings
 
 _ID = "pair"
 SectionT = TypeVar("SectionT", bound=Section)
@@ -66,8 +78,6 @@ def read_recipe(card: ModelCard, captioner: CaptionerSettings, model: Path) -> R
         CheckpointError: The card does not say it, or the evidence was imported or fitted to its data set, so that two
             images alone do not give it.
     """
-    from stages import masks, matches, regions, semantics
-
     known = card.evidence
     if known is None:
         raise _unknown(
@@ -78,12 +88,12 @@ def read_recipe(card: ModelCard, captioner: CaptionerSettings, model: Path) -> R
         if known.masks is None:
             raise _unknown(model, "the model's card does not say how the masks were made that its regions come from")
         motion = (
-            _parse(masks.MasksSettings, known.masks.settings, model),
-            _parse(regions.RegionsSettings, caches["regions"].settings, model),
-            _parse(matches.MatchesSettings, caches["matches"].settings, model),
+            _parse(MasksSettings, known.masks.settings, model),
+            _parse(RegionsSettings, caches["regions"].settings, model),
+            _parse(MatchesSettings, caches["matches"].settings, model),
         )
     if captioner.evidence.semantics:
-        naming = _parse(semantics.SemanticsSettings, caches["semantics"].settings, model)
+        naming = _parse(SemanticsSettings, caches["semantics"].settings, model)
         if naming.source.kind != "images":
             raise _unknown(
                 model, f"the model's semantic regions were imported ({naming.source.kind}), not found in images"
@@ -118,11 +128,6 @@ def pair_evidence(recipe: Recipe, images: list[NDArray[np.uint8]], *, graph: Pat
     """
     from PIL import Image
 
-    from pipeline.datasets.records import Pair, read_prepared, write_prepared
-    from pipeline.files import sha256_file
-    from pipeline.progress import quiet
-    from pipeline.training.region_inputs import EvidencePaths, check_alike, open_evidence, read_evidence
-
     with TemporaryDirectory(prefix="sagecc-") as name, quiet():
         place = Path(name)
         files = {"before": place / "before.png", "after": place / "after.png"}
@@ -145,9 +150,6 @@ def pair_evidence(recipe: Recipe, images: list[NDArray[np.uint8]], *, graph: Pat
 
 def _run_stages(recipe: Recipe, prepared: Path, where: EvidencePaths, work: Path, engine: EngineSettings) -> None:
     """Write those caches that the captioner takes."""
-    from pipeline.training.region_inputs import masks_beside
-    from stages import masks, matches, regions, semantics
-
     made = masks_beside(where.regions)
     if recipe.motion is not None:
         masking, describing, matching = recipe.motion
@@ -161,7 +163,6 @@ def _run_stages(recipe: Recipe, prepared: Path, where: EvidencePaths, work: Path
 
 
 def _parse(kind: type[SectionT], values: dict[str, Any], model: Path) -> SectionT:
-    from pydantic import ValidationError
 
     try:
         return kind.model_validate(values)
@@ -170,7 +171,6 @@ def _parse(kind: type[SectionT], values: dict[str, Any], model: Path) -> Section
 
 
 def _unknown(model: Path, what: str) -> Exception:
-    from pipeline.errors import CheckpointError
 
     fix = (
         "name another model by --model; or make the pair a data set (prepare.dataset: folder), run its stages and "
@@ -222,13 +222,6 @@ def run(
         CacheError: Weights or graph are not those of the training.
         SettingsError: `mass`, and the no-change sentences of the model's data set are not known.
     """
-    import numpy as np
-
-    from pipeline.captioners.scene_encoder import NO_SCENES
-    from pipeline.runtime import resolve_device
-    from pipeline.training.checkpoints import captioner_of, read_card
-    from pipeline.training.inference import caption_features
-
     card = read_card(model)
     captioner = captioner_of(card, model)
     recipe = None if captioner.fusion == "none" else read_recipe(card, captioner, model)
@@ -248,13 +241,6 @@ def run(
 
 def _read_images(before: Path, after: Path, scenes: ScenesCard | None) -> tuple[list[NDArray[np.uint8]], list[str]]:
     """Read both images, brought to the size of those that the model was trained on, and say so."""
-    import torch
-
-    from pipeline.datasets.images import read_rgb, resized
-    from pipeline.errors import DataError
-    from pipeline.training.inputs import backbone_of
-    from pipeline.vision.scenes.backbones import SceneBackbone
-
     images = [read_rgb(path, convert=True) for path in (before, after)]
     if images[0].shape != images[1].shape:
         sizes = " and ".join(f"{image.shape[1]}×{image.shape[0]}" for image in images)
@@ -274,14 +260,6 @@ def _features(
     scenes: ScenesCard, images: list[NDArray[np.uint8]], device: torch.device, *, finetuned: bool
 ) -> NDArray[Any]:
     """Return the scene features (2, C, h, w) float16 of both dates, or of a finetuned model the images themselves."""
-    import numpy as np
-    import torch
-
-    from pipeline.errors import CheckpointError
-    from pipeline.files import sha256_file
-    from pipeline.training.inputs import backbone_of
-    from pipeline.vision.scenes.backbones import build_backbone, normalise
-
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     if finetuned:
         return batch.numpy()

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.errors import SettingsError
+from pipeline.vision.drawing.canvas import save_png
+from pipeline.vision.drawing.gather import gather_pair
+from pipeline.vision.drawing.pair import draw_pair, draw_sheet, without_imagery
+
 
 def run(
     prepared: Path,
@@ -38,11 +43,6 @@ def run(
         DataError: There is no such pair, or an image cannot be read.
         SettingsError: A kind is unknown, or nothing is known of it; or kinds are given for one pair.
     """
-    from pipeline.errors import SettingsError
-    from pipeline.vision.drawing.canvas import save_png
-    from pipeline.vision.drawing.gather import gather_pair
-    from pipeline.vision.drawing.pair import draw_pair, draw_sheet, without_imagery
-
     known = [
         gather_pair(
             prepared,

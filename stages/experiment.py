@@ -9,21 +9,32 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from torch import OutOfMemoryError
+
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Expectation
+from pipeline.caption_graph.store import read_graph
 from pipeline.config import Section, parse_section, render_params, settings_hash, with_overrides
-from pipeline.errors import SageccError, SettingsError
+from pipeline.datasets.records import Prepared, read_prepared
+from pipeline.errors import CacheError, DataError, SageccError, SettingsError
+from pipeline.evaluation.bootstrap import PairStatistics, compare, pair_statistics
+from pipeline.evaluation.java import find_java
+from pipeline.evaluation.output import read_captions
+from pipeline.evaluation.scores import corpus_of, tokenize
 from pipeline.execution.settings import EngineSettings
 from pipeline.experiments.rows import Experiment
+from pipeline.experiments.table import Results, RowResult, draw_rows, markdown
+from pipeline.files import content_key, read_json, sha256_file, write_json, write_text
+from pipeline.progress import say
+from pipeline.training.distributed import Interrupted
+from pipeline.training.inputs import open_inputs
+from pipeline.training.region_inputs import EvidencePaths, open_evidence
+from pipeline.training.run import SECONDS, read_seconds, training_key
+from pipeline.vision.matching.cache import SCHEMA
 from stages import caption, evaluate, graph, matches, paths, train
-from stages.caption import CaptionSettings
-from stages.evaluate import EvaluateSettings
-from stages.sections import SECTIONS
-
-if TYPE_CHECKING:
-    from pipeline.datasets.records import Prepared
-    from pipeline.evaluation.bootstrap import PairStatistics
-    from pipeline.experiments.table import RowResult
+from stages.settings import SECTIONS, CaptionSettings, EvaluateSettings, GraphSettings, MatchesSettings, TrainSettings
 
 PARAMS, REPEAT, DONE, TIMES = "params.yaml", "repeat.sh", "run.json", "times.json"
 MODELS, CURVES, CAPTIONS, METRICS, PLOTS = "models", "curves", "captions", "metrics.json", "plots"
@@ -73,9 +84,9 @@ class Plan:
         return found
 
     @property
-    def train(self) -> train.TrainSettings:
+    def train(self) -> TrainSettings:
         """The captioner, its training and the seeds."""
-        return self.section("train", train.TrainSettings)
+        return self.section("train", TrainSettings)
 
     @property
     def engine(self) -> EngineSettings:
@@ -104,9 +115,6 @@ class Run:
     @property
     def is_done(self) -> bool:
         """Whether it was finished, and its captions and scores are still what they were."""
-        from pipeline.errors import DataError
-        from pipeline.files import read_json
-
         try:
             found = read_json(self.folder / DONE)
             return bool(found == self._record())
@@ -119,26 +127,21 @@ class Run:
         Raises:
             SageccError: A stage refuses or fails; see there.
         """
-        from pipeline.files import write_json, write_text
-
         plan, sources, folder, caches = self.plan, self.sources, self.folder, self.sources.caches
         write_text(folder / PARAMS, _params(plan))
         write_text(folder / REPEAT, self._commands())
         inputs = (sources.prepared, sources.scenes)
         train.run(plan.train, *inputs, folder / MODELS, engine=plan.engine, curves=folder / CURVES, **caches)
         self._keep_times()
-        search = plan.section("caption", caption.CaptionSettings)
+        search = plan.section("caption", CaptionSettings)
         caption.run(search, *inputs, folder / MODELS, folder / CAPTIONS, engine=plan.engine, explain=False, **caches)
-        measure = plan.section("evaluate", evaluate.EvaluateSettings)
+        measure = plan.section("evaluate", EvaluateSettings)
         where = (sources.prepared, folder / CAPTIONS, folder / METRICS, folder / PLOTS)
         evaluate.run(measure, *where, engine=plan.engine)
         write_json(folder / DONE, self._record())
 
     def seconds(self) -> dict[int, float]:
         """Return the training time of each seed; of none where it is not known of all."""
-        from pipeline.errors import DataError
-        from pipeline.files import read_json
-
         try:
             found = read_json(self.folder / TIMES)
             return {seed: float(found[str(seed)]) for seed in self.plan.train.seeds}
@@ -147,9 +150,6 @@ class Run:
 
     def _keep_times(self) -> None:
         """Copy the times of the trainings, which lie with their states, into the run's folder."""
-        from pipeline.files import write_json
-        from pipeline.training.run import SECONDS, read_seconds
-
         work = paths.training(self.training_key)
         known = {seed: read_seconds(work / f"seed-{seed}" / SECONDS) for seed in self.plan.train.seeds}
         if all(time is not None for time in known.values()):
@@ -157,8 +157,6 @@ class Run:
 
     def _record(self) -> dict[str, object]:
         """Describe a finished run by the content of what it wrote."""
-        from pipeline.files import sha256_file
-
         files = [self.folder / METRICS, self.folder / CAPTIONS / caption.PROVENANCE]
         files += [self.folder / CAPTIONS / f"seed-{seed}.json" for seed in self.plan.train.seeds]
         return {
@@ -219,11 +217,6 @@ def locate(plan: Plan, sources: Sources, output: Path, *, build: bool) -> Run | 
     Raises:
         SageccError: An input is missing or damaged, or cannot be made.
     """
-    from pipeline.files import content_key
-    from pipeline.training.inputs import open_inputs
-    from pipeline.training.region_inputs import EvidencePaths, open_evidence
-    from pipeline.training.run import training_key
-
     settings = plan.train
     inputs = open_inputs(sources.prepared, sources.scenes)
     taken = settings.captioner.evidence
@@ -246,13 +239,8 @@ def locate(plan: Plan, sources: Sources, output: Path, *, build: bool) -> Run | 
 
 
 def _matches(plan: Plan, sources: Sources, folder: Path, *, build: bool) -> Path | None:
-    from pipeline.cache.reader import Cache
-    from pipeline.cache.schema import Expectation
-    from pipeline.errors import CacheError
-    from pipeline.files import sha256_file
-    from pipeline.vision.matching.cache import SCHEMA
 
-    settings = plan.section("matches", matches.MatchesSettings)
+    settings = plan.section("matches", MatchesSettings)
     if not sources.regions.is_file():
         return sources.matches  # who reads both says what is missing
     expect = Expectation(settings_hash=settings_hash(settings), upstream={"regions.h5": sha256_file(sources.regions)})
@@ -273,11 +261,8 @@ def _matches(plan: Plan, sources: Sources, folder: Path, *, build: bool) -> Path
 
 
 def _graph(plan: Plan, sources: Sources, data: Prepared, folder: Path, *, build: bool) -> Path | None:
-    from pipeline.caption_graph.store import read_graph
-    from pipeline.errors import DataError
-    from pipeline.files import content_key
 
-    settings = plan.section("graph", graph.GraphSettings)
+    settings = plan.section("graph", GraphSettings)
     values = settings.result_values()
 
     def fits(path: Path) -> bool:
@@ -428,10 +413,6 @@ def run(
         Interrupted: The user stopped a training; its state is saved, and the same call goes on.
         OutputError: The table cannot be written.
     """
-    from pipeline.experiments.table import Results, draw_rows, markdown
-    from pipeline.files import write_json, write_text
-    from pipeline.progress import say
-
     odd = sorted(set(rows or ()) - set(range(1, len(plans) + 1)))
     if odd:
         raise SettingsError(f"there is no row {odd[0]}: {experiment.name} has {len(plans)}", where="--rows")
@@ -479,11 +460,6 @@ def _split(row: Plan) -> str:
 
 def _attempt(row: Plan, sources: Sources, output: Path, *, chosen: bool) -> _Outcome:
     """Run a row where it is chosen and not finished."""
-    from torch import OutOfMemoryError
-
-    from pipeline.progress import say
-    from pipeline.training.distributed import Interrupted
-
     try:
         found = locate(row, sources, output, build=chosen)
         if found is not None and found.is_done:
@@ -508,9 +484,6 @@ def _one_line(error: SageccError) -> str:
 
 
 def _results(outcomes: Collection[_Outcome], sources: Sources, resamples: int) -> list[RowResult]:
-    from pipeline.evaluation.bootstrap import compare
-    from pipeline.experiments.table import RowResult
-    from pipeline.files import read_json
 
     statistics = _statistics([outcome.run for outcome in outcomes if outcome.run is not None], sources)
     results: list[RowResult] = []
@@ -534,12 +507,6 @@ def _results(outcomes: Collection[_Outcome], sources: Sources, resamples: int) -
 
 def _statistics(runs: Collection[Run], sources: Sources) -> dict[str, dict[int, PairStatistics]]:
     """Count what the bootstrap is made from, by key of the run and seed; no seeds where no pair changed."""
-    from pipeline.datasets.records import read_prepared
-    from pipeline.evaluation.bootstrap import pair_statistics
-    from pipeline.evaluation.java import find_java
-    from pipeline.evaluation.output import read_captions
-    from pipeline.evaluation.scores import corpus_of, tokenize
-
     if not runs:
         return {}
     generated = {run.key: read_captions(run.folder / CAPTIONS) for run in runs}

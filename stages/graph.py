@@ -4,49 +4,34 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import Field
-
-from pipeline.caption_graph.settings import GraphBuildSettings
-from pipeline.config import Section
+from pipeline.cache.schema import Provenance
+from pipeline.caption_graph.build import build
+from pipeline.caption_graph.coverage import Coverage, coverage
+from pipeline.caption_graph.extraction import describe_engine, estimate_merging, make_asking, make_extractor
+from pipeline.caption_graph.llm.merges import LLMMerger
+from pipeline.caption_graph.llm.run import Estimate
+from pipeline.caption_graph.llm.triples import LLMExtractor
+from pipeline.caption_graph.merging import MergeMap, apply_merges, read_merges, write_merges
+from pipeline.caption_graph.records import count_names
+from pipeline.caption_graph.store import GRAPH, SCHEMA, TENSORS, edge_arrays, read_graph, write_graph, write_tensors
+from pipeline.caption_graph.text_encoders import build_text_encoder
+from pipeline.caption_graph.triples.records import captions_of, read_triples, write_triples
+from pipeline.datasets.records import Split, read_prepared
+from pipeline.errors import DataError
 from pipeline.execution.settings import EngineSettings
-from pipeline.graph_encoders.settings import GraphEncoderSettings, PretrainingSettings
+from pipeline.files import atomic_folder, content_key, read_json, sha256_file, write_json
+from pipeline.graph_encoders.encoders import tensors_of
+from pipeline.graph_encoders.link_prediction import pretrain
+from pipeline.progress import say, track
+from pipeline.weights import save_tensors
 from stages import paths
-
-if TYPE_CHECKING:
-    from pipeline.caption_graph.coverage import Coverage
-    from pipeline.caption_graph.llm.run import Estimate
-    from pipeline.caption_graph.merging import MergeMap
-    from pipeline.datasets.records import Split
+from stages.settings import GraphSettings
 
 TRIPLES, MERGES, ENCODER, METRICS = "triples.jsonl", "merges.yaml", "encoder.safetensors", "links.json"
 OUTPUTS = (TRIPLES, MERGES, "graph.json", "graph.h5", ENCODER, METRICS)
 """What the stage writes into its folder."""
-
-
-class GraphSettings(Section):
-    """The caption knowledge graph and its encoder (section 3.4)."""
-
-    build: GraphBuildSettings = Field(default_factory=GraphBuildSettings)
-    encoder: GraphEncoderSettings = Field(default_factory=GraphEncoderSettings)
-    pretraining: PretrainingSettings = Field(default_factory=PretrainingSettings)
-
-    def result_values(self) -> dict[str, Any]:
-        """Return the settings that decide the result, as JSON values: not the language model's pace, prices, key.
-
-        Own prompts and an own map of names stand there by their content, not by their place.
-        """
-        from pipeline.files import sha256_file
-
-        values = self.model_dump(mode="json")
-        build = values["build"]
-        if self.build.merge.overrides is not None:
-            build["merge"]["overrides"] = sha256_file(self.build.merge.overrides)
-        parts = ("triples", build["extraction"]["engine"]), ("merges", build["merge"]["by"])
-        questions = [question for question, by in parts if by == "llm"]
-        build["llm"] = self.build.llm.result_values(questions)
-        return values
 
 
 def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: EngineSettings) -> Path:
@@ -72,16 +57,6 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
         CheckpointError: A text encoder is damaged.
         OutputError: `output` cannot be written, or holds other files.
     """
-    from pipeline.cache.schema import Provenance
-    from pipeline.caption_graph.build import build
-    from pipeline.caption_graph.extraction import describe_engine, make_asking, make_extractor
-    from pipeline.caption_graph.merging import write_merges
-    from pipeline.caption_graph.store import GRAPH, SCHEMA, TENSORS, edge_arrays, write_graph, write_tensors
-    from pipeline.caption_graph.text_encoders import build_text_encoder
-    from pipeline.caption_graph.triples.records import write_triples
-    from pipeline.files import atomic_folder, content_key, sha256_file, write_json
-    from pipeline.progress import say, track
-
     del engine
     parts = settings.build
     overrides = _overrides(settings)
@@ -95,8 +70,6 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
         proposer = None if parts.merge.by == "none" else encoder(parts.merge.text)
         decider = None
         if parts.merge.by == "llm":
-            from pipeline.caption_graph.llm.merges import LLMMerger
-
             decider = LLMMerger(make_asking(parts.extraction, parts.llm, paths.ANSWERS))
         built = build([t.key for t in triples], parts.min_count, parts.merge, overrides, proposer, decider)
         write_merges(folder / MERGES, built.merges)
@@ -128,10 +101,6 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
         )
         write_tensors(folder / TENSORS, built.graph, features, provenance)
 
-        from pipeline.graph_encoders.encoders import tensors_of
-        from pipeline.graph_encoders.link_prediction import pretrain
-        from pipeline.weights import save_tensors
-
         graph = tensors_of(edge_arrays(built.graph, features))
         with track("graph: pretraining the encoder", settings.pretraining.epochs) as bar:
             found = pretrain(graph, settings.encoder, settings.pretraining, progress=bar.advance)
@@ -148,9 +117,6 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
 
 def summary(output: Path) -> list[str]:
     """Say in a few lines what a graph folder holds."""
-    from pipeline.caption_graph.store import read_graph
-    from pipeline.files import read_json
-
     stored = read_graph(output)
     graph, about = stored.graph, stored.about
     engine = about["engine"] + (f" ({about['model']})" if about["model"] else "")
@@ -173,20 +139,13 @@ def estimate(settings: GraphSettings, prepared: Path) -> Estimate | None:
 
     Where it extracts, its questions about names are left out: they follow from what it will have extracted.
     """
-    from pipeline.caption_graph.extraction import make_asking, make_extractor
-
     parts = settings.build
     _, captions = _training_captions(prepared)
     asking = make_asking(parts.extraction, parts.llm, paths.ANSWERS)
     if parts.extraction.engine == "llm":
-        from pipeline.caption_graph.llm.triples import LLMExtractor
-
         return LLMExtractor(asking).estimate(captions)
     if parts.merge.by != "llm":
         return None
-    from pipeline.caption_graph.extraction import estimate_merging
-    from pipeline.caption_graph.llm.merges import LLMMerger
-    from pipeline.caption_graph.text_encoders import build_text_encoder
 
     triples = make_extractor(parts.extraction, parts.llm, paths.ANSWERS).extract(captions)
     encoder = build_text_encoder(parts.merge.text)
@@ -200,15 +159,6 @@ def measure_coverage(settings: GraphSettings, graph: Path, prepared: Path, split
     Raises:
         DataError: The graph or the prepared data set is missing or damaged, or the split has no captions.
     """
-    from pipeline.caption_graph.coverage import coverage
-    from pipeline.caption_graph.extraction import make_extractor
-    from pipeline.caption_graph.merging import apply_merges, read_merges
-    from pipeline.caption_graph.records import count_names
-    from pipeline.caption_graph.store import read_graph
-    from pipeline.caption_graph.triples.records import captions_of, read_triples
-    from pipeline.datasets.records import read_prepared
-    from pipeline.errors import DataError
-
     stored, merges = read_graph(graph).graph, read_merges(graph / MERGES)
     statements = read_triples(graph / TRIPLES)
     training = count_names(apply_merges((triple.key for triple in statements), merges))
@@ -223,16 +173,12 @@ def measure_coverage(settings: GraphSettings, graph: Path, prepared: Path, split
 
 
 def _overrides(settings: GraphSettings) -> MergeMap:
-    from pipeline.caption_graph.merging import MergeMap, read_merges
 
     path = settings.build.merge.overrides
     return MergeMap() if path is None else read_merges(path)
 
 
 def _training_captions(prepared: Path) -> Any:
-    from pipeline.caption_graph.triples.records import captions_of
-    from pipeline.datasets.records import read_prepared
-    from pipeline.errors import DataError
 
     data = read_prepared(prepared)
     captions = captions_of(data.split("train"))

@@ -6,28 +6,20 @@ import math
 from functools import partial
 from pathlib import Path
 
-from pydantic import Field
-
-from pipeline.config import Section
+from pipeline.cache.schema import Provenance
+from pipeline.checkpoints import weights_sha256
+from pipeline.config import settings_hash
+from pipeline.datasets.records import read_prepared
+from pipeline.execution.build import build_cache
+from pipeline.execution.compute import Item
 from pipeline.execution.settings import EngineSettings
-from pipeline.vision.sam.settings import GeneratorSettings, Precision, SamSettings
+from pipeline.files import content_key
+from pipeline.progress import say
+from pipeline.vision.sam.cache import SCHEMA
+from pipeline.vision.sam.model import embedding_shape
+from pipeline.vision.sam.worker import MaskImage, MaskWorker
 from stages import paths
-
-
-class MasksSettings(Section):
-    """SAM's automatic masks, and whether its image embeddings are kept for the stages after it."""
-
-    sam: SamSettings = Field(default_factory=SamSettings)
-    generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
-    precision: Precision = Field(
-        "fp32", description="fp32, or bf16 in encoder and decoder: faster on GPUs, masks differ slightly"
-    )
-    compile: bool = Field(False, description="compile encoder and decoder (torch.compile); pays in long runs on GPUs")
-    store_embeddings: bool = Field(
-        False,
-        description="keep SAM's image embeddings, so that `regions` and `semantics` need not encode images again; "
-        "the bytes are told before the run (mini 32 KiB an image, published sizes 2 MiB)",
-    )
+from stages.settings import MasksSettings
 
 
 def run(
@@ -51,23 +43,10 @@ def run(
         DataError: The data set has no pairs; an image changed since `prepare`, or cannot be read.
         SettingsError: The encoder's size does not fit the variant.
     """
-    from pipeline.checkpoints import weights_sha256
-    from pipeline.config import settings_hash
-    from pipeline.datasets.records import read_prepared
-    from pipeline.files import content_key
-
     data = read_prepared(prepared)
     data.require_images()
     data.require_pairs()
     weights_sha = weights_sha256(Path(settings.sam.weights), whose="SAM", setting="masks.sam.weights")
-
-    from pipeline.cache.schema import Provenance
-    from pipeline.execution.build import build_cache
-    from pipeline.execution.compute import Item
-    from pipeline.progress import say
-    from pipeline.vision.sam.cache import SCHEMA
-    from pipeline.vision.sam.model import embedding_shape
-    from pipeline.vision.sam.worker import MaskImage, MaskWorker
 
     items = [
         Item(key=content_key(image.sha256), label=image.label, payload=MaskImage(image.path, image.sha256))

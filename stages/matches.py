@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import Field
+import numpy as np
 
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Provenance
+from pipeline.config import settings_hash
+from pipeline.errors import DataError
+from pipeline.execution.build import build_cache
+from pipeline.execution.compute import Item
 from pipeline.execution.settings import EngineSettings
-from pipeline.vision.matching.settings import AssignmentSettings, MatcherSettings
+from pipeline.files import content_key, sha256_bytes, sha256_file
+from pipeline.vision.matching.build import require_weights
+from pipeline.vision.matching.cache import SCHEMA
+from pipeline.vision.matching.worker import DATES, MatchWorker, PairOfRegions
+from pipeline.vision.regions.cache import SCHEMA as REGIONS
+from pipeline.vision.regions.cache import read_regions
 from stages import paths
-
-if TYPE_CHECKING:
-    from pipeline.cache.reader import Cache
-    from pipeline.execution.compute import Item
-
-
-class MatchesSettings(MatcherSettings):
-    """How regions of the two dates are matched, and which of them have no counterpart."""
-
-    assignment: AssignmentSettings = Field(AssignmentSettings(), description="what is a match and what is unmatched")
-    length: int = Field(
-        50, ge=1, le=1000, description="regions an image may have; fewer are padded to it (paper: at most 50 masks)"
-    )
-    batch_size: int = Field(64, ge=1, le=4096, description="pairs per forward pass; short batches are padded to it")
+from stages.settings import MatchesSettings
 
 
 def run(
@@ -48,15 +45,6 @@ def run(
         DataError: An image has more regions than `length`; or pairs lack regions, with `on_bad_item: fatal`.
         SettingsError: The layout does not fit the descriptors.
     """
-    from pipeline.cache.reader import Cache
-    from pipeline.cache.schema import Provenance
-    from pipeline.config import settings_hash
-    from pipeline.execution.build import build_cache
-    from pipeline.files import sha256_file
-    from pipeline.vision.matching.cache import SCHEMA
-    from pipeline.vision.matching.worker import MatchWorker
-    from pipeline.vision.regions.cache import SCHEMA as REGIONS
-
     with Cache.open(regions, REGIONS) as cache:
         (width,) = cache.schema.field("descriptors").row_shape
         items = _items(cache, settings.length)
@@ -90,14 +78,6 @@ def _items(cache: Cache, length: int) -> list[Item]:
     Raises:
         DataError: An image has more regions than `length`.
     """
-    import numpy as np
-
-    from pipeline.errors import DataError
-    from pipeline.execution.compute import Item
-    from pipeline.files import content_key, sha256_bytes
-    from pipeline.vision.matching.worker import DATES, PairOfRegions
-    from pipeline.vision.regions.cache import read_regions
-
     counts = np.diff(cache.offsets("regions"))
     if counts.size and counts.max() > length:
         unit = int(counts.argmax())
@@ -122,7 +102,5 @@ def _items(cache: Cache, length: int) -> list[Item]:
 
 
 def _weights_sha(settings: MatchesSettings) -> str:
-    from pipeline.files import sha256_file
-    from pipeline.vision.matching.build import require_weights
 
     return sha256_file(require_weights(settings))

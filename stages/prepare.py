@@ -7,28 +7,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from pipeline.datasets.settings import DatasetSettings, MismatchKind, VocabularySettings
-from pipeline.datasets.world.settings import WorldSettings
+from pipeline.datasets.adapters import adapter_of
+from pipeline.datasets.audit import Audit, describe_pairs
+from pipeline.datasets.caption_files import Entry
+from pipeline.datasets.checks import settle_captions, verify_pairs
+from pipeline.datasets.records import Pair, write_prepared
+from pipeline.datasets.settings import MismatchKind, VocabularySettings
+from pipeline.datasets.vocabulary import build_vocabulary
+from pipeline.datasets.world.files import generate_world
+from pipeline.errors import DataError
 from pipeline.execution.settings import EngineSettings
-
-if TYPE_CHECKING:
-    from pipeline.datasets.audit import Audit
-    from pipeline.datasets.caption_files import Entry
-    from pipeline.datasets.records import Pair
+from pipeline.files import atomic_folder, read_json, write_json
+from pipeline.progress import track
+from stages.settings import PrepareSettings
 
 OUTPUTS = ("pairs.jsonl", "dataset.json", "vocabulary.json", "audit.json", "world")
 """What the stage writes into its folder; `world` only for the synthetic data set."""
-
-
-class PrepareSettings(DatasetSettings):
-    """Which data set, what to do about its mismatches, and which words to know."""
-
-    vocabulary: VocabularySettings = Field(VocabularySettings(), description="words and lengths of captions")
-    world: WorldSettings = Field(WorldSettings(), description="the synthetic world; only for dataset: synthetic")
 
 
 def run(settings: PrepareSettings, output: Path, *, engine: EngineSettings) -> Path:
@@ -47,11 +42,6 @@ def run(settings: PrepareSettings, output: Path, *, engine: EngineSettings) -> P
         DataError: The data set is missing, damaged, or has mismatches that the settings call errors.
         OutputError: `output` cannot be written, or holds files that are not this stage's.
     """
-    from pipeline.datasets.audit import Audit, describe_pairs
-    from pipeline.datasets.records import write_prepared
-    from pipeline.datasets.vocabulary import build_vocabulary
-    from pipeline.files import atomic_folder, write_json
-
     audit = Audit()
     # DVC keeps a .gitignore beside files that it tracks; it may go with an older result, since DVC writes it again.
     with atomic_folder(output, replaces=(*OUTPUTS, ".gitignore")) as folder:
@@ -78,8 +68,6 @@ def run(settings: PrepareSettings, output: Path, *, engine: EngineSettings) -> P
 
 def summary(output: Path) -> list[str]:
     """Say in a few lines what a prepared folder holds: pairs, those left out, and mismatches that were let pass."""
-    from pipeline.files import read_json
-
     report = read_json(output / "audit.json", fix="run `sagecc prepare`")
     splits = report["statistics"]["splits"]
     counts = ", ".join(f"{split} {numbers['pairs']:,}" for split, numbers in splits.items())
@@ -103,9 +91,6 @@ class _Found:
 
 
 def _synthetic(settings: PrepareSettings, folder: Path, audit: Audit, engine: EngineSettings) -> _Found:
-    from pipeline.datasets.checks import settle_captions
-    from pipeline.datasets.world.files import generate_world
-    from pipeline.progress import track
 
     world = settings.world
     with track("prepare: the synthetic world", world.train + world.val + world.test) as bar:
@@ -115,10 +100,6 @@ def _synthetic(settings: PrepareSettings, folder: Path, audit: Audit, engine: En
 
 
 def _on_disk(settings: PrepareSettings, audit: Audit, engine: EngineSettings) -> _Found:
-    from pipeline.datasets.adapters import adapter_of
-    from pipeline.datasets.checks import settle_captions, verify_pairs
-    from pipeline.errors import DataError
-    from pipeline.progress import track
 
     root, strict = Path(settings.root), _strict(settings)
     adapter = adapter_of(settings.dataset)

@@ -11,11 +11,7 @@ from pipeline.config import Section, parse_section, render_params, with_override
 from pipeline.errors import SettingsError
 from pipeline.vision.matching.build import assignment, training_advice
 from pipeline.vision.sam.settings import PUBLISHED_GENERATOR
-from stages.matches import MatchesSettings
-from stages.prepare import PrepareSettings
-from stages.pretrain import PretrainSettings
-from stages.regions import RegionsSettings
-from stages.sections import SECTIONS
+from stages.settings import SECTIONS, MatchesSettings, PrepareSettings, PretrainSettings, RegionsSettings
 
 # ResNet-101 at 256 pixels, with each data set's own normalisation: the authors' release.
 _RESNET101 = {"backbone": "resnet101", "weights": "artifacts/checkpoints/resnet101-63fe2227.pth", "size": 256}

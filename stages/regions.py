@@ -5,19 +5,28 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from pydantic import Field
-
+from pipeline.cache.reader import Cache
+from pipeline.cache.schema import Expectation, Provenance
+from pipeline.config import settings_hash
+from pipeline.datasets.records import read_prepared
+from pipeline.execution.build import build_cache
+from pipeline.execution.compute import Item
 from pipeline.execution.settings import EngineSettings
-from pipeline.vision.regions.settings import RegionSettings
+from pipeline.files import content_key, sha256_file
+from pipeline.progress import say
+from pipeline.vision.regions.cache import SCHEMA
+from pipeline.vision.regions.descriptor import build_head
+from pipeline.vision.regions.worker import (
+    RegionImage,
+    RegionWorker,
+    footprint,
+    mask_digests,
+    read_source,
+    require_weights,
+)
+from pipeline.vision.sam.cache import SCHEMA as MASKS
 from stages import paths
-
-
-class RegionsSettings(RegionSettings):
-    """How masks become region descriptors; which SAM encodes the images is read from masks.h5."""
-
-    batch_size: int = Field(
-        8, ge=1, le=1024, description="images per pass of SAM's encoder; short batches are padded to it"
-    )
+from stages.settings import RegionsSettings
 
 
 def run(
@@ -47,26 +56,6 @@ def run(
         CheckpointError: Weights are missing or damaged, or SAM's are not those of the masks.
         DataError: An image changed since `prepare`, cannot be read, or has no entry among the masks.
     """
-    from pipeline.cache.reader import Cache
-    from pipeline.cache.schema import Expectation, Provenance
-    from pipeline.config import settings_hash
-    from pipeline.datasets.records import read_prepared
-    from pipeline.execution.build import build_cache
-    from pipeline.execution.compute import Item
-    from pipeline.files import content_key, sha256_file
-    from pipeline.progress import say
-    from pipeline.vision.regions.cache import SCHEMA
-    from pipeline.vision.regions.descriptor import build_head
-    from pipeline.vision.regions.worker import (
-        RegionImage,
-        RegionWorker,
-        footprint,
-        mask_digests,
-        read_source,
-        require_weights,
-    )
-    from pipeline.vision.sam.cache import SCHEMA as MASKS
-
     data = read_prepared(prepared)
     expectation = Expectation(upstream={"pairs.jsonl": data.card.pairs_sha256}, repair="sagecc masks")
     with Cache.open(masks, MASKS, expect=expectation) as cache:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from pydantic import Field
-
+from pipeline.cache.schema import Provenance
+from pipeline.checkpoints import weights_sha256
+from pipeline.config import settings_hash
+from pipeline.datasets.images import image_size
+from pipeline.datasets.records import read_prepared
+from pipeline.execution.build import build_cache
+from pipeline.execution.compute import Item
 from pipeline.execution.settings import EngineSettings
-from pipeline.vision.scenes.settings import BackboneSettings
+from pipeline.files import content_key
+from pipeline.vision.scenes.worker import SCHEMA, SceneImage, SceneWorker
 from stages import paths
-
-
-class ScenesSettings(BackboneSettings):
-    """The scene backbone, and how its features are computed."""
-
-    batch_size: int = Field(32, ge=1, le=1024, description="images per forward pass; short batches are padded to it")
+from stages.settings import ScenesSettings
 
 
 def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: EngineSettings) -> Path:
@@ -34,22 +35,11 @@ def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: Engin
         CheckpointError: The weights are missing or belong to another model.
         DataError: An image changed since `prepare`, cannot be read, or has another size than the rest.
     """
-    from pipeline.checkpoints import weights_sha256
-    from pipeline.config import settings_hash
-    from pipeline.datasets.images import image_size
-    from pipeline.datasets.records import read_prepared
-    from pipeline.files import content_key
-
     data = read_prepared(prepared)
     data.require_images()
     data.require_pairs()
     weights_sha = weights_sha256(Path(settings.weights), whose="the backbone", setting="scenes.weights")
     size = image_size(data.root / data.pairs[0].before)
-
-    from pipeline.cache.schema import Provenance
-    from pipeline.execution.build import build_cache
-    from pipeline.execution.compute import Item
-    from pipeline.vision.scenes.worker import SCHEMA, SceneImage, SceneWorker
 
     items = [
         Item(

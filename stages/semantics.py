@@ -8,41 +8,33 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.cache.schema import Provenance
+from pipeline.checkpoints import weights_sha256
+from pipeline.config import settings_hash
+from pipeline.datasets.images import image_size, read_unchanged
+from pipeline.datasets.records import Prepared, read_prepared
+from pipeline.errors import DataError
+from pipeline.execution.build import build_cache
+from pipeline.execution.compute import Item, MakeWorker
 from pipeline.execution.settings import EngineSettings
-from pipeline.vision.external.settings import SourceSettings
-from pipeline.vision.grounding.settings import SemanticRegionSettings
+from pipeline.files import content_key, sha256_file
+from pipeline.progress import say
+from pipeline.vision.external.arrays import ArrayWorker, list_hdf5, list_npy
+from pipeline.vision.external.tags import TagWorker, list_tags, text_weights
+from pipeline.vision.grounding.cache import SCHEMA
+from pipeline.vision.grounding.prompts import category_tokens, load_text_encoder
+from pipeline.vision.grounding.settings import parse_prompts
+from pipeline.vision.grounding.worker import SemanticImage, SemanticWorker, alignment, evenly_spread, readable
+from pipeline.vision.regions.worker import stored_embeddings
 from stages import paths
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.datasets.records import Prepared
-    from pipeline.execution.compute import Item, MakeWorker
-    from pipeline.vision.grounding.worker import SemanticImage
+from stages.settings import SemanticsSettings
 
 _IMPORTED = 2048
 """Items per shard of an import: one takes no time worth saving."""
-
-
-class SemanticsSettings(SemanticRegionSettings):
-    """Semantic regions and maps: Grounding DINO's boxes, SAM's masks of them, similarity to the prompts."""
-
-    batch_size: int = Field(8, ge=1, le=1024, description="images per pass; short batches are padded to it")
-    source: SourceSettings = Field(
-        SourceSettings(), description="find regions in the images, or import what others found"
-    )
-
-    @model_serializer(mode="wrap")
-    def _without_idle(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What cannot show in the cache is not among the settings that it is known by.
-        values: dict[str, Any] = handler(self)
-        own = self.source.kind == "images"
-        return {name: value for name, value in values.items() if (name == "source") != own}
 
 
 def run(
@@ -75,9 +67,6 @@ def run(
             images; or what is imported is missing, damaged, or lies outside of its folder.
         SettingsError: The prompts are too long or hold words that the text encoder does not know.
     """
-    from pipeline.config import settings_hash
-    from pipeline.datasets.records import read_prepared
-
     data = read_prepared(prepared)
     data.require_pairs()
     found = (
@@ -85,10 +74,6 @@ def run(
         if settings.source.kind == "images"
         else _imports(settings, data)
     )
-
-    from pipeline.cache.schema import Provenance
-    from pipeline.execution.build import build_cache
-    from pipeline.vision.grounding.cache import SCHEMA
 
     provenance = Provenance(
         stage="semantics",
@@ -135,19 +120,12 @@ def _detections(
     settings: SemanticsSettings, data: Prepared, engine: EngineSettings, masks: Path | None, work: Path
 ) -> _Work:
     """Prepare for Grounding DINO and SAM to look at the images."""
-    from pipeline.files import content_key, sha256_file
-
     data.require_images()
     weights = _weights(settings)
     if settings.map_size is None:
         size = _first_size(data, skipping=engine.on_bad_item == "skip")
     else:
         size = (settings.map_size, settings.map_size)
-
-    from pipeline.execution.compute import Item
-    from pipeline.vision.grounding.prompts import category_tokens, load_text_encoder, parse_prompts
-    from pipeline.vision.grounding.worker import SemanticImage, SemanticWorker
-    from pipeline.vision.regions.worker import stored_embeddings
 
     # Refused before any image is read.
     category_tokens(load_text_encoder(settings.grounding.text_encoder)[0], parse_prompts(settings.grounding.prompts))
@@ -173,9 +151,6 @@ def _first_size(data: Prepared, *, skipping: bool) -> tuple[int, int]:
     Raises:
         DataError: It cannot be read, or with `skipping`: none can.
     """
-    from pipeline.datasets.images import image_size, read_unchanged
-    from pipeline.errors import DataError
-
     if not skipping:
         return image_size(data.root / data.pairs[0].before)
     for image in data.images():
@@ -190,9 +165,6 @@ def _first_size(data: Prepared, *, skipping: bool) -> tuple[int, int]:
 
 def _imports(settings: SemanticsSettings, data: Prepared) -> _Work:
     """Prepare for reading what others found; the images need not be there."""
-    from pipeline.vision.external.arrays import ArrayWorker, list_hdf5, list_npy
-    from pipeline.vision.external.tags import TagWorker, list_tags, text_weights
-
     source = settings.source
     root = data.root if source.root is None else Path(source.root)
     if source.kind == "tags":
@@ -205,9 +177,6 @@ def _imports(settings: SemanticsSettings, data: Prepared) -> _Work:
 
 def _weights(settings: SemanticsSettings) -> dict[str, str]:
     """Return the SHA-256 of every file of weights by name."""
-    from pipeline.checkpoints import weights_sha256
-    from pipeline.files import sha256_file
-
     files = {
         "grounding_dino": ("Grounding DINO", settings.grounding.weights, "semantics.grounding.weights"),
         "sam": ("SAM", settings.sam.weights, "semantics.sam.weights"),
@@ -234,11 +203,6 @@ def _alignment(
     work: Path,
 ) -> tuple[NDArray[np.float32], str]:
     """Return the map of the space `aligned`, and the SHA-256 of the file that holds it."""
-    from pipeline.config import settings_hash
-    from pipeline.files import content_key, sha256_file
-    from pipeline.progress import say
-    from pipeline.vision.grounding.worker import alignment, evenly_spread, readable
-
     training = [row for row, pair in enumerate(data.pairs) if pair.split == "train"]
     if not training:
         say("semantics: no pair is of the training split; the map from descriptors to words is fitted to all splits")

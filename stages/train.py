@@ -5,7 +5,16 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from pipeline.execution.build import exclusive
 from pipeline.execution.settings import EngineSettings
+from pipeline.files import read_json
+from pipeline.progress import say
+from pipeline.runtime import resolve_device
+from pipeline.training.checkpoints import HISTORY, copy_model, is_complete, remove_other_seeds
+from pipeline.training.distributed import count_devices, launch
+from pipeline.training.inputs import open_inputs
+from pipeline.training.region_inputs import EvidencePaths, open_evidence
+from pipeline.training.run import Job, choose_pairs, seed_key, train_seeds, training_key, write_curves
 from pipeline.training.settings import TrainSettings
 from stages import paths
 
@@ -53,16 +62,6 @@ def run(
         DivergedError: The loss became NaN or infinite.
         OutputError: A file cannot be written, or the inputs do not fit where `data` wants them.
     """
-    from pipeline.execution.build import exclusive
-    from pipeline.files import read_json
-    from pipeline.progress import say
-    from pipeline.runtime import resolve_device
-    from pipeline.training.checkpoints import HISTORY, copy_model, is_complete, remove_other_seeds
-    from pipeline.training.distributed import count_devices, launch
-    from pipeline.training.inputs import open_inputs
-    from pipeline.training.region_inputs import EvidencePaths, open_evidence
-    from pipeline.training.run import Job, choose_pairs, seed_key, train_seeds, training_key, write_curves
-
     device = resolve_device(engine.device)
     devices = count_devices(settings.devices, device)
     taken = scenes if settings.captioner.scene.features == "cached" else None

@@ -14,6 +14,14 @@ import pytest
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
 from stages import masks, matches, paths, prepare, regions, scenes, semantics
+from stages.settings import (
+    MasksSettings,
+    MatchesSettings,
+    PrepareSettings,
+    RegionsSettings,
+    ScenesSettings,
+    SemanticsSettings,
+)
 
 PROJECT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
@@ -29,15 +37,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         engine = EngineSettings(device="cpu", workers=1)
         world = WorldSettings(train=6, val=2, test=2, size=96)
-        settings = prepare.PrepareSettings(
+        settings = PrepareSettings(
             dataset="synthetic", root="world", world=world, vocabulary=prepare.VocabularySettings(min_count=1)
         )
         prepare.run(settings, paths.PREPARED, engine=engine)
-        scenes.run(scenes.ScenesSettings(batch_size=4), paths.PREPARED, paths.SCENES, engine=engine)
-        masks.run(masks.MasksSettings(), paths.PREPARED, paths.MASKS, engine=engine)
-        regions.run(regions.RegionsSettings(), paths.PREPARED, paths.MASKS, paths.REGIONS, engine=engine)
-        matches.run(matches.MatchesSettings(), paths.REGIONS, paths.MATCHES, engine=engine)
-        semantics.run(semantics.SemanticsSettings(), paths.PREPARED, paths.SEMANTICS, engine=engine)
+        scenes.run(ScenesSettings(batch_size=4), paths.PREPARED, paths.SCENES, engine=engine)
+        masks.run(MasksSettings(), paths.PREPARED, paths.MASKS, engine=engine)
+        regions.run(RegionsSettings(), paths.PREPARED, paths.MASKS, paths.REGIONS, engine=engine)
+        matches.run(MatchesSettings(), paths.REGIONS, paths.MATCHES, engine=engine)
+        semantics.run(SemanticsSettings(), paths.PREPARED, paths.SEMANTICS, engine=engine)
     finally:
         os.chdir(before)
     return folder

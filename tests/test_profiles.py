@@ -10,7 +10,7 @@ from pipeline.checkpoints import FOLDER
 from pipeline.config import parse_section, read_document
 from stages import paths
 from stages.profiles import PROFILES, missing_files, profile_sections, render_profile
-from stages.sections import SECTIONS
+from stages.settings import SECTIONS
 
 PROJECT = Path(__file__).parent.parent
 

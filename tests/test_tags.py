@@ -17,8 +17,8 @@ from pipeline.execution.settings import EngineSettings
 from pipeline.training.checkpoints import read_card
 from pipeline.vision.grounding.cache import SCHEMA
 from stages import caption, describe, evaluate, paths, prepare, scenes, semantics, train
-from stages.caption import CaptionSettings
 from stages.profiles import WITHOUT_IMAGES, profile_sections
+from stages.settings import CaptionSettings
 from tests.datasets import fakes
 from tests.datasets.reference import reference
 

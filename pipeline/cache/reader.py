@@ -8,19 +8,17 @@ from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import h5py
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pipeline.cache import layout
 from pipeline.cache.columns import check_data
 from pipeline.cache.schema import Expectation, Field, Schema
 from pipeline.errors import CacheError
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Cache:
@@ -149,8 +147,6 @@ class Cache:
 
     def tensor(self, field: str, device: str | torch.device) -> torch.Tensor:
         """Return all rows of a field as one tensor of shape `(rows, *row)` on `device`, a copy of its own."""
-        import torch
-
         source = self._source(field)
         values = np.array(source) if isinstance(source, np.ndarray) else source[...]
         return torch.from_numpy(values).to(device)

@@ -10,21 +10,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pipeline.caption_graph.llm.merges import LLMMerger, NameKind
-from pipeline.caption_graph.llm.run import Estimate
+from pipeline.caption_graph.llm.run import Asking, Estimate, Progress
+from pipeline.caption_graph.llm.triples import LLMExtractor
 from pipeline.caption_graph.merging import MergeMap, merge_names
 from pipeline.caption_graph.records import Key, count_names
 from pipeline.caption_graph.settings import ExtractionSettings, LLMSettings, MergeSettings
 from pipeline.caption_graph.text_encoders import TextEncoder
-from pipeline.caption_graph.triples.records import Caption
+from pipeline.caption_graph.triples.records import Caption, Extractor
+from pipeline.caption_graph.triples.rules import RulesExtractor
 from pipeline.datasets.caption_files import read_captions
 from pipeline.errors import DataError
-
-if TYPE_CHECKING:
-    from pipeline.caption_graph.llm.run import Asking, Progress
-    from pipeline.caption_graph.triples.records import Extractor
+from pipeline.progress import say
 
 
 def read_text_captions(path: Path) -> list[Caption]:
@@ -101,26 +100,18 @@ def make_extractor(settings: ExtractionSettings, llm: LLMSettings, store: Path) 
         store: Folder of the language model's answers, from which an interrupted or repeated run goes on.
     """
     if settings.engine == "rules":
-        from pipeline.caption_graph.triples.rules import RulesExtractor
-
         return RulesExtractor(settings.rules)
-    from pipeline.caption_graph.llm.triples import LLMExtractor
 
     return LLMExtractor(make_asking(settings, llm, store))
 
 
 def make_asking(settings: ExtractionSettings, llm: LLMSettings, store: Path) -> Asking:
     """Say how a language model is asked."""
-    from pipeline.caption_graph.llm.run import Asking
-    from pipeline.progress import say
-
     return Asking(llm, store, settings.on_bad_caption, say, _tell_now_and_then())
 
 
 def _tell_now_and_then() -> Progress:
     """Return a progress that says a line every ten seconds, and one when all is done."""
-    from pipeline.progress import say
-
     told = time.monotonic()
 
     def tell(done: int, total: int) -> None:

@@ -10,6 +10,7 @@ Which language model is asked, how, and at what price; free of the client, so th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -17,7 +18,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, JsonValue, field_validator
 
 from pipeline.config import Section
-from pipeline.errors import SettingsError
+from pipeline.errors import DataError, SettingsError
+from pipeline.files import content_key
 
 MINILM: Final = "minilm"
 HASHED: Final = "hashed"
@@ -132,9 +134,6 @@ class LLMSettings(Section):
             return {}
         values = self.model_dump(mode="json", exclude={"traffic", "prices", "key_variable"})
         if self.prompts is not None:
-            from pipeline.caption_graph.llm.questions import read_prompt
-            from pipeline.files import content_key
-
             values["prompts"] = {name: content_key(read_prompt(self, name)) for name in questions}
         return values
 
@@ -229,3 +228,25 @@ class GraphBuildSettings(Section):
         default_factory=TextEncoderSettings,
         description="text encoder of the node features, equation (14)",
     )
+
+
+def read_prompt(settings: LLMSettings, name: str) -> str:
+    """Read the prompt `name`.md: the user's version where `settings.prompts` names a folder that has one.
+
+    Raises:
+        DataError: The folder or file cannot be read, or the prompt is empty.
+    """
+    if settings.prompts is None:
+        return files("pipeline.caption_graph.llm").joinpath("prompts", f"{name}.md").read_text(encoding="utf-8").strip()
+    path = Path(settings.prompts) / f"{name}.md"
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"cannot read the prompt: {error}",
+            where=path,
+            fix="set `graph.build.llm.prompts` to null: prompts come along",
+        ) from error
+    if not text:
+        raise DataError("the prompt is empty", where=path, fix="write it, or set `graph.build.llm.prompts` to null")
+    return text

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,6 @@ from pipeline.caption_graph.settings import HASHED, MINILM, TextEncoderSettings
 from pipeline.errors import CheckpointError, ServiceError, first_line
 from pipeline.files import sha256_file
 from pipeline.runtime import one_thread
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 _LENGTHS: Final = (2, 3, 4)
 

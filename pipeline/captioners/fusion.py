@@ -23,7 +23,7 @@ from pipeline.captioners.inputs import Evidence, EvidenceWidths, Memory, Regions
 from pipeline.captioners.layers import Attention, FeedForward, SetPooling, initialise, point_waves
 from pipeline.captioners.settings import EvidenceSettings, PaperFusionSettings, ReleaseFusionSettings
 from pipeline.errors import CheckpointError
-from pipeline.graph_encoders.encoders import GraphTensors
+from pipeline.graph_encoders.encoders import GraphEncoder, GraphTensors, Readout
 from pipeline.vision.regions.descriptor import DescriptorHead
 from pipeline.vision.regions.settings import GRID, HeadSettings
 
@@ -141,7 +141,6 @@ class GraphBranch(nn.Module):
 
     def __init__(self, settings: EvidenceSettings, features: int, relations: int, *, readout: bool) -> None:
         # PyTorch Geometric takes seconds to import, and most captioners have no graph.
-        from pipeline.graph_encoders.encoders import GraphEncoder, Readout
 
         super().__init__()
         self.frozen = settings.frozen_graph

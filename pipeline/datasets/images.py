@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 
 from pipeline.errors import DataError
 from pipeline.files import sha256_bytes
@@ -66,9 +68,6 @@ def read_rgb(path: Path, *, convert: bool = False, max_megapixels: float = MAX_M
 
 def resized(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Bring an image, uint8 (H, W, 3), to `shape`, height and width: bilinear, antialiased."""
-    import torch
-    from torch.nn.functional import interpolate
-
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     image = interpolate(image, size=shape, mode="bilinear", align_corners=False, antialias=True)
     found: NDArray[np.uint8] = image[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

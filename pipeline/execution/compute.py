@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -83,7 +84,6 @@ class Failure:
         """Describe what was raised over an item."""
         if isinstance(error, SageccError):
             return cls(error.what + (f" ({error.where})" if error.where else ""))
-        import traceback
 
         return cls(
             f"{type(error).__name__}: {error}", unexpected=True, trace="".join(traceback.format_exception(error))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import save
 
 from pipeline.errors import CacheError
 from pipeline.files import atomic_path, content_key
@@ -67,8 +68,6 @@ def write_shard(folder: Path, results: Mapping[str, Mapping[str, npt.NDArray[Any
         OutputError: The disk is full or the folder cannot be written.
         ValueError: An array has a type that no cache may hold.
     """
-    from safetensors.numpy import save
-
     tensors, checksums = {}, []
     for index, (key, arrays) in enumerate(results.items()):
         ordered = {name: np.array(arrays[name], order="C", copy=None) for name in sorted(arrays)}

@@ -8,7 +8,6 @@ R-GCN's layer as one product for all relations instead of one per relation.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,8 @@ from torch_geometric import nn as pyg
 from torch_geometric.nn import RGCNConv
 from torch_geometric.utils import degree
 
+from pipeline.caption_graph.store import GraphArrays
 from pipeline.graph_encoders.settings import GraphEncoderSettings
-
-if TYPE_CHECKING:
-    from pipeline.caption_graph.store import GraphArrays
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.optim import Optimizer
 
 from pipeline import errors
@@ -168,7 +169,6 @@ def launch(work: Callable[[Ranks], ResultT], device: torch.device, devices: int)
     if devices == 1:
         return work(Alone(device))
     from lightning.fabric import Fabric
-    from torch.multiprocessing.spawn import ProcessRaisedException
 
     fabric: Any = Fabric(accelerator=device.type, devices=devices, strategy="ddp_spawn")
     # Ctrl-C reaches every process of the terminal: the workers agree on a step to stop at, this one waits for them.

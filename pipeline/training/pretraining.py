@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.config import Section, settings_hash
+from pipeline.config import settings_hash
 from pipeline.datasets.world.files import CLASSES_FILE, generate_world
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.errors import CheckpointError, DataError
@@ -30,21 +29,8 @@ from pipeline.execution.settings import EngineSettings
 from pipeline.files import content_key, sha256_file, write_json
 from pipeline.progress import track
 from pipeline.training.checkpoints import Progress, load_state, save_state
+from pipeline.training.settings import PretrainSchedule
 from pipeline.weights import load_exactly, load_state_dict, save_tensors
-
-
-class PretrainSchedule(Section):
-    """How long, in what steps and from which seed a mini model is trained."""
-
-    epochs: int = Field(8, ge=1, description="passes over the training pairs, a validation after each")
-    batch: int = Field(12, ge=1, description="pairs per step")
-    learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW's weight decay")
-    start: str | None = Field(
-        None, description="weights to begin with, as an earlier training of the same model wrote them; null: none"
-    )
-    seed: int = Field(0, ge=0, description="initial weights and order of the pairs")
-
 
 _MOMENTUM = 0.95
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)

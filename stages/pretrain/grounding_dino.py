@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+import numpy as np
+import torch
 
-from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
-from pipeline.training.pretraining import PretrainSchedule
+from pipeline.runtime import deterministic, resolve_device
+from pipeline.training.pretraining import begin_with, pretrain, state_key, training_world, write_mini
+from pipeline.vision.grounding.model import build_grounding_dino
+from pipeline.vision.grounding.pretraining import GroundingPretraining, validate
+from pipeline.vision.grounding.prompts import write_text_encoder
+from pipeline.vision.grounding.scenes import grounding_batches, read_scenes
+from pipeline.vision.grounding.settings import GroundingSettings
 from stages import paths
-
-
-class PretrainGroundingSettings(PretrainSchedule):
-    """Training of the mini Grounding DINO that ships under artifacts/pretrained."""
-
-    epochs: int = Field(8, ge=1, description="passes over the training images, a validation after each")
-    batch: int = Field(8, ge=1, description="images per step")
-    learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
-    world: WorldSettings = Field(
-        # Another seed than the data set's, so that no scene of the default profile has been seen.
-        default_factory=lambda: WorldSettings(train=1500, val=60, test=0, seed=1_000_003),
-        description="the world it is trained on; keep its seed different from prepare.world.seed",
-    )
+from stages.settings import PretrainGroundingSettings
 
 
 def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSettings) -> Path:
@@ -37,17 +31,6 @@ def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSett
     Returns:
         `output`.
     """
-    import numpy as np
-    import torch
-
-    from pipeline.runtime import deterministic, resolve_device
-    from pipeline.training.pretraining import begin_with, pretrain, state_key, training_world, write_mini
-    from pipeline.vision.grounding.model import build_grounding_dino
-    from pipeline.vision.grounding.pretraining import GroundingPretraining, validate
-    from pipeline.vision.grounding.prompts import write_text_encoder
-    from pipeline.vision.grounding.scenes import grounding_batches, read_scenes
-    from pipeline.vision.grounding.settings import GroundingSettings
-
     title = "pretrain grounding-dino"
     world = training_world(settings.world, paths.WORK, engine=engine, title=title)
     device = resolve_device(engine.device)

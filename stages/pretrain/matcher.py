@@ -3,59 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from pydantic import Field
+import numpy as np
+import torch
 
-from pipeline.datasets.world.settings import WorldSettings
+from pipeline.config import settings_hash
+from pipeline.errors import SettingsError
 from pipeline.execution.settings import EngineSettings
-from pipeline.training.pretraining import PretrainSchedule
-from pipeline.vision.matching.example_settings import AugmentSettings, ExampleSettings
-from pipeline.vision.matching.settings import MatcherLayout
-from pipeline.vision.regions.settings import RegionSettings
-from stages import paths
-from stages.masks import MasksSettings
-
-if TYPE_CHECKING:
-    import torch
-
-    from pipeline.vision.matching.examples import Describer, PreparedImages
+from pipeline.files import content_key, sha256_file
+from pipeline.runtime import deterministic, resolve_device
+from pipeline.training.pretraining import begin_with, pretrain, state_key, write_mini
+from pipeline.vision.matching.build import learned_matcher
+from pipeline.vision.matching.examples import Describer, PreparedImages, compute_examples, date_examples, joined
+from pipeline.vision.matching.pretraining import batches, losses, validate
+from pipeline.vision.matching.settings import AssignmentSettings
+from pipeline.vision.regions.descriptor import build_head
+from pipeline.vision.sam.encoder import ImageEncoder
+from pipeline.vision.sam.model import build_sam
+from stages import masks, paths, prepare
+from stages.settings import PrepareSettings, PretrainMatcherSettings
 
 _VIEWS_PER_PASS = 8
 _SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
-
-
-class PretrainMatcherSettings(MatcherLayout, PretrainSchedule):
-    """Training of the matcher; of the mini one that ships under artifacts/pretrained, unless images are given."""
-
-    epochs: int = Field(20, ge=1, description="passes over the training examples, a validation after each")
-    batch: int = Field(32, ge=1, description="examples per step")
-    learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
-    world: WorldSettings = Field(
-        # Another seed than the data set's, so that no pair of the default profile has been seen.
-        default_factory=lambda: WorldSettings(train=1400, val=100, test=0, seed=1_000_004),
-        description="the world it is trained on where no images are given; keep its seed different from "
-        "prepare.world.seed",
-    )
-    masks: MasksSettings = Field(
-        default_factory=MasksSettings, description="SAM and its masks of that world, as in stage masks"
-    )
-    regions: RegionSettings = Field(
-        default_factory=RegionSettings,
-        description="how regions become descriptors; as in stage regions, or the matcher meets others than it knows",
-    )
-    examples: ExampleSettings = Field(
-        default_factory=ExampleSettings, description="how images with masks become pairs with known correspondences"
-    )
-    dates: bool = Field(
-        True,
-        description="where no images are given: learn also from both dates of the world's pairs, with the regions that "
-        "SAM found at each, whose correspondences the world knows",
-    )
-    augment: AugmentSettings = Field(
-        default_factory=AugmentSettings, description="what changes about the examples from epoch to epoch"
-    )
-    length: int = Field(50, ge=1, le=1000, description="regions a view has at most")
 
 
 def run(
@@ -88,17 +58,6 @@ def run(
         DataError: No training image holds a region, one has changed since `prepare`, or there are too few.
         SettingsError: `nearest` has nothing to learn; or of `prepared` and `masks` only one is given.
     """
-    import numpy as np
-
-    from pipeline.errors import SettingsError
-    from pipeline.files import content_key, sha256_file
-    from pipeline.runtime import deterministic, resolve_device
-    from pipeline.training.pretraining import begin_with, pretrain, state_key, write_mini
-    from pipeline.vision.matching.build import learned_matcher
-    from pipeline.vision.matching.examples import PreparedImages, compute_examples, date_examples, joined
-    from pipeline.vision.matching.pretraining import batches, losses, validate
-    from pipeline.vision.matching.settings import AssignmentSettings
-
     title = "pretrain matcher"
     if (prepared is None) != (masks is None):
         raise SettingsError("images and their masks go together", fix="give --prepared and --masks, or neither")
@@ -163,23 +122,15 @@ def run(
 
 def _world(settings: PretrainMatcherSettings, engine: EngineSettings) -> tuple[Path, Path]:
     """Generate the synthetic world and its masks, unless they are there; return the prepared folder and masks.h5."""
-    from pipeline.config import settings_hash
-    from stages import masks, prepare
-
     folder = paths.WORK / "pretrain-matcher" / "worlds" / settings_hash(settings.world)[:32]
     prepared = folder / "prepared"
     if not prepared.is_dir():
-        prepare.run(prepare.PrepareSettings(dataset="synthetic", world=settings.world), prepared, engine=engine)
+        prepare.run(PrepareSettings(dataset="synthetic", world=settings.world), prepared, engine=engine)
     return prepared, masks.run(settings.masks, prepared, folder / "masks.h5", engine=engine)
 
 
 def _describer(settings: PretrainMatcherSettings, images: PreparedImages, device: torch.device) -> Describer:
     """Build what the stages masks and regions make descriptors with."""
-    from pipeline.vision.matching.examples import Describer
-    from pipeline.vision.regions.descriptor import build_head
-    from pipeline.vision.sam.encoder import ImageEncoder
-    from pipeline.vision.sam.model import build_sam
-
     sam = images.sam
     encoder = ImageEncoder(build_sam(sam.sam), sam.sam, device, precision=sam.precision)
     head = build_head(sam.channels, settings.regions.head).to(device)

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import Field
+import numpy as np
+import torch
 
 from pipeline.datasets.records import Split
-from pipeline.datasets.world.settings import WorldSettings
+from pipeline.datasets.world.pair import read_objects, read_picture
+from pipeline.datasets.world.settings import LAND_CLASSES
 from pipeline.execution.settings import EngineSettings
-from pipeline.training.pretraining import PretrainSchedule
+from pipeline.runtime import deterministic, resolve_device
+from pipeline.training.pretraining import OrthogonalAdamW, begin_with, pretrain, state_key, training_world, write_mini
+from pipeline.vision.sam.model import build_sam, encoder_size
+from pipeline.vision.sam.pretraining import SamPretraining, SegmentedImages, batches, segment, validate
+from pipeline.vision.sam.settings import SamSettings
 from stages import paths
-
-if TYPE_CHECKING:
-    from pipeline.vision.sam.pretraining import SegmentedImages
-
-
-class PretrainSamSettings(PretrainSchedule):
-    """Training of the mini SAM that ships under artifacts/pretrained."""
-
-    epochs: int = Field(15, ge=1, description="passes over the training images, a validation after each")
-    dense_epochs: int = Field(
-        3, ge=0, description="of these, the first that train the image encoder alone, by dense tasks; they are cheap"
-    )
-    batch: int = Field(8, ge=1, description="images per step")
-    learning_rate: float = Field(1.5e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
-    matrix_rate: float = Field(
-        0.02,
-        gt=0,
-        description="the same for the matrices of the image encoder, whose momentum is orthogonalised (Muon)",
-    )
-    points: int = Field(8, ge=0, description="point prompts per image of a step")
-    boxes: int = Field(4, ge=0, description="box prompts per image of a step")
-    world: WorldSettings = Field(
-        # Another seed than the data set's, so that no pair of the default profile has been seen.
-        default_factory=lambda: WorldSettings(train=1600, val=60, test=0, seed=1_500_003),
-        description="the world it is trained on; keep its seed different from prepare.world.seed",
-    )
+from stages.settings import PretrainSamSettings
 
 
 def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) -> Path:
@@ -51,23 +31,6 @@ def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) 
     Returns:
         `output`.
     """
-    import numpy as np
-    import torch
-
-    from pipeline.datasets.world.settings import LAND_CLASSES
-    from pipeline.runtime import deterministic, resolve_device
-    from pipeline.training.pretraining import (
-        OrthogonalAdamW,
-        begin_with,
-        pretrain,
-        state_key,
-        training_world,
-        write_mini,
-    )
-    from pipeline.vision.sam.model import build_sam, encoder_size
-    from pipeline.vision.sam.pretraining import SamPretraining, batches, validate
-    from pipeline.vision.sam.settings import SamSettings
-
     title = "pretrain sam"
     sam = SamSettings(variant="mini", encoder_size=settings.world.size)
     encoder_size(sam)  # Refuses a size that cannot be trained at before the world is generated.
@@ -106,12 +69,6 @@ def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) 
 
 def read_images(world: Path, split: Split) -> SegmentedImages:
     """Read both dates of a split of a generated world, with their segments, into memory."""
-    import numpy as np
-    import torch
-
-    from pipeline.datasets.world.pair import read_objects, read_picture
-    from pipeline.vision.sam.pretraining import SegmentedImages, segment
-
     images, land_cover, segments, surfaces = [], [], [], []
     for name in read_objects(world, split):
         for date in "AB":

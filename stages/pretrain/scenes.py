@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import Field
+import numpy as np
+import torch
 
 from pipeline.datasets.records import Split
-from pipeline.datasets.world.settings import WorldSettings
+from pipeline.datasets.world.pair import read_objects, read_picture
+from pipeline.datasets.world.settings import LAND_CLASSES
 from pipeline.execution.settings import EngineSettings
-from pipeline.training.pretraining import PretrainSchedule
+from pipeline.runtime import deterministic, resolve_device
+from pipeline.training.pretraining import begin_with, pretrain, state_key, training_world, write_mini
+from pipeline.vision.scenes.backbones import build_backbone
+from pipeline.vision.scenes.pretraining import ScenePairs, ScenePretraining, batches, validate
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages import paths
-
-if TYPE_CHECKING:
-    from pipeline.vision.scenes.pretraining import ScenePairs
-
-
-class PretrainScenesSettings(PretrainSchedule):
-    """Training of the mini scene backbone that ships under artifacts/pretrained."""
-
-    world: WorldSettings = Field(
-        # Another seed than the data set's, so that no pair of the default profile has been seen.
-        default_factory=lambda: WorldSettings(train=1600, val=200, test=0, seed=1_000_003),
-        description="the world it is trained on; keep its seed different from prepare.world.seed",
-    )
+from stages.settings import PretrainScenesSettings
 
 
 def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSettings) -> Path:
@@ -39,15 +31,6 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
     Returns:
         `output`.
     """
-    import numpy as np
-    import torch
-
-    from pipeline.datasets.world.settings import LAND_CLASSES
-    from pipeline.runtime import deterministic, resolve_device
-    from pipeline.training.pretraining import begin_with, pretrain, state_key, training_world, write_mini
-    from pipeline.vision.scenes.backbones import build_backbone
-    from pipeline.vision.scenes.pretraining import ScenePretraining, batches, validate
-
     title = "pretrain scenes"
     world = training_world(settings.world, paths.WORK, engine=engine, title=title)
     device = resolve_device(engine.device)
@@ -73,12 +56,6 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
 
 def read_pairs(world: Path, split: Split) -> ScenePairs:
     """Read a split of a generated world with its oracles into memory."""
-    import numpy as np
-    import torch
-
-    from pipeline.datasets.world.pair import read_objects, read_picture
-    from pipeline.vision.scenes.pretraining import ScenePairs
-
     images, land_cover, centres, change = [], [], [], []
     for name, record in read_objects(world, split).items():
         file = f"{name}.png"

@@ -5,6 +5,7 @@ import pytest
 from benchmarks import oracles
 from pipeline.vision.matching.oracle import Count, Score
 from pipeline.vision.sam import oracle as sam
+from stages.settings import PretrainGroundingSettings, PretrainSamSettings
 
 FOUND = [
     sam.FoundObject("house", 40, 0.9),
@@ -46,11 +47,9 @@ def test_tables_name_rows_and_their_size() -> None:
 
 
 def test_a_trial_is_of_a_world_that_no_default_is_made_of() -> None:
-    from stages.pretrain import grounding_dino
-    from stages.pretrain import sam as pretrain_sam
-    from stages.pretrain.matcher import PretrainMatcherSettings
     from stages.profiles import profile_sections
+    from stages.settings import PretrainMatcherSettings
 
     seeds = {profile_sections("synthetic", None)["prepare"].world.seed, PretrainMatcherSettings().world.seed}
-    seeds |= {pretrain_sam.PretrainSamSettings().world.seed, grounding_dino.PretrainGroundingSettings().world.seed}
+    seeds |= {PretrainSamSettings().world.seed, PretrainGroundingSettings().world.seed}
     assert len(seeds | {oracles._SEED}) == 5

@@ -11,9 +11,7 @@ from cli.main import app
 from cli.options import Settings
 from pipeline.checkpoints import CHECKPOINTS
 from pipeline.vision.matching.settings import MatcherLayout
-from stages.matches import MatchesSettings
-from stages.pretrain import PretrainSettings
-from stages.regions import RegionsSettings
+from stages.settings import MatchesSettings, PretrainSettings, RegionsSettings
 
 MATCHER = Path("artifacts/checkpoints/matcher.safetensors")
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.config import parse_section, with_overrides
 from pipeline.errors import SettingsError
 from pipeline.experiments.rows import BUILTIN, builtin, read_experiment
-from stages.sections import SECTIONS
+from stages.settings import SECTIONS
 
 
 def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:

@@ -22,7 +22,7 @@ from pipeline.vision.sam.cache import MaskSet
 from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import SamSettings
-from stages.regions import RegionsSettings
+from stages.settings import RegionsSettings
 
 Bitmaps = NDArray[np.bool_]
 SQUARE = ((64, 64),) * 3

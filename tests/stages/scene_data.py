@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from pipeline.datasets.records import Pair, write_prepared
 from pipeline.files import sha256_file
 from pipeline.vision.scenes.backbones import build_backbone
-from stages.scenes import ScenesSettings
+from stages.settings import ScenesSettings
 
 
 def write_pair(root: Path, name: str, size: int, rng: np.random.Generator) -> Pair:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.vision.grounding.settings import GroundingSettings
 from pipeline.weights import save_tensors
-from stages.semantics import SemanticsSettings
+from stages.settings import SemanticsSettings
 from tests.stages.region_data import SQUARE, write_pairs, write_sam
 from tests.vision.grounding.grounding_data import TEXT_ENCODER, small
 

@@ -25,10 +25,7 @@ from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.cache import read_masks
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from stages import masks, matches, regions, semantics
-from stages.masks import MasksSettings
-from stages.matches import MatchesSettings
-from stages.regions import RegionsSettings
-from stages.semantics import SemanticsSettings
+from stages.settings import MasksSettings, MatchesSettings, RegionsSettings, SemanticsSettings
 from tests.vision.grounding.grounding_data import PRETRAINED, TEXT_ENCODER
 
 INLINE = EngineSettings(device="cpu")

@@ -16,7 +16,7 @@ from pipeline.training.checkpoints import read_card
 from pipeline.training.inference import caption_features
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages import caption, train
-from stages.caption import CaptionSettings
+from stages.settings import CaptionSettings
 from tests.training import world
 from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
 from tests.training.world import train_settings

@@ -11,7 +11,7 @@ from pipeline.execution.settings import EngineSettings
 from pipeline.training.inference import caption_features
 from pipeline.training.region_inputs import open_evidence, read_evidence
 from stages import caption, train
-from stages.caption import CaptionSettings
+from stages.settings import CaptionSettings
 from tests.training import evidence_world, world
 from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
 

@@ -16,6 +16,7 @@ from pipeline.execution.settings import EngineSettings
 from pipeline.training.settings import TrainSettings
 from pipeline.vision.scenes.backbones import build_backbone
 from stages import caption, describe, scenes, train
+from stages.settings import CaptionSettings
 from tests.stages.scene_data import make_data
 
 ENGINE = EngineSettings(device="cpu")
@@ -37,7 +38,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_says_the_same_as_the_caption_stage(model: Path, tmp_path: Path) -> None:
-    settings = caption.CaptionSettings(split="train", beams=2, n_best=2, max_length=8)
+    settings = CaptionSettings(split="train", beams=2, n_best=2, max_length=8)
     captions = caption.run(
         settings,
         tmp_path / "prepared",

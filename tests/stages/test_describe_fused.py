@@ -16,10 +16,7 @@ from pipeline.training.region_inputs import EvidencePaths
 from pipeline.training.settings import TrainSettings
 from pipeline.vision.regions.settings import Store
 from stages import caption, describe, masks, matches, regions, scenes, semantics, train
-from stages.masks import MasksSettings
-from stages.matches import MatchesSettings
-from stages.regions import RegionsSettings
-from stages.semantics import SemanticsSettings
+from stages.settings import CaptionSettings, MasksSettings, MatchesSettings, RegionsSettings, SemanticsSettings
 from tests.stages.mask_data import THRESHOLDS, lively_weights
 from tests.stages.scene_data import make_data
 from tests.stages.semantic_data import write_grounding
@@ -62,7 +59,7 @@ def say(model: Path, pair: str = "pair_001", **options: Any) -> describe.Descrip
 
 
 def test_says_the_same_as_the_caption_stage(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    settings, where = caption.CaptionSettings(split="train", **SEARCH), caches().by_stage()
+    settings, where = CaptionSettings(split="train", **SEARCH), caches().by_stage()
     inputs = (Path("prepared"), Path("scenes.h5"), model.parent)
     written = caption.run(settings, *inputs, Path("captions"), engine=ENGINE, **where)
     capfd.readouterr()

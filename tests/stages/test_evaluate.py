@@ -15,7 +15,8 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import DataError, ServiceError, SettingsError
 from pipeline.execution.settings import EngineSettings
-from stages.evaluate import EvaluateSettings, run
+from stages.evaluate import run
+from stages.settings import EvaluateSettings
 
 SAME = ("there is no difference", "no change has occurred")
 BUILT = ("a road is built near the trees", "houses are built beside the road")

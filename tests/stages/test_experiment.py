@@ -20,6 +20,7 @@ from pipeline.training import run as training
 from pipeline.training.distributed import Interrupted
 from stages import caption, experiment, graph, train
 from stages.experiment import RowsFailedError, Sources
+from stages.settings import GraphSettings
 from tests.evaluation.conftest import no_java  # noqa: F401 - pytest finds fixtures by name
 from tests.stages import experiment_data as data
 from tests.stages.test_train import Impatient, forget, no_training
@@ -245,7 +246,7 @@ def test_only_the_chosen_rows_are_run(run: Run, sources: Sources) -> None:
 def test_graphs_are_made_for_rows_that_ask_for_others_and_taken_where_they_fit(run: Run, sources: Sources) -> None:
     shutil.rmtree(sources.graph)
     settings = Settings(data.PARAMS, None)
-    graph.run(settings.section("graph", graph.GraphSettings), sources.prepared, sources.graph, engine=settings.engine)
+    graph.run(settings.section("graph", GraphSettings), sources.prepared, sources.graph, engine=settings.engine)
     kinds = [
         {"label": kind, "set": (f"graph.encoder.kind={kind}", f"{data.EVIDENCE}.graph_encoder.kind={kind}")}
         for kind in ("rgcn", "gcn")

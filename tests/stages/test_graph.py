@@ -17,6 +17,7 @@ from pipeline.datasets.records import Pair, write_prepared
 from pipeline.errors import DataError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from stages import graph as stage
+from stages.settings import GraphSettings
 
 _LEVIR = (
     Path(__file__).parents[2]
@@ -44,12 +45,12 @@ def prepare(folder: Path, splits: dict[str, tuple[str, ...]]) -> Path:
     return folder
 
 
-def make(**build: Any) -> stage.GraphSettings:
+def make(**build: Any) -> GraphSettings:
     values = {"min_count": 3, "merge": {"text": HASHED}, "features": HASHED, **build}
-    return parse_section({"build": values, "pretraining": {"epochs": 2}}, "graph", stage.GraphSettings)
+    return parse_section({"build": values, "pretraining": {"epochs": 2}}, "graph", GraphSettings)
 
 
-def run(settings: stage.GraphSettings, prepared: Path, output: Path) -> Path:
+def run(settings: GraphSettings, prepared: Path, output: Path) -> Path:
     return stage.run(settings, prepared, output, engine=EngineSettings())
 
 
@@ -171,8 +172,8 @@ def test_settings_of_pace_do_not_count_as_another_result() -> None:
 def test_settings_can_be_written_as_params() -> None:
     import yaml
 
-    text = render_params({"graph": stage.GraphSettings()}, heading="x")
-    assert parse_section(yaml.safe_load(text)["graph"], "graph", stage.GraphSettings) == stage.GraphSettings()
+    text = render_params({"graph": GraphSettings()}, heading="x")
+    assert parse_section(yaml.safe_load(text)["graph"], "graph", GraphSettings) == GraphSettings()
 
 
 def test_the_stage_is_light_to_import() -> None:
@@ -193,7 +194,7 @@ def test_real_captions_make_a_graph_of_the_papers_size(tmp_path: Path) -> None:
         if entry.split == "train"
     ]
     write_prepared(tmp_path / "prepared", "levir-cc", "images", pairs)
-    output = run(stage.GraphSettings(), tmp_path / "prepared", tmp_path / "graph")
+    output = run(GraphSettings(), tmp_path / "prepared", tmp_path / "graph")
     graph = read_graph(output).graph
     assert 30 <= len(graph.entities) <= 60
     assert 25 <= len(graph.relations) <= 60

@@ -23,6 +23,7 @@ from pipeline.errors import DataError, ServiceError
 from pipeline.execution.settings import EngineSettings
 from stages import graph as stage
 from stages import paths
+from stages.settings import GraphSettings
 from tests.caption_graph.llm.captions import make_captions, oracle
 from tests.caption_graph.llm.server import Endpoint, Fault
 from tests.stages.test_graph import HASHED, make
@@ -56,7 +57,7 @@ def prepared(tmp_path: Path) -> Path:
     return tmp_path / "prepared"
 
 
-def settings_for(endpoint: Endpoint, **llm: Any) -> stage.GraphSettings:
+def settings_for(endpoint: Endpoint, **llm: Any) -> GraphSettings:
     traffic = {"concurrency": 4, "backoff": 0.01, "backoff_limit": 0.05, "retries": 2}
     return make(
         extraction={"engine": "llm"},
@@ -66,7 +67,7 @@ def settings_for(endpoint: Endpoint, **llm: Any) -> stage.GraphSettings:
     )
 
 
-def run(settings: stage.GraphSettings, prepared: Path, output: Path) -> dict[str, bytes]:
+def run(settings: GraphSettings, prepared: Path, output: Path) -> dict[str, bytes]:
     stage.run(settings, prepared, output, engine=EngineSettings())
     return {name: (output / name).read_bytes() for name in stage.OUTPUTS}
 

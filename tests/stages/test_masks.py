@@ -25,8 +25,8 @@ from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import SamSettings
 from pipeline.vision.sam.worker import MaskWorker
 from stages import masks
-from stages.masks import MasksSettings
 from stages.profiles import profile_sections
+from stages.settings import MasksSettings
 from tests.stages.mask_data import THRESHOLDS, lively_weights
 from tests.stages.region_data import write_image, write_pairs
 

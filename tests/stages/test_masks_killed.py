@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.masks import MasksSettings
+from stages.settings import MasksSettings
 from tests.stages.kills import check_kills
 from tests.stages.mask_data import THRESHOLDS, lively_weights
 from tests.stages.region_data import write_pairs

@@ -24,7 +24,7 @@ from pipeline.vision.matching.superglue import SuperGlue
 from pipeline.vision.matching.worker import MatchWorker
 from pipeline.vision.regions.cache import RegionSet
 from stages import matches
-from stages.matches import MatchesSettings
+from stages.settings import MatchesSettings
 from tests.vision.matching.region_data import METHODS, WIDTH, matcher_settings, random_pairs, write_regions
 
 INLINE = EngineSettings(device="cpu")

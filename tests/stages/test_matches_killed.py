@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from pipeline.vision.matching.build import learned_matcher
 from pipeline.vision.matching.settings import SuperGlueSettings
-from stages.matches import MatchesSettings
+from stages.settings import MatchesSettings
 from tests.stages.kills import check_kills
 from tests.vision.matching.region_data import WIDTH, random_pairs, write_regions
 

@@ -18,7 +18,8 @@ from pipeline.errors import DataError, OutputError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from stages import masks, scenes
-from stages.prepare import PrepareSettings, run, summary
+from stages.prepare import run, summary
+from stages.settings import MasksSettings, PrepareSettings, ScenesSettings
 from tests.datasets import fakes
 from tests.datasets.reference import reference
 
@@ -117,7 +118,7 @@ def test_without_images_captions_make_the_pairs_and_stages_of_pixels_refuse(tmp_
     assert not prepared.card.images and whole.card.images
     assert "images" not in json.loads((tmp_path / "whole" / "dataset.json").read_text())
     assert (output / "vocabulary.json").read_bytes() == (tmp_path / "whole" / "vocabulary.json").read_bytes()
-    for stage, kind in ((scenes, scenes.ScenesSettings), (masks, masks.MasksSettings)):
+    for stage, kind in ((scenes, ScenesSettings), (masks, MasksSettings)):
         with pytest.raises(DataError, match="prepared without its images") as caught:
             stage.run(kind(), output, tmp_path / "cache.h5", engine=ENGINE)
         assert "prepare.images: read" in str(caught.value.fix)

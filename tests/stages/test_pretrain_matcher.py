@@ -14,9 +14,8 @@ from pipeline.vision.matching import pretraining
 from pipeline.vision.matching.build import build_matcher
 from pipeline.vision.matching.settings import MatcherSettings
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
-from stages.masks import MasksSettings
 from stages.pretrain import matcher as pretrain_matcher
-from stages.pretrain.matcher import PretrainMatcherSettings
+from stages.settings import MasksSettings, PretrainMatcherSettings
 from tests.stages.region_data import Bitmaps, write_masks, write_pairs, write_sam
 from tests.training.resuming import check_resumed
 from tests.vision.matching.region_data import LIGHTGLUE, SUPERGLUE

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config import parse_section
-from stages.pretrain import PretrainSettings
+from stages.settings import PretrainSettings
 
 
 @pytest.mark.parametrize("model", ["scenes", "sam", "grounding_dino", "matcher"])

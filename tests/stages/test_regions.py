@@ -27,7 +27,7 @@ from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import GeneratorSettings
 from stages import masks as masks_stage
 from stages import regions
-from stages.masks import MasksSettings
+from stages.settings import MasksSettings
 from tests.stages.region_data import SQUARE, Bitmaps, images_of, make, settings, write_masks, write_pairs, write_sam
 from tests.vision.regions.plain import align, pool
 

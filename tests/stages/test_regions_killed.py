@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.regions import RegionsSettings
+from stages.settings import RegionsSettings
 from tests.stages.kills import check_kills
 from tests.stages.region_data import write_masks, write_pairs, write_sam
 

@@ -18,7 +18,8 @@ from pipeline.files import sha256_file
 from pipeline.vision.grounding.cache import SCHEMA, SemanticSet, read_semantics
 from pipeline.vision.grounding.detector import canvas, select, token_similarity
 from pipeline.vision.grounding.model import build_grounding_dino, ground
-from pipeline.vision.grounding.prompts import category_tokens, load_text_encoder, parse_prompts
+from pipeline.vision.grounding.prompts import category_tokens, load_text_encoder
+from pipeline.vision.grounding.settings import parse_prompts
 from pipeline.vision.grounding.worker import SemanticWorker
 from pipeline.vision.sam.boxes import masks_from_boxes
 from pipeline.vision.sam.decoder import PromptDecoder
@@ -26,7 +27,7 @@ from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import GeneratorSettings
 from stages import masks, semantics
-from stages.masks import MasksSettings
+from stages.settings import MasksSettings
 from tests.stages.region_data import images_of, write_image
 from tests.stages.semantic_data import make, with_grounding, write_grounding
 from tests.vision.grounding.grounding_data import TEXT_ENCODER

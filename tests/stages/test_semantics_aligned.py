@@ -17,8 +17,7 @@ from pipeline.vision.grounding.cache import SCHEMA
 from pipeline.vision.grounding.worker import SemanticImage, evenly_spread
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from stages import masks, semantics
-from stages.masks import MasksSettings
-from stages.semantics import SemanticsSettings
+from stages.settings import MasksSettings, SemanticsSettings
 from tests.stages.region_data import write_sam
 from tests.stages.semantic_data import make
 

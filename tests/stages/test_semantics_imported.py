@@ -14,8 +14,7 @@ from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.grounding.cache import SCHEMA, read_semantics
 from stages import prepare, semantics
-from stages.prepare import PrepareSettings
-from stages.semantics import SemanticsSettings
+from stages.settings import PrepareSettings, SemanticsSettings
 from tests.datasets import fakes
 
 INLINE = EngineSettings(device="cpu")

@@ -21,9 +21,7 @@ from pipeline.training.region_inputs import ENCODER, EvidencePaths
 from pipeline.vision.regions.descriptor import build_head
 from pipeline.vision.regions.settings import HeadSettings
 from stages import caption, graph, matches, regions, semantics, train
-from stages.caption import CaptionSettings
-from stages.graph import GraphSettings
-from stages.semantics import SemanticsSettings
+from stages.settings import CaptionSettings, GraphSettings, MatchesSettings, SemanticsSettings
 from tests.stages import region_data
 from tests.stages.semantic_data import write_grounding
 from tests.stages.test_train import Impatient, content, forget, kill_until_done, no_training
@@ -242,7 +240,7 @@ def test_what_the_stages_themselves_write_is_read(project, engine):
     region_data.write_masks(masks, prepared, sam)
     where = EvidencePaths(project / "regions.h5", project / "matches.h5", project / "semantics.h5", project / "graph")
     regions.run(region_data.settings(), prepared, masks, where.regions, engine=engine)
-    matches.run(matches.MatchesSettings(method="nearest"), where.regions, where.matches, engine=engine)
+    matches.run(MatchesSettings(method="nearest"), where.regions, where.matches, engine=engine)
     named = SemanticsSettings(grounding=write_grounding(project), sam=sam, q=3, batch_size=2)
     semantics.run(named, prepared, where.semantics, engine=engine)
     hashed = {"encoder": "hashed"}

@@ -25,7 +25,7 @@ from pipeline.training.region_inputs import open_evidence, read_evidence
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from stages import caption, train
-from stages.caption import CaptionSettings
+from stages.settings import CaptionSettings
 from tests.training import evidence_world, world
 
 

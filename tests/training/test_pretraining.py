@@ -12,7 +12,6 @@ from pipeline.files import sha256_file
 from pipeline.training.checkpoints import Progress, load_state, save_state
 from pipeline.training.pretraining import (
     OrthogonalAdamW,
-    PretrainSchedule,
     begin_with,
     one_cycle,
     orthogonalised,
@@ -20,6 +19,7 @@ from pipeline.training.pretraining import (
     state_key,
     write_mini,
 )
+from pipeline.training.settings import PretrainSchedule
 
 
 def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:

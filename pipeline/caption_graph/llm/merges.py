@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.caption_graph.llm.questions import Answer, Item, Question, Rejected, read_prompt
+from pipeline.caption_graph.llm.questions import Answer, Item, Question, Rejected
 from pipeline.caption_graph.llm.run import Asking, Estimate, ask, estimate
-from pipeline.caption_graph.settings import LLMSettings
+from pipeline.caption_graph.settings import LLMSettings, read_prompt
 from pipeline.errors import DataError
 
 NameKind = Literal["entity", "relation"]

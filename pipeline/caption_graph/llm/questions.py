@@ -10,14 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.caption_graph.settings import LLMSettings
-from pipeline.errors import DataError
 from pipeline.files import content_key
 
 _VERSION = 1  # rises whenever the same prompt, model and item would be asked in another way
@@ -107,28 +103,6 @@ def compose(question: Question[Any], items: Sequence[Item], problems: Sequence[s
         for number, (item, problem) in enumerate(zip(items, problems, strict=True), start=1)
     ]
     return json.dumps({question.items: shown}, ensure_ascii=False)
-
-
-def read_prompt(settings: LLMSettings, name: str) -> str:
-    """Read the prompt `name`.md: the user's version where `settings.prompts` names a folder that has one.
-
-    Raises:
-        DataError: The folder or file cannot be read, or the prompt is empty.
-    """
-    if settings.prompts is None:
-        return files(__package__).joinpath("prompts", f"{name}.md").read_text(encoding="utf-8").strip()
-    path = Path(settings.prompts) / f"{name}.md"
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot read the prompt: {error}",
-            where=path,
-            fix="set `graph.build.llm.prompts` to null: prompts come along",
-        ) from error
-    if not text:
-        raise DataError("the prompt is empty", where=path, fix="write it, or set `graph.build.llm.prompts` to null")
-    return text
 
 
 def _plain(node: Any, definitions: Mapping[str, Any]) -> Any:

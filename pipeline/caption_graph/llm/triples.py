@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.caption_graph.llm.client import model_name
-from pipeline.caption_graph.llm.questions import Answer, Item, Question, Rejected, read_prompt
+from pipeline.caption_graph.llm.questions import Answer, Item, Question, Rejected
 from pipeline.caption_graph.llm.run import Asking, Estimate, Usage, ask, estimate
-from pipeline.caption_graph.settings import LLMSettings
+from pipeline.caption_graph.settings import LLMSettings, read_prompt
 from pipeline.caption_graph.triples.normalisation import SCENE, canonical, entity_of, load_lemmas, normalise_entity
 from pipeline.caption_graph.triples.records import Caption, Triple
 from pipeline.datasets.no_change import implies_change

@@ -17,7 +17,7 @@ from pipeline.errors import CacheError, DataError
 from pipeline.vision.drawing.pair import DrawnMatches, DrawnPair, DrawnRegions, DrawnSemantics
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.grounding.cache import read_semantics
-from pipeline.vision.grounding.prompts import parse_prompts
+from pipeline.vision.grounding.settings import parse_prompts
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.matching.cache import read_matches
 from pipeline.vision.sam.cache import SCHEMA as MASKS

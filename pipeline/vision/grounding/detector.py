@@ -37,8 +37,8 @@ from torchvision.ops import batched_nms, box_convert
 
 from pipeline.vision.adaptive_batch import Portion
 from pipeline.vision.grounding.model import LAYOUTS, Grounding, build_grounding_dino, encode_text, ground
-from pipeline.vision.grounding.prompts import category_tokens, parse_prompts
-from pipeline.vision.grounding.settings import GroundingSettings
+from pipeline.vision.grounding.prompts import category_tokens
+from pipeline.vision.grounding.settings import GroundingSettings, parse_prompts
 from pipeline.vision.sam.encoder import resize
 
 # ImageNet's, as published; on a scale of 0–255.

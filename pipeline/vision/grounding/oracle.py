@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.world.settings import LAND_CLASSES, OBJECT_CLASSES
 from pipeline.vision.grounding.detector import Detections
-from pipeline.vision.grounding.prompts import KINDS, PHRASES, Category
+from pipeline.vision.grounding.prompts import KINDS, PHRASES
 from pipeline.vision.grounding.scenes import Scenes
-from pipeline.vision.grounding.settings import GroundingSettings
+from pipeline.vision.grounding.settings import Category, GroundingSettings
 
 OPEN = ("bareland", "grassland")
 """Land classes that no box is drawn around: what no category covers counts as these, taken together."""

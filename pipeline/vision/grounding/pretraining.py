@@ -22,9 +22,9 @@ from pipeline.datasets.world.settings import LAND_CLASSES
 from pipeline.vision.grounding.detector import normalise, select
 from pipeline.vision.grounding.model import Grounding, GroundingDINO, ground
 from pipeline.vision.grounding.oracle import every_box, precision_by_category
-from pipeline.vision.grounding.prompts import category_tokens, parse_prompts
+from pipeline.vision.grounding.prompts import category_tokens
 from pipeline.vision.grounding.scenes import GroundingBatch, Scenes
-from pipeline.vision.grounding.settings import GroundingSettings
+from pipeline.vision.grounding.settings import GroundingSettings, parse_prompts
 
 _L1, _GIOU = 5.0, 2.0
 _MATCH_CLASS = 2.0

@@ -23,6 +23,7 @@ from pipeline.datasets.images import read_unchanged
 from pipeline.errors import DataError
 from pipeline.execution.engines import fixed_arithmetic
 from pipeline.progress import say
+from pipeline.runtime import resolve_device
 from pipeline.vision.adaptive_batch import Portion
 from pipeline.vision.grounding.detector import Detector, apply_map, centred, fit_map, similarity, top_regions
 from pipeline.vision.grounding.settings import SemanticRegionSettings
@@ -236,7 +237,6 @@ class SemanticWorker:
         alignment: NDArray[np.float32] | None = None,
         embeddings: Path | None = None,
     ) -> None:
-        from pipeline.runtime import resolve_device
 
         self.batch_size = batch_size
         self._settings = settings

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from pipeline.checkpoints import FOLDER
 from pipeline.errors import CheckpointError, SettingsError
+from pipeline.vision.matching.lightglue import LightGlue
 from pipeline.vision.matching.matcher import LearnedMatcher, Matcher, NearestMatcher
 from pipeline.vision.matching.settings import PUBLISHED, MatcherLayout, MatcherSettings, MatchMethod
+from pipeline.vision.matching.superglue import SuperGlue
 from pipeline.weights import load_exactly, load_state_dict
 
 _PREPARED = "artifacts/prepared"
@@ -124,14 +126,12 @@ def learned_matcher(settings: MatcherLayout, descriptor_width: int, *, seed: int
             return _superglue(settings, descriptor_width)
         if settings.method == "lightglue":
             # kornia is slow to load, and only this needs it.
-            from pipeline.vision.matching.lightglue import LightGlue
 
             return LightGlue(settings.lightglue, descriptor_width)
     raise SettingsError("nearest has no weights to train", where="method", fix="set it to superglue or lightglue")
 
 
 def _superglue(settings: MatcherLayout, descriptor_width: int) -> LearnedMatcher:
-    from pipeline.vision.matching.superglue import SuperGlue
 
     layout = settings.superglue
     if not layout.project_descriptors and descriptor_width != layout.width:

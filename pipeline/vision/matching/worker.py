@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.reader import Cache
 from pipeline.errors import DataError
+from pipeline.runtime import resolve_device
 from pipeline.vision.adaptive_batch import Portion
 from pipeline.vision.matching.build import build_matcher
 from pipeline.vision.matching.cache import pair_arrays
@@ -60,7 +61,6 @@ class MatchWorker:
         batch_size: int,
         device: Literal["auto", "cpu", "cuda"],
     ) -> None:
-        from pipeline.runtime import resolve_device
 
         self.batch_size = batch_size
         self._assignment = assignment

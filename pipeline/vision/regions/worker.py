@@ -24,6 +24,7 @@ from pipeline.datasets.images import read_unchanged
 from pipeline.errors import CacheError, CheckpointError, DataError
 from pipeline.files import content_key, sha256_bytes, sha256_file
 from pipeline.progress import say
+from pipeline.runtime import resolve_device
 from pipeline.vision.adaptive_batch import Portion
 from pipeline.vision.regions.descriptor import build_head, describe, region_grids
 from pipeline.vision.regions.settings import GRID, RegionSettings, Store
@@ -272,7 +273,6 @@ class RegionWorker:
         batch_size: int,
         device: Literal["auto", "cpu", "cuda"],
     ) -> None:
-        from pipeline.runtime import resolve_device
 
         self.batch_size = batch_size
         self._settings = settings

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.cache.schema import Field, Schema
 from pipeline.datasets.images import read_unchanged
 from pipeline.errors import DataError
+from pipeline.runtime import resolve_device
 from pipeline.vision.scenes.backbones import build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
 
@@ -53,7 +54,6 @@ class SceneWorker:
     """
 
     def __init__(self, settings: BackboneSettings, batch_size: int, device: Literal["auto", "cpu", "cuda"]) -> None:
-        from pipeline.runtime import resolve_device
 
         self.batch_size = batch_size
         self._settings = settings

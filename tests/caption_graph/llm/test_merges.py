@@ -6,8 +6,8 @@ import re
 import pytest
 
 from pipeline.caption_graph.llm.merges import LLMMerger, merge_question
-from pipeline.caption_graph.llm.questions import judge, read_prompt
-from pipeline.caption_graph.settings import LLMSettings
+from pipeline.caption_graph.llm.questions import judge
+from pipeline.caption_graph.settings import LLMSettings, read_prompt
 from pipeline.errors import DataError, ServiceError
 from tests.caption_graph.llm.conftest import MakeAsking
 from tests.caption_graph.llm.server import Endpoint

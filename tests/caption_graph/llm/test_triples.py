@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pipeline.caption_graph.llm.questions import Rejected, judge, read_prompt
+from pipeline.caption_graph.llm.questions import Rejected, judge
 from pipeline.caption_graph.llm.triples import (
     LLMExtractor,
     Statement,
@@ -16,7 +16,7 @@ from pipeline.caption_graph.llm.triples import (
     find_evidence,
     triple_question,
 )
-from pipeline.caption_graph.settings import LLMSettings
+from pipeline.caption_graph.settings import LLMSettings, read_prompt
 from pipeline.caption_graph.triples.records import Caption, Extractor
 from pipeline.errors import DataError
 from tests.caption_graph.llm.captions import make_captions

@@ -16,8 +16,7 @@ from pipeline.vision.grounding.oracle import (
     common_land,
     common_map,
 )
-from pipeline.vision.grounding.prompts import parse_prompts
-from pipeline.vision.grounding.settings import GroundingSettings
+from pipeline.vision.grounding.settings import GroundingSettings, parse_prompts
 
 
 def test_open_ground_is_one_class_and_the_rest_keep_their_names() -> None:

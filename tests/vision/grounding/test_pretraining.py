@@ -27,6 +27,7 @@ from pipeline.vision.grounding.prompts import KINDS, PHRASES, load_text_encoder
 from pipeline.vision.grounding.scenes import Scenes, grounding_batches, read_scenes, sampling_weights
 from pipeline.vision.grounding.settings import GroundingSettings
 from stages.pretrain import grounding_dino
+from stages.settings import PretrainGroundingSettings
 from tests.training.resuming import check_resumed
 from tests.vision.grounding.grounding_data import PRETRAINED, TEXT_ENCODER
 
@@ -195,7 +196,7 @@ def test_a_few_steps_lower_the_loss(scenes: Scenes) -> None:
 
 def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = grounding_dino.PretrainGroundingSettings(world=WORLD, epochs=2, batch=4)
+    settings = PretrainGroundingSettings(world=WORLD, epochs=2, batch=4)
     run = partial(grounding_dino.run, settings, engine=ENGINE)
     whole = run(tmp_path / "whole.safetensors")
     history = json.loads((tmp_path / "whole.json").read_text())["validation"]

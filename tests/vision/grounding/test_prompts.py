@@ -11,17 +11,14 @@ from pipeline.config import parse_section
 from pipeline.errors import CheckpointError, SettingsError
 from pipeline.vision.grounding import prompts
 from pipeline.vision.grounding.prompts import (
-    MAX_CATEGORIES,
     PHRASES,
-    Category,
     category_tokens,
     compose,
     load_text_encoder,
-    parse_prompts,
     phrase_attention,
     write_text_encoder,
 )
-from pipeline.vision.grounding.settings import GroundingSettings
+from pipeline.vision.grounding.settings import MAX_CATEGORIES, Category, GroundingSettings, parse_prompts
 from tests.vision.grounding.grounding_data import TEXT_ENCODER
 
 

@@ -16,7 +16,7 @@ from pipeline.vision.matching.matcher import LearnedMatcher, collate
 from pipeline.vision.matching.settings import PUBLISHED, LightGlueSettings, MatcherSettings, SuperGlueSettings
 from pipeline.vision.matching.superglue import SuperGlue
 from stages import paths
-from stages.pretrain import PretrainSettings
+from stages.settings import PretrainSettings
 from tests.vision.matching.region_data import WIDTH, matcher_settings, random_pairs
 
 

@@ -30,6 +30,7 @@ from pipeline.vision.sam.pretraining import (
 )
 from pipeline.vision.sam.settings import SamSettings
 from stages.pretrain import sam as pretrain_sam
+from stages.settings import PretrainSamSettings
 from tests.training.resuming import check_resumed
 
 
@@ -270,7 +271,7 @@ def test_images_without_large_objects_are_passed_over(model: SamPretraining) -> 
 
 def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = pretrain_sam.PretrainSamSettings(
+    settings = PretrainSamSettings(
         world=WorldSettings(train=2, val=1, test=0, size=96, seed=3),
         epochs=2,
         dense_epochs=1,
@@ -294,14 +295,14 @@ def test_a_world_whose_size_is_no_multiple_of_the_patch_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = pretrain_sam.PretrainSamSettings(world=WorldSettings(train=2, val=1, test=0, size=100), epochs=1)
+    settings = PretrainSamSettings(world=WorldSettings(train=2, val=1, test=0, size=100), epochs=1)
     with pytest.raises(SettingsError, match="multiple of 8"):
         pretrain_sam.run(settings, tmp_path / "x.safetensors", engine=EngineSettings(device="cpu", workers=1))
     assert not (tmp_path / ".work" / "worlds").exists()
 
 
 def test_the_training_world_is_not_the_default_profiles() -> None:
-    assert pretrain_sam.PretrainSamSettings().world.seed not in (0, 1_000_003)
+    assert PretrainSamSettings().world.seed not in (0, 1_000_003)
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="the weights of `sagecc pretrain sam` are not there")
