@@ -41,7 +41,7 @@ class Side:
         plan: list[Step] = []
         while len(plan) < self.steps:
             plan += plan_epoch(
-                self.feed.captions, batch=self.batch, one_caption=self.one_caption, seed=0, epoch=self.epoch
+                self.feed.captions, batch_size=self.batch, one_caption=self.one_caption, seed=0, epoch=self.epoch
             )
             self.epoch += 1
         plan = plan[: self.steps]

@@ -102,7 +102,7 @@ def run(*, quick: bool = False) -> Figures:
 
 
 def _figures(name: str, side: Side, pairs_per_second: float, peak: float) -> Figures:
-    plan = plan_epoch(side.feed.captions, batch=side.batch, one_caption=side.one_caption, seed=0, epoch=0)
+    plan = plan_epoch(side.feed.captions, batch_size=side.batch, one_caption=side.one_caption, seed=0, epoch=0)
     batch = next(iter(side.batches(plan[:1])))
     with FlopCounterMode(display=False) as counter:
         side.train(batch)

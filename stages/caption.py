@@ -91,7 +91,7 @@ def run(
             known = None
             if (taken := evidence[model]) is not None:
                 known = EvidenceStore(read_evidence(taken, [pair.id for pair in pairs], places=explain), device)
-            batches = stored_batches(stores[trained.takes_images], settings.batch, known)
+            batches = stored_batches(stores[trained.takes_images], settings.batch_size, known)
             mass = settings.change_threshold if settings.change == "mass" else None
             watch = Explainer(trained) if explain else None
             described = describe(trained, batches, settings, mass=mass, watch=watch)

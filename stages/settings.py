@@ -128,7 +128,7 @@ class CaptionSettings(GenerationSettings):
         description="with change: mass, a change is told of a pair whose no-change sentences have less probability "
         "together; lower denies more",
     )
-    batch: int = Field(64, ge=1, le=65_536, description="pairs described at once")
+    batch_size: int = Field(64, ge=1, le=65_536, description="pairs described at once")
     allow_other_dataset: bool = Field(
         False, description="let a model describe a data set other than that whose vocabulary it was trained with"
     )
@@ -174,7 +174,7 @@ class PretrainSamSettings(PretrainSchedule):
     dense_epochs: int = Field(
         3, ge=0, description="of these, the first that train the image encoder alone, by dense tasks; they are cheap"
     )
-    batch: int = Field(8, ge=1, description="images per step")
+    batch_size: int = Field(8, ge=1, description="images per step")
     learning_rate: float = Field(1.5e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
     matrix_rate: float = Field(
         0.02,
@@ -194,7 +194,7 @@ class PretrainMatcherSettings(MatcherLayout, PretrainSchedule):
     """Training of the matcher; of the mini one that ships under artifacts/pretrained, unless images are given."""
 
     epochs: int = Field(20, ge=1, description="passes over the training examples, a validation after each")
-    batch: int = Field(32, ge=1, description="examples per step")
+    batch_size: int = Field(32, ge=1, description="examples per step")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
     world: WorldSettings = Field(
         # Another seed than the data set's, so that no pair of the default profile has been seen.
@@ -227,7 +227,7 @@ class PretrainGroundingSettings(PretrainSchedule):
     """Training of the mini Grounding DINO that ships under artifacts/pretrained."""
 
     epochs: int = Field(8, ge=1, description="passes over the training images, a validation after each")
-    batch: int = Field(8, ge=1, description="images per step")
+    batch_size: int = Field(8, ge=1, description="images per step")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
     world: WorldSettings = Field(
         # Another seed than the data set's, so that no scene of the default profile has been seen.

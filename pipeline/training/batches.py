@@ -54,13 +54,13 @@ class Step:
 
 
 def plan_epoch(
-    table: CaptionTable, *, batch: int, one_caption: bool, seed: int, epoch: int, rank: int = 0, world: int = 1
+    table: CaptionTable, *, batch_size: int, one_caption: bool, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> list[Step]:
     """Plan the steps of one epoch: every pair once, in an order drawn from (seed, epoch).
 
     Args:
         table: The captions of the pairs; every pair has at least one.
-        batch: Pairs per step over all devices.
+        batch_size: Pairs per step over all devices.
         one_caption: Draw one caption per pair instead of taking all.
         seed: Seed of the run.
         epoch: Counts from 0.
@@ -71,8 +71,8 @@ def plan_epoch(
     order = random.permutation(len(table))
     drawn = table.offsets[:-1] + (random.random(len(table)) * table.counts).astype(np.int64) if one_caption else None
     steps = []
-    for start in range(0, len(order), batch):
-        pairs = order[start : start + batch]
+    for start in range(0, len(order), batch_size):
+        pairs = order[start : start + batch_size]
         if len(pairs) < world:
             pairs = np.resize(pairs, world)
         steps.append(plan_step(table, pairs[rank::world], drawn))
@@ -91,10 +91,10 @@ def plan_step(table: CaptionTable, pairs: NDArray[np.int64], drawn: NDArray[np.i
     return Step(pairs, captions, owners, int(table.lengths[captions].max()))
 
 
-def plan_in_order(table: CaptionTable, batch: int) -> Sequence[Step]:
+def plan_in_order(table: CaptionTable, batch_size: int) -> Sequence[Step]:
     """Plan one pass over all pairs in their own order with all captions, as validation reads them."""
     positions = np.arange(len(table))
-    return [plan_step(table, positions[start : start + batch]) for start in range(0, len(positions), batch)]
+    return [plan_step(table, positions[start : start + batch_size]) for start in range(0, len(positions), batch_size)]
 
 
 class Encoder(Protocol):

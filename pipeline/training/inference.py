@@ -146,11 +146,11 @@ def describe(
 
 
 def stored_batches(
-    store: PairStore, batch: int, evidence: EvidenceStore | None = None
+    store: PairStore, batch_size: int, evidence: EvidenceStore | None = None
 ) -> Iterator[tuple[Tensor, Evidence | None]]:
     """Yield the inputs of all pairs of a store, in order, with their evidence."""
-    for start in range(0, len(store), batch):
-        pairs = np.arange(start, min(start + batch, len(store)))
+    for start in range(0, len(store), batch_size):
+        pairs = np.arange(start, min(start + batch_size, len(store)))
         yield store.take(pairs), None if evidence is None else evidence.take(pairs)
 
 

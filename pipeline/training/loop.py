@@ -212,7 +212,7 @@ class Loop:
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch."""
-        return -(-len(self.feed.captions) // self.settings.batch)
+        return -(-len(self.feed.captions) // self.settings.batch_size)
 
     def run(self) -> Progress:
         """Train to the end, from where an earlier run stopped; the model then has the best weights.
@@ -248,7 +248,7 @@ class Loop:
             group["lr"] = self._rate()
         plan = plan_epoch(
             self.feed.captions,
-            batch=settings.batch,
+            batch_size=settings.batch_size,
             one_caption=settings.captions_per_pair == "one",
             seed=self.seed,
             epoch=progress.epoch,

@@ -154,9 +154,9 @@ def pretrain(
     """
     if steps < 1:
         raise DataError(
-            f"there are fewer training examples than a batch of {schedule.batch}",
+            f"there are fewer training examples than a batch of {schedule.batch_size}",
             where=title,
-            fix="give more, by a larger world or more images, or lower `batch`",
+            fix="give more, by a larger world or more images, or lower `batch_size`",
         )
     state = work / "state.safetensors"
     if optimizer is None:

@@ -266,7 +266,7 @@ def train_seeds(job: Job, ranks: Ranks) -> None:
     judging = learning if choice.validation is choice.train else feed("validation", choice.validation)
     validator = Validator(
         judging,
-        plan_in_order(judging.captions, settings.batch),
+        plan_in_order(judging.captions, settings.batch_size),
         {pair.id: [" ".join(inputs.vocabulary.tokenize(c)) for c in pair.captions] for pair in choice.validation},
         inputs.vocabulary,
         settings.select,

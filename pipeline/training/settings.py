@@ -27,7 +27,7 @@ class TrainSettings(Section):
         description="one model is trained per seed, one after the other (the paper and the release name none)",
     )
     epochs: int = Field(50, ge=1, le=10_000, description="passes over the training pairs (paper: at most 50)")
-    batch: int = Field(
+    batch_size: int = Field(
         32, ge=1, le=65_536, description="pairs per step, over all devices together (paper: 32 samples per step)"
     )
     captions_per_pair: Literal["all", "one"] = Field(
@@ -125,7 +125,7 @@ class PretrainSchedule(Section):
     """How long, in what steps and from which seed a mini model is trained."""
 
     epochs: int = Field(8, ge=1, description="passes over the training pairs, a validation after each")
-    batch: int = Field(12, ge=1, description="pairs per step")
+    batch_size: int = Field(12, ge=1, description="pairs per step")
     learning_rate: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule of AdamW")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's weight decay")
     start: str | None = Field(

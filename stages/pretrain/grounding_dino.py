@@ -47,12 +47,12 @@ def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSett
             title,
             module,
             settings,
-            steps=len(training) // settings.batch,
+            steps=len(training) // settings.batch_size,
             batches=lambda epoch: grounding_batches(
-                training, model.tokenizer, settings.batch, np.random.default_rng([settings.seed, epoch])
+                training, model.tokenizer, settings.batch_size, np.random.default_rng([settings.seed, epoch])
             ),
             losses=lambda batch: module.losses(batch.to(device)),
-            validate=lambda: validate(module, validation, settings.batch),
+            validate=lambda: validate(module, validation, settings.batch_size),
             work=paths.WORK / "pretrain-grounding-dino" / state_key(settings),
         )
     return write_mini(output, model, settings, history, begun_with=begun_with)

@@ -105,15 +105,15 @@ def run(
             title,
             matcher,
             settings,
-            steps=len(training) // settings.batch,
+            steps=len(training) // settings.batch_size,
             batches=lambda epoch: batches(
-                training, settings.batch, settings.augment, np.random.default_rng([settings.seed, epoch])
+                training, settings.batch_size, settings.augment, np.random.default_rng([settings.seed, epoch])
             ),
             losses=lambda part: losses(matcher, part.to(device)),
             validate=lambda: {
                 f"{prefix}{name}": value
                 for prefix, examples in held_out.items()
-                for name, value in validate(matcher, examples, settings.batch, AssignmentSettings()).items()
+                for name, value in validate(matcher, examples, settings.batch_size, AssignmentSettings()).items()
             },
             work=paths.WORK / "pretrain-matcher" / content_key(key, state_key(settings))[:32],
         )

@@ -45,10 +45,10 @@ def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) 
             title,
             model,
             settings,
-            steps=len(training) // settings.batch,
+            steps=len(training) // settings.batch_size,
             batches=lambda epoch: batches(
                 training,
-                settings.batch,
+                settings.batch_size,
                 settings.points if epoch >= settings.dense_epochs else 0,
                 settings.boxes if epoch >= settings.dense_epochs else 0,
                 np.random.default_rng([settings.seed, epoch]),

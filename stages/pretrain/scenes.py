@@ -45,10 +45,10 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
             title,
             model,
             settings,
-            steps=len(training) // settings.batch,
-            batches=lambda epoch: batches(training, settings.batch, np.random.default_rng([settings.seed, epoch])),
+            steps=len(training) // settings.batch_size,
+            batches=lambda epoch: batches(training, settings.batch_size, np.random.default_rng([settings.seed, epoch])),
             losses=lambda part: model.losses(part.to(device)),
-            validate=lambda: validate(model, validation, settings.batch),
+            validate=lambda: validate(model, validation, settings.batch_size),
             work=paths.WORK / "pretrain-scenes" / state_key(settings),
         )
     return write_mini(output, model.backbone, settings, history, begun_with=begun_with)

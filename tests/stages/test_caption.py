@@ -51,7 +51,7 @@ def test_a_data_set_without_known_no_change_sentences_has_no_mass_of_them(run):
 
 
 def test_each_seed_describes_each_pair_of_the_split(run, models):
-    assert run(split="train", batch=3) == OUTPUT
+    assert run(split="train", batch_size=3) == OUTPUT
     assert {path.name for path in OUTPUT.iterdir()} == {"seed-2.json", "seed-11.json", "provenance.json"}
     for seed in (2, 11):
         results = read(f"seed-{seed}.json")
@@ -70,8 +70,8 @@ def test_each_seed_describes_each_pair_of_the_split(run, models):
 
 def test_batches_do_not_change_what_is_said(run):
     found = []
-    for batch in (1, 2, 64):
-        run(split="train", batch=batch)
+    for batch_size in (1, 2, 64):
+        run(split="train", batch_size=batch_size)
         found.append([(result["image_id"], result["caption"]) for result in read("seed-2.json")])
     assert found[0] == found[1] == found[2]
 

@@ -41,7 +41,7 @@ def run(prepared: Path, scenes: Path, models: Path, engine: EngineSettings, wher
 
 
 def test_each_pair_of_the_split_is_described_whatever_the_batches(run):
-    found = [[(row["image_id"], row["caption"]) for row in run(batch=batch)] for batch in (1, 3, 64)]
+    found = [[(row["image_id"], row["caption"]) for row in run(batch_size=batch_size)] for batch_size in (1, 3, 64)]
     assert [name for name, _ in found[0]] == ["p0", "p1", "p2", "p3"]
     assert found[0] == found[1] == found[2]
     # The trained graph is kept in the model: the pretrained weights are not needed any more.

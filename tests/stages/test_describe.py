@@ -33,7 +33,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     prepared, settings = make_data(tmp_path, 4, size=32)
     build_vocabulary(["a road is built"], VocabularySettings(min_count=1), "folder").save(prepared / "vocabulary.json")
     cache = scenes.run(settings, prepared, tmp_path / "scenes.h5", engine=ENGINE)
-    training = TrainSettings(epochs=1, batch=2, captioner=TINY)
+    training = TrainSettings(epochs=1, batch_size=2, captioner=TINY)
     return train.run(training, prepared, cache, tmp_path / "models", engine=ENGINE) / "seed-1"
 
 

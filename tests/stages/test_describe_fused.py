@@ -43,7 +43,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     semantics.run(naming, prepared, where.semantics, engine=ENGINE, masks=found)
     evidence_world.write_graph(where.graph, prepared)
     captioner = evidence_world.captioner(fusion, descriptor_width=8 if learned else None)
-    settings = TrainSettings(epochs=1, batch=2, captioner=captioner)
+    settings = TrainSettings(epochs=1, batch_size=2, captioner=captioner)
     models = train.run(settings, prepared, Path("scenes.h5"), Path("models"), engine=ENGINE, **where.by_stage())
     return models / "seed-1"
 

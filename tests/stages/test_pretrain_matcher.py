@@ -22,7 +22,11 @@ from tests.vision.matching.region_data import LIGHTGLUE, SUPERGLUE
 
 ENGINE = EngineSettings(device="cpu", workers=1)
 SETTINGS = PretrainMatcherSettings(
-    superglue=SUPERGLUE, lightglue=LIGHTGLUE, epochs=2, batch=2, world=WorldSettings(train=2, val=1, test=0, size=96)
+    superglue=SUPERGLUE,
+    lightglue=LIGHTGLUE,
+    epochs=2,
+    batch_size=2,
+    world=WorldSettings(train=2, val=1, test=0, size=96),
 )
 
 
@@ -96,7 +100,7 @@ def test_wrong_inputs(folder: Path) -> None:
     with pytest.raises(SettingsError, match="no weights to train"):
         pretrain_matcher.run(nearest, output, engine=ENGINE, prepared=prepared, masks=masks)
     with pytest.raises(DataError, match="fewer training examples than a batch of 500"):
-        large = SETTINGS.model_copy(update={"batch": 500})
+        large = SETTINGS.model_copy(update={"batch_size": 500})
         pretrain_matcher.run(large, output, engine=ENGINE, prepared=prepared, masks=masks)
     others = write_pairs(folder / "others", [(64, 64)])
     with pytest.raises(CacheError, match="another input"):

@@ -227,7 +227,7 @@ def kill_until_done(
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(run, prepared, scenes):
-    changes = {"epochs": 40, "batch": 1, "captions_per_pair": "one", "validate_every": 7}
+    changes = {"epochs": 40, "batch_size": 1, "captions_per_pair": "one", "validate_every": 7}
     whole = content(run(Path("whole"), **changes))
     forget()
     assert kill_until_done(train_settings(**changes), prepared, scenes, whole, most=20, longest=0.5) >= 3
@@ -427,8 +427,8 @@ def test_images_of_another_size_are_refused_or_resized(images, engine):
 
 @pytest.mark.slow
 def test_two_processes_share_the_steps(run):
-    alone = json.loads((run(Path("alone"), epochs=2, batch=4) / "seed-1/history.json").read_text())
-    shared = json.loads((run(Path("shared"), epochs=2, batch=4, devices=2) / "seed-1/history.json").read_text())
+    alone = json.loads((run(Path("alone"), epochs=2, batch_size=4) / "seed-1/history.json").read_text())
+    shared = json.loads((run(Path("shared"), epochs=2, batch_size=4, devices=2) / "seed-1/history.json").read_text())
     assert len(shared["epochs"]) == 2
     # Each process averages over its own captions, and draws its own dropout: close, not equal.
     assert shared["epochs"][1]["val_loss"] == pytest.approx(alone["epochs"][1]["val_loss"], rel=0.1)

@@ -161,7 +161,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, fusion):
 
 
 def test_a_run_that_is_killed_ends_with_the_same_bytes(run, prepared, scenes, where):
-    changes = {"epochs": 60, "batch": 2, "validate_every": 30}
+    changes = {"epochs": 60, "batch_size": 2, "validate_every": 30}
     whole = content(run(Path("whole"), **changes))
     forget()
     settings = world.train_settings(captioner=captioner(), **changes)
@@ -225,8 +225,10 @@ def test_without_a_fusion_the_caches_do_not_show(prepared, scenes, engine, where
 @pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["paper", "release"])
 def test_two_processes_share_the_steps(run, fusion):
-    alone = json.loads((run(Path("alone"), fusion, epochs=2, batch=4) / "seed-1/history.json").read_text())
-    shared = json.loads((run(Path("shared"), fusion, epochs=2, batch=4, devices=2) / "seed-1/history.json").read_text())
+    alone = json.loads((run(Path("alone"), fusion, epochs=2, batch_size=4) / "seed-1/history.json").read_text())
+    shared = json.loads(
+        (run(Path("shared"), fusion, epochs=2, batch_size=4, devices=2) / "seed-1/history.json").read_text()
+    )
     assert shared["epochs"][1]["val_loss"] == pytest.approx(alone["epochs"][1]["val_loss"], rel=0.1)
 
 

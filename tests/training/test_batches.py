@@ -39,7 +39,7 @@ def test_learning_rate_is_halved_every_five_epochs():
 
 
 def test_each_pair_comes_once_with_all_its_captions(table):
-    steps = plan_epoch(table, batch=2, one_caption=False, seed=1, epoch=0)
+    steps = plan_epoch(table, batch_size=2, one_caption=False, seed=1, epoch=0)
     assert [len(step.pairs) for step in steps] == [2, 2, 1]
     assert sorted(np.concatenate([step.pairs for step in steps])) == [0, 1, 2, 3, 4]
     for step in steps:
@@ -52,7 +52,7 @@ def test_each_pair_comes_once_with_all_its_captions(table):
 def test_one_caption_per_pair_is_drawn_anew_each_epoch(table):
     drawn = set()
     for epoch in range(40):
-        for step in plan_epoch(table, batch=5, one_caption=True, seed=1, epoch=epoch):
+        for step in plan_epoch(table, batch_size=5, one_caption=True, seed=1, epoch=epoch):
             assert step.owners.tolist() == list(range(len(step.pairs)))
             for pair, caption in zip(step.pairs, step.captions, strict=True):
                 assert table.offsets[pair] <= caption < table.offsets[pair + 1]
@@ -62,7 +62,9 @@ def test_one_caption_per_pair_is_drawn_anew_each_epoch(table):
 
 def test_order_follows_from_seed_and_epoch_alone(table):
     def order(seed: int, epoch: int) -> list[int]:
-        return [int(p) for s in plan_epoch(table, batch=2, one_caption=False, seed=seed, epoch=epoch) for p in s.pairs]
+        return [
+            int(p) for s in plan_epoch(table, batch_size=2, one_caption=False, seed=seed, epoch=epoch) for p in s.pairs
+        ]
 
     assert order(1, 3) == order(1, 3)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(4)}) > 8
@@ -70,9 +72,10 @@ def test_order_follows_from_seed_and_epoch_alone(table):
 
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_ranks_share_each_step_and_none_is_idle(table, world):
-    alone = plan_epoch(table, batch=4, one_caption=False, seed=1, epoch=0)
+    alone = plan_epoch(table, batch_size=4, one_caption=False, seed=1, epoch=0)
     shared = [
-        plan_epoch(table, batch=4, one_caption=False, seed=1, epoch=0, rank=rank, world=world) for rank in range(world)
+        plan_epoch(table, batch_size=4, one_caption=False, seed=1, epoch=0, rank=rank, world=world)
+        for rank in range(world)
     ]
     for index, step in enumerate(alone):
         parts = [plan[index].pairs for plan in shared]

@@ -112,7 +112,7 @@ def test_the_threshold_decides_which_sentences_come_first(monkeypatch: pytest.Mo
 
 
 LAYERS, GRID = 1, world.SHAPE[1:]
-CAPTIONED = CaptionSettings(max_length=8, split="train", batch=3)
+CAPTIONED = CaptionSettings(max_length=8, split="train", batch_size=3)
 
 
 @pytest.fixture

@@ -320,7 +320,7 @@ def test_a_tiny_model_learns_its_pairs_word_for_word(tmp_path):
     validator = Validator(feed, plan_in_order(feed.captions, 4), references, VOCABULARY, "bleu_4")
     settings = world.train_settings(
         epochs=120,
-        batch=4,
+        batch_size=4,
         learning_rate=1e-2,
         decay_every=60,
         validate_every=20,

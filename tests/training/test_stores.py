@@ -44,7 +44,7 @@ def test_feeds_give_the_same_batches_and_count_the_wait(place):
     )
     array = features()
     feed = Feed(open_store(source(array, [1, 2, 3, 4]), CPU, place), table)
-    steps = plan_epoch(table, batch=3, one_caption=False, seed=1, epoch=0)
+    steps = plan_epoch(table, batch_size=3, one_caption=False, seed=1, epoch=0)
     batches = list(feed.batches(steps))
     assert len(batches) == len(steps) == 2
     for step, batch in zip(steps, batches, strict=True):
@@ -60,7 +60,7 @@ def test_a_feed_that_is_closed_early_reads_no_further():
     taken = []
     take = store.take
     store.take = lambda pairs: taken.append(pairs) or take(pairs)
-    batches = Feed(store, table).batches(plan_epoch(table, batch=1, one_caption=False, seed=1, epoch=0))
+    batches = Feed(store, table).batches(plan_epoch(table, batch_size=1, one_caption=False, seed=1, epoch=0))
     next(batches)
     batches.close()
     assert len(taken) <= 3
@@ -161,7 +161,7 @@ def test_a_feed_hands_out_each_steps_evidence(place):
     table = CaptionTable(np.ones((4, 3), np.int32), np.full(4, 3), np.arange(5))
     store = EvidenceStore(stored(), CPU_EVIDENCE_STORE, place)
     feed = Feed(open_store(source, CPU_EVIDENCE_STORE, place), table, store)
-    steps = plan_epoch(table, batch=3, one_caption=False, seed=1, epoch=0)
+    steps = plan_epoch(table, batch_size=3, one_caption=False, seed=1, epoch=0)
     for step, batch in zip(steps, feed.batches(steps), strict=True):
         expected = store.take(step.pairs)
         assert batch.evidence is not None and batch.evidence.pairs == len(batch.inputs)

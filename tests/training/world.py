@@ -38,7 +38,7 @@ TINY = CaptionerSettings(
 
 
 def train_settings(**changes: Any) -> TrainSettings:
-    values = {"epochs": 3, "batch": 3, "learning_rate": 3e-3, "captioner": TINY}
+    values = {"epochs": 3, "batch_size": 3, "learning_rate": 3e-3, "captioner": TINY}
     return TrainSettings(**(values | changes))
 
 

@@ -196,7 +196,7 @@ def test_a_few_steps_lower_the_loss(scenes: Scenes) -> None:
 
 def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = PretrainGroundingSettings(world=WORLD, epochs=2, batch=4)
+    settings = PretrainGroundingSettings(world=WORLD, epochs=2, batch_size=4)
     run = partial(grounding_dino.run, settings, engine=ENGINE)
     whole = run(tmp_path / "whole.safetensors")
     history = json.loads((tmp_path / "whole.json").read_text())["validation"]

@@ -275,7 +275,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypa
         world=WorldSettings(train=2, val=1, test=0, size=96, seed=3),
         epochs=2,
         dense_epochs=1,
-        batch=2,
+        batch_size=2,
         points=2,
         boxes=1,
     )

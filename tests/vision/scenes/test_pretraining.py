@@ -88,7 +88,9 @@ def test_a_perfect_answer_scores_one(model: ScenePretraining, monkeypatch: pytes
 
 def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = PretrainScenesSettings(world=WorldSettings(train=4, val=2, test=0, size=96, seed=3), epochs=2, batch=2)
+    settings = PretrainScenesSettings(
+        world=WorldSettings(train=4, val=2, test=0, size=96, seed=3), epochs=2, batch_size=2
+    )
     engine = EngineSettings(device="cpu", workers=1)
     run = partial(pretrain_scenes.run, settings, engine=engine)
     whole = run(tmp_path / "whole.safetensors")
