@@ -1,9 +1,4 @@
-"""The graph in the formats of other programs: GraphML and JSON-LD.
-
-Where to draw the nodes of a graph: near what they are linked with, apart from what they are not.
-
-The graph as a picture: the most frequent entities, and arrows for what is stated most often between them.
-"""
+"""The caption graph for people and for other programs: a picture, GraphML and JSON-LD."""
 
 from __future__ import annotations
 
@@ -13,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
-from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import numpy.typing as npt
@@ -22,87 +16,6 @@ from pipeline.caption_graph.records import CaptionGraph, Edge
 from pipeline.caption_graph.triples.records import FAMILIES, Family
 from pipeline.errors import OutputError
 from pipeline.files import atomic_path, write_text
-
-_ROUNDS = 300
-
-
-def place_nodes(links: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Place nodes by stress majorisation (de Leeuw's SMACOF): distances in the plane follow those in the graph.
-
-    A link's length falls with its weight; nodes without a path are as far apart as the graph is wide. The start is a
-    spiral in the order given, so the same graph gives the same picture.
-
-    Args:
-        links: (N, N) symmetric, how strongly two nodes are linked; 0 for no link.
-
-    Returns:
-        (N, 2) positions that fill the unit disc.
-    """
-    from scipy.sparse.csgraph import shortest_path
-
-    nodes = len(links)
-    if nodes == 1:
-        return np.zeros((1, 2))
-    strongest = links.max() or 1.0
-    lengths = np.where(links > 0, 1.6 - np.log1p(links) / np.log1p(strongest), 0.0)
-    apart = shortest_path(lengths, directed=False)
-    finite = apart[np.isfinite(apart)]
-    apart = np.where(np.isfinite(apart), apart, 1.5 * (finite.max() or 1.0))
-    # Many nodes share one distance to a hub; a floor keeps their labels from one another.
-    apart = np.maximum(apart, 0.9) * (1 - np.eye(nodes))
-    weights = 1 / np.maximum(apart, 1e-9) ** 2 * (1 - np.eye(nodes))
-    laplacian = np.diag(weights.sum(1)) - weights
-    inverse = np.linalg.pinv(laplacian)
-    angle = 2.399963 * np.arange(nodes)
-    places = np.sqrt(np.arange(nodes) + 0.5)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    for _ in range(_ROUNDS):
-        gaps = np.linalg.norm(places[:, None] - places[None], axis=-1)
-        ratio = -weights * apart / np.where(gaps > 0, gaps, 1)
-        np.fill_diagonal(ratio, 0)
-        np.fill_diagonal(ratio, -ratio.sum(1))
-        places = inverse @ (ratio @ places)
-    return _fill_disc(places - places.mean(0))
-
-
-def _fill_disc(places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Keep directions and the order of distances from the centre, and spread the nodes evenly over the unit disc."""
-    radii = np.linalg.norm(places, axis=1)
-    ranks = np.empty(len(places))
-    ranks[np.argsort(radii, kind="stable")] = np.arange(len(places))
-    return places / np.where(radii > 0, radii, 1)[:, None] * np.sqrt((ranks + 0.3) / (len(places) - 0.7))[:, None]
-
-
-def spread_labels(
-    places: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], rounds: int = 400
-) -> npt.NDArray[np.float64]:
-    """Push boxes apart until none overlaps another, or the rounds are over.
-
-    Args:
-        places: (N, 2) centres of the boxes.
-        sizes: (N, 2) width and height, in the same unit.
-        rounds: Most rounds.
-
-    Returns:
-        (N, 2) new centres.
-    """
-    places = places.copy()
-    for _ in range(rounds):
-        moved = False
-        for one in range(len(places)):
-            for other in range(one):
-                gap = places[one] - places[other]
-                overlap = (sizes[one] + sizes[other]) / 2 - np.abs(gap)
-                if (overlap <= 0).any():
-                    continue
-                axis = int(np.argmin(overlap))
-                step = (overlap[axis] / 2 + 1e-6) * (1.0 if gap[axis] >= 0 else -1.0)
-                places[one, axis] += step
-                places[other, axis] -= step
-                moved = True
-        if not moved:
-            break
-    return places
-
 
 _COLOURS: Final[dict[Family, str]] = {
     "appear": "#1b7f5c",
@@ -122,8 +35,8 @@ _CHARACTER: Final = 0.105
 def draw_graph(graph: CaptionGraph, path: Path, *, entities: int = 30, arrows: int = 60, labels: int = 25) -> Path:
     """Draw the graph into an SVG, PDF or PNG file, as the name ends; the same graph gives the same bytes.
 
-    Between two entities there is one arrow per family, labelled with its most frequent relation; thickness grows with
-    how often it is stated. "scene" stands for no second entity: what happens to an entity without one is not drawn,
+    Between two entities there is one arrow per family, labelled with its most frequent relation; its width grows with
+    the number of statements. "scene" stands for no second entity: what happens to an entity without one is not drawn,
     since the arrows would hide the others.
 
     Args:
@@ -144,10 +57,10 @@ def draw_graph(graph: CaptionGraph, path: Path, *, entities: int = 30, arrows: i
     from matplotlib.lines import Line2D
     from matplotlib.patches import FancyArrowPatch
 
-    shown = [i for i, entity in enumerate(graph.entities) if entity.name != "scene"][:entities] or [0]
-    drawn = _chosen(_arrows(graph, shown), arrows)
-    sizes = _sizes(graph, shown)
-    places = _places(shown, drawn, sizes)
+    nodes = [i for i, entity in enumerate(graph.entities) if entity.name != "scene"][:entities] or [0]
+    edges = _select_arrows(_arrows(graph, nodes), arrows)
+    sizes = _label_sizes(graph, nodes)
+    centres = _label_centres(nodes, edges, sizes)
     # Text stays text, so that the SVG can be searched; a salt keeps its ids the same.
     with mpl.rc_context({"svg.hashsalt": "sagecc", "svg.fonttype": "none", "pdf.compression": 6}):
         figure = Figure(figsize=_SIZE, dpi=110)
@@ -155,15 +68,15 @@ def draw_graph(graph: CaptionGraph, path: Path, *, entities: int = 30, arrows: i
         axis.set_axis_off()
         axis.set_xlim(0, _SIZE[0])
         axis.set_ylim(0, _SIZE[1])
-        most = max((arrow.count for arrow in drawn), default=1)
-        at = {node: places[row] for row, node in enumerate(shown)}
-        taken = [_box(places[row], sizes[row]) for row in range(len(shown))]
-        named = 0
-        for arrow in drawn:
-            family = graph.relations[arrow.relation].family
-            strength = np.log1p(arrow.count) / np.log1p(most)
-            loop = arrow.head == arrow.tail
-            start, end = at[arrow.head], at[arrow.tail]
+        highest = max((edge.count for edge in edges), default=1)
+        centre_of = dict(zip(nodes, centres, strict=True))
+        occupied = [_box(centre, size) for centre, size in zip(centres, sizes, strict=True)]
+        labelled = 0
+        for edge in edges:
+            family = graph.relations[edge.relation].family
+            strength = np.log1p(edge.count) / np.log1p(highest)
+            loop = edge.head == edge.tail
+            start, end = centre_of[edge.head], centre_of[edge.tail]
             if loop:
                 start, end = start + _LOOP, start + _LOOP * (-1, 1)
             bend = 1.6 if loop else 0.12 + 0.06 * FAMILIES.index(family)
@@ -182,12 +95,12 @@ def draw_graph(graph: CaptionGraph, path: Path, *, entities: int = 30, arrows: i
                     zorder=1,
                 )
             )
-            name = graph.relations[arrow.relation].name
+            name = graph.relations[edge.relation].name
             middle = (start + end) / 2 + np.array([end[1] - start[1], start[0] - end[0]]) * bend / 2
             box = _box(middle, np.array([len(name) * 0.075, 0.17]))
-            if named < labels and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                named += 1
+            if labelled < labels and not any(_overlap(box, other) for other in occupied):
+                occupied.append(box)
+                labelled += 1
                 axis.text(
                     float(middle[0]),
                     float(middle[1]),
@@ -199,27 +112,162 @@ def draw_graph(graph: CaptionGraph, path: Path, *, entities: int = 30, arrows: i
                     zorder=2,
                     bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.85},
                 )
-        for row, node in enumerate(shown):
-            entity = graph.entities[node]
+        for node, centre in centre_of.items():
             axis.text(
-                float(places[row, 0]),
-                float(places[row, 1]),
-                entity.name,
-                fontsize=_font(graph, node),
+                float(centre[0]),
+                float(centre[1]),
+                graph.entities[node].name,
+                fontsize=_font_size(graph, node),
                 ha="center",
                 va="center",
                 zorder=3,
                 bbox={"boxstyle": "round,pad=0.3", "fc": "#fff8e6", "ec": "#3a3a3a", "lw": 0.8},
             )
-        used = {graph.relations[arrow.relation].family for arrow in drawn}
+        families = {graph.relations[edge.relation].family for edge in edges}
         handles = [
-            Line2D([], [], color=_COLOURS[family], lw=2.5, label=family) for family in FAMILIES if family in used
+            Line2D([], [], color=_COLOURS[family], lw=2.5, label=family) for family in FAMILIES if family in families
         ]
         if handles:
             axis.legend(handles=handles, loc="lower left", frameon=False, fontsize=10)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format=kind, facecolor="white", metadata=_metadata(kind))
     return path
+
+
+def _arrows(graph: CaptionGraph, nodes: list[int]) -> list[Edge]:
+    """Return an arrow per ordered pair and family, named after its commonest relation, in falling order of counts."""
+    groups: dict[tuple[int, int, Family], list[Edge]] = defaultdict(list)
+    for edge in graph.edges:
+        if edge.head in nodes and edge.tail in nodes:
+            groups[edge.head, edge.tail, graph.relations[edge.relation].family].append(edge)
+    arrows = []
+    for edges in groups.values():
+        best = max(edges, key=lambda edge: (edge.count, -edge.relation))
+        arrows.append(replace(best, count=sum(edge.count for edge in edges)))
+    return sorted(arrows, key=lambda edge: (-edge.count, edge))
+
+
+def _select_arrows(arrows: list[Edge], count: int) -> list[Edge]:
+    """Return the `count` most frequent arrows, and the most frequent one of every entity that these leave without."""
+    selected = arrows[:count]
+    linked = {node for arrow in selected for node in (arrow.head, arrow.tail) if arrow.head != arrow.tail}
+    for arrow in arrows[count:]:
+        if not {arrow.head, arrow.tail} <= linked:
+            selected.append(arrow)
+            linked |= {arrow.head, arrow.tail}
+    return selected
+
+
+def _font_size(graph: CaptionGraph, node: int) -> float:
+    share = np.log1p(graph.entities[node].count) / np.log1p(max(entity.count for entity in graph.entities))
+    return float(8 + 7 * share**2)
+
+
+def _label_sizes(graph: CaptionGraph, nodes: list[int]) -> npt.NDArray[np.float64]:
+    """Return width and height of the entities' labels in inches, (N, 2)."""
+    fonts = np.array([_font_size(graph, node) for node in nodes])
+    letters = np.array([len(graph.entities[node].name) for node in nodes])
+    return np.stack([letters * _CHARACTER * fonts / 10 + 0.35, fonts / 72 * 1.5 + 0.35], axis=1)
+
+
+def _label_centres(nodes: list[int], edges: list[Edge], sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the centres of the entities' labels in inches, (N, 2)."""
+    row = {node: position for position, node in enumerate(nodes)}
+    links = np.zeros((len(nodes), len(nodes)))
+    for edge in edges:
+        if edge.head != edge.tail:
+            links[row[edge.head], row[edge.tail]] += edge.count
+    room = np.array(_SIZE) / 2 - sizes.max(0) / 2 - 0.2
+    centres = np.array(_SIZE) / 2 + layout_nodes(links + links.T) * room
+    return spread_labels(centres, sizes)
+
+
+def layout_nodes(links: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Lay nodes out after Kamada and Kawai: distances in the plane follow those in the graph.
+
+    A link's length falls with its weight; nodes without a path are as far apart as the graph is wide. The start is a
+    spiral in the order given, so the same graph gives the same picture.
+
+    Args:
+        links: (N, N) symmetric, how strongly two nodes are linked; 0 for no link.
+
+    Returns:
+        (N, 2) positions that fill the unit disc.
+    """
+    import networkx as nx
+    from scipy.sparse.csgraph import shortest_path
+
+    nodes = len(links)
+    if nodes == 1:
+        return np.zeros((1, 2))
+    strongest = links.max() or 1.0
+    lengths = np.where(links > 0, 1.6 - np.log1p(links) / np.log1p(strongest), 0.0)
+    distances = shortest_path(lengths, directed=False)
+    finite = distances[np.isfinite(distances)]
+    distances = np.where(np.isfinite(distances), distances, 1.5 * (finite.max() or 1.0))
+    # Many nodes share one distance to a hub; a floor keeps their labels from one another.
+    distances = np.maximum(distances, 0.9)
+    angle = 2.399963 * np.arange(nodes)
+    spiral = np.sqrt(np.arange(nodes) + 0.5)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    layout = nx.kamada_kawai_layout(
+        nx.empty_graph(nodes),
+        dist={node: dict(enumerate(row)) for node, row in enumerate(distances)},
+        pos=dict(enumerate(spiral)),
+    )
+    positions = np.stack([layout[node] for node in range(nodes)])
+    return _fill_disc(positions - positions.mean(0))
+
+
+def _fill_disc(positions: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Keep directions and the order of distances from the centre, and spread the nodes evenly over the unit disc."""
+    radii = np.linalg.norm(positions, axis=1)
+    ranks = np.empty(len(positions))
+    ranks[np.argsort(radii, kind="stable")] = np.arange(len(positions))
+    return positions / np.where(radii > 0, radii, 1)[:, None] * np.sqrt((ranks + 0.3) / (len(positions) - 0.7))[:, None]
+
+
+def spread_labels(
+    centres: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], rounds: int = 400
+) -> npt.NDArray[np.float64]:
+    """Push boxes apart until none overlaps another, or the rounds are over.
+
+    networkx lays out points and knows nothing of the size of their labels.
+
+    Args:
+        centres: (N, 2) centres of the boxes.
+        sizes: (N, 2) width and height, in the same unit.
+        rounds: Most rounds.
+
+    Returns:
+        (N, 2) new centres.
+    """
+    centres = centres.copy()
+    for _ in range(rounds):
+        moved = False
+        for one in range(len(centres)):
+            for other in range(one):
+                gap = centres[one] - centres[other]
+                overlap = (sizes[one] + sizes[other]) / 2 - np.abs(gap)
+                if (overlap <= 0).any():
+                    continue
+                axis = int(np.argmin(overlap))
+                step = (overlap[axis] / 2 + 1e-6) * (1.0 if gap[axis] >= 0 else -1.0)
+                centres[one, axis] += step
+                centres[other, axis] -= step
+                moved = True
+        if not moved:
+            break
+    return centres
+
+
+def _box(centre: npt.NDArray[np.float64], size: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Return left, lower, right and upper edge."""
+    (x0, y0), (x1, y1) = centre - size / 2, centre + size / 2
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _metadata(kind: str) -> dict[str, None]:
@@ -229,71 +277,6 @@ def _metadata(kind: str) -> dict[str, None]:
     )
 
 
-def _arrows(graph: CaptionGraph, shown: list[int]) -> list[Edge]:
-    """Return an arrow per ordered pair and family, named after its commonest relation, the most stated first."""
-    groups: dict[tuple[int, int, Family], list[Edge]] = defaultdict(list)
-    for edge in graph.edges:
-        if edge.head in shown and edge.tail in shown:
-            groups[edge.head, edge.tail, graph.relations[edge.relation].family].append(edge)
-    found = []
-    for edges in groups.values():
-        best = max(edges, key=lambda edge: (edge.count, -edge.relation))
-        found.append(replace(best, count=sum(edge.count for edge in edges)))
-    return sorted(found, key=lambda edge: (-edge.count, edge))
-
-
-def _font(graph: CaptionGraph, node: int) -> float:
-    share = np.log1p(graph.entities[node].count) / np.log1p(max(entity.count for entity in graph.entities))
-    return float(8 + 7 * share**2)
-
-
-def _chosen(found: list[Edge], arrows: int) -> list[Edge]:
-    """Return the most stated arrows, and of every entity without one its own most stated."""
-    chosen = found[:arrows]
-    linked = {node for arrow in chosen for node in (arrow.head, arrow.tail) if arrow.head != arrow.tail}
-    for arrow in found[arrows:]:
-        if not {arrow.head, arrow.tail} <= linked:
-            chosen.append(arrow)
-            linked |= {arrow.head, arrow.tail}
-    return chosen
-
-
-def _sizes(graph: CaptionGraph, shown: list[int]) -> npt.NDArray[np.float64]:
-    """Return width and height of the entities' labels in inches, (N, 2)."""
-    fonts = np.array([_font(graph, node) for node in shown])
-    letters = np.array([len(graph.entities[node].name) for node in shown])
-    return np.stack([letters * _CHARACTER * fonts / 10 + 0.35, fonts / 72 * 1.5 + 0.35], axis=1)
-
-
-def _places(shown: list[int], drawn: list[Edge], sizes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return where the entities' labels stand, (N, 2) in inches."""
-    row = {node: position for position, node in enumerate(shown)}
-    links = np.zeros((len(shown), len(shown)))
-    for arrow in drawn:
-        if arrow.head != arrow.tail:
-            links[row[arrow.head], row[arrow.tail]] += arrow.count
-    room = np.array(_SIZE) / 2 - sizes.max(0) / 2 - 0.2
-    places = np.array(_SIZE) / 2 + place_nodes(links + links.T) * room
-    return spread_labels(places, sizes)
-
-
-def _box(centre: npt.NDArray[np.float64], size: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Return left, lower, right and upper edge."""
-    (left, lower), (right, upper) = centre - size / 2, centre + size / 2
-    return float(left), float(lower), float(right), float(upper)
-
-
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-_KEYS: Final = (
-    ("name", "node", "string"),
-    ("count", "node", "long"),
-    ("relation", "edge", "string"),
-    ("family", "edge", "string"),
-    ("stated", "edge", "long"),
-)
 _VOCABULARY: Final = "urn:sagecc:"
 
 
@@ -313,25 +296,16 @@ def export_graph(graph: CaptionGraph, path: Path, form: str | None = None) -> Pa
 
 def export_graphml(graph: CaptionGraph, path: Path) -> Path:
     """Write GraphML: a directed multigraph; nodes with name and count, edges with relation, family and count."""
-    lines = [
-        '<?xml version="1.0" encoding="UTF-8"?>',
-        '<graphml xmlns="http://graphml.graphdrawing.org/xmlns">',
-        *(
-            f'  <key id="{domain}-{name}" for="{domain}" attr.name="{name}" attr.type="{kind}"/>'
-            for name, domain, kind in _KEYS
-        ),
-        '  <graph id="captions" edgedefault="directed">',
-    ]
+    import networkx as nx
+
+    multigraph = nx.MultiDiGraph(id="captions")
     for number, entity in enumerate(graph.entities):
-        lines.append(f"    <node id={quoteattr(f'n{number}')}>")
-        lines += _data("node", {"name": entity.name, "count": entity.count})
-        lines.append("    </node>")
+        multigraph.add_node(f"n{number}", name=entity.name, count=entity.count)
     for number, edge in enumerate(graph.edges):
         relation = graph.relations[edge.relation]
-        lines.append(f'    <edge id="e{number}" source="n{edge.head}" target="n{edge.tail}">')
-        lines += _data("edge", {"relation": relation.name, "family": relation.family, "stated": edge.count})
-        lines.append("    </edge>")
-    return write_text(path, "\n".join([*lines, "  </graph>", "</graphml>", ""]))
+        ends = f"n{edge.head}", f"n{edge.tail}"
+        multigraph.add_edge(*ends, key=f"e{number}", relation=relation.name, family=relation.family, stated=edge.count)
+    return write_text(path, "\n".join(["<?xml version='1.0' encoding='utf-8'?>", *nx.generate_graphml(multigraph), ""]))
 
 
 def export_jsonld(graph: CaptionGraph, path: Path) -> Path:
@@ -339,9 +313,15 @@ def export_jsonld(graph: CaptionGraph, path: Path) -> Path:
     links: list[dict[str, list[dict[str, str]]]] = [{} for _ in graph.entities]
     for edge in graph.edges:
         relation = f"relation:{quote(graph.relations[edge.relation].name)}"
-        links[edge.head].setdefault(relation, []).append({"@id": _entity(graph, edge.tail)})
+        links[edge.head].setdefault(relation, []).append({"@id": _entity_id(graph, edge.tail)})
     nodes: list[dict[str, Any]] = [
-        {"@id": _entity(graph, number), "@type": "Entity", "name": entity.name, "count": entity.count, **links[number]}
+        {
+            "@id": _entity_id(graph, number),
+            "@type": "Entity",
+            "name": entity.name,
+            "count": entity.count,
+            **links[number],
+        }
         for number, entity in enumerate(graph.entities)
     ]
     relations = [
@@ -351,9 +331,9 @@ def export_jsonld(graph: CaptionGraph, path: Path) -> Path:
     statements = [
         {
             "@type": "Statement",
-            "head": _entity(graph, edge.head),
+            "head": _entity_id(graph, edge.head),
             "predicate": f"relation:{quote(graph.relations[edge.relation].name)}",
-            "tail": _entity(graph, edge.tail),
+            "tail": _entity_id(graph, edge.tail),
             "count": edge.count,
         }
         for edge in graph.edges
@@ -371,9 +351,5 @@ def export_jsonld(graph: CaptionGraph, path: Path) -> Path:
     return write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
-def _entity(graph: CaptionGraph, number: int) -> str:
+def _entity_id(graph: CaptionGraph, number: int) -> str:
     return f"entity:{quote(graph.entities[number].name)}"
-
-
-def _data(domain: str, values: dict[str, object]) -> list[str]:
-    return [f'      <data key="{domain}-{name}">{escape(str(value))}</data>' for name, value in values.items()]

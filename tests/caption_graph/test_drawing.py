@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.caption_graph.build import rebuild
 from pipeline.caption_graph.coverage import coverage, find_entity
-from pipeline.caption_graph.drawing import draw_graph, export_graph, place_nodes, spread_labels
+from pipeline.caption_graph.drawing import draw_graph, export_graph, layout_nodes, spread_labels
 from pipeline.caption_graph.extraction import read_text_captions
 from pipeline.caption_graph.merging import MergeMap
 from pipeline.caption_graph.records import CaptionGraph, Entity, count_names
@@ -86,19 +86,19 @@ def test_a_graph_without_edges_can_be_stored_drawn_and_exported(tmp_path: Path, 
 def test_linked_nodes_lie_closer_than_others() -> None:
     links = np.zeros((6, 6))
     links[0, 1] = links[1, 2] = links[3, 4] = links[4, 5] = 5
-    places = place_nodes(links + links.T)
-    gaps = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    positions = layout_nodes(links + links.T)
+    gaps = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     assert gaps[0, 1] < gaps[0, 4]
-    assert np.isfinite(places).all()
-    assert np.linalg.norm(places, axis=1).max() <= 1.0001
+    assert np.isfinite(positions).all()
+    assert np.linalg.norm(positions, axis=1).max() <= 1.0001
 
 
 def test_labels_are_pushed_apart() -> None:
     sizes = np.full((5, 2), [2.0, 1.0])
-    places = spread_labels(np.zeros((5, 2)) + np.arange(5)[:, None] * 0.1, sizes)
+    positions = spread_labels(np.zeros((5, 2)) + np.arange(5)[:, None] * 0.1, sizes)
     for one in range(5):
         for other in range(one):
-            assert (np.abs(places[one] - places[other]) >= sizes[0] - 1e-6).any()
+            assert (np.abs(positions[one] - positions[other]) >= sizes[0] - 1e-6).any()
 
 
 def test_entities_are_found_by_what_people_type(graph: CaptionGraph) -> None:
@@ -129,13 +129,13 @@ def test_coverage_counts_captions_and_mentions() -> None:
         _triple(1, "road", "appear-on", "bareland"),
         _triple(2, "mast", "fly-on", "road"),
     ]
-    found = coverage(graph, MergeMap(), count_names(statements), captions, triples)
-    assert (found.captions, found.changed, found.with_triple) == (4, 3, 3)
-    assert (found.with_known_triple, found.all_entities, found.all_relations, found.all_triples) == (2, 1, 2, 1)
-    assert (found.entities["0"].mentions, found.entities["0"].known) == (1, 0)
-    assert sum(share.mentions for share in found.entities.values()) == 8
-    assert found.unknown[0] == [("mast", 1), ("villa", 1)]
-    assert json.loads(json.dumps(found.values()))["relations"]["0"] == {"mentions": 1, "known": 0}
+    covered = coverage(graph, MergeMap(), count_names(statements), captions, triples)
+    assert (covered.captions, covered.changed, covered.with_triple) == (4, 3, 3)
+    assert (covered.with_known_triple, covered.all_entities, covered.all_relations, covered.all_triples) == (2, 1, 2, 1)
+    assert (covered.entities["0"].mentions, covered.entities["0"].known) == (1, 0)
+    assert sum(share.mentions for share in covered.entities.values()) == 8
+    assert covered.unknown[0] == [("mast", 1), ("villa", 1)]
+    assert json.loads(json.dumps(covered.values()))["relations"]["0"] == {"mentions": 1, "known": 0}
 
 
 def test_captions_of_text_and_of_caption_files(tmp_path: Path) -> None:
