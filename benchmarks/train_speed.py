@@ -35,7 +35,7 @@ from pipeline.runtime import deterministic
 from pipeline.training.batches import Batch, Feed, Step
 from pipeline.training.model import PairCaptioner, build_model
 from pipeline.training.stores import open_store
-from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
+from pipeline.vision.scenes.backbones import Backbone, build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
 
 BARS = {"vs_images": 20.0, "data_wait_share": 0.02}
@@ -115,7 +115,7 @@ def _model(captioner: CaptionerSettings, device: torch.device) -> PairCaptioner:
 
 
 def _image_batches(
-    steps: Sequence[Step], files: Sequence[tuple[Path, Path]], backbone: SceneBackbone, feed: Feed, device: torch.device
+    steps: Sequence[Step], files: Sequence[tuple[Path, Path]], backbone: Backbone, feed: Feed, device: torch.device
 ) -> Iterator[Batch]:
     settings = BackboneSettings.model_validate({"backbone": "resnet101"})
     with ThreadPoolExecutor(os.cpu_count()) as readers:
@@ -148,10 +148,10 @@ def _frozen(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark = False
 
 
-def _backbone(device: torch.device) -> SceneBackbone:
+def _backbone(device: torch.device) -> Backbone:
     # The channels-last layout is the faster one on CPUs and on GPUs: the image side gets the best form of its work.
     backbone: Any = build_backbone("resnet101", None)
-    channels_last: SceneBackbone = backbone.to(device=device, memory_format=torch.channels_last)
+    channels_last: Backbone = backbone.to(device=device, memory_format=torch.channels_last)
     return channels_last
 
 

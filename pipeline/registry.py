@@ -71,19 +71,16 @@ class Registry(Mapping[str, str], Generic[_T]):
         """Remove a name; for tests and notebooks, which register things for a while."""
         del self._targets[name], self._descriptions[name]
 
-    def check(self, name: str) -> str:
-        """Return `name` as it is.
+    def validate(self, name: str) -> str:
+        """Return `name` as it is; for `pydantic.AfterValidator` on the setting that gives it.
 
         Raises:
-            SettingsError: It is not registered; the message lists the names.
+            ValueError: It is not registered; the message lists the names.
         """
         if name not in self._targets:
             close = difflib.get_close_matches(name, self._targets, n=1)
-            raise SettingsError(
-                f"unknown {self._kind}: {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
-                where=self._where,
-                fix=f"choose one of {', '.join(self._targets)}",
-            )
+            question = f", did you mean {close[0]}?" if close else ""
+            raise ValueError(f"unknown {self._kind}{question}; choose one of {', '.join(self._targets)}")
         return name
 
     def resolve(self, name: str) -> _T:
@@ -92,7 +89,10 @@ class Registry(Mapping[str, str], Generic[_T]):
         Raises:
             SettingsError: The name is not registered, or its module or attribute does not exist.
         """
-        target = self._targets[self.check(name)]
+        try:
+            target = self._targets[self.validate(name)]
+        except ValueError as error:
+            raise SettingsError(f"{name!r}: {error}", where=self._where) from None
         try:
             return cast(_T, pkgutil.resolve_name(target))
         except (ImportError, AttributeError) as error:

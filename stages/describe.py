@@ -37,7 +37,7 @@ from pipeline.training.region_inputs import (
     open_evidence,
     read_evidence,
 )
-from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
+from pipeline.vision.scenes.backbones import backbone_stride, build_backbone, normalise
 from stages import masks, matches, paths, regions, semantics
 from stages.settings import MasksSettings, MatchesSettings, RegionsSettings, SemanticsSettings
 
@@ -247,8 +247,7 @@ def _read_images(before: Path, after: Path, scenes: ScenesCard | None) -> tuple[
         raise DataError(f"the two images differ in size: {sizes} pixels", where=after, fix="crop them to one extent")
     if scenes is None or (backbone := backbone_of(scenes.settings)).size is not None:
         return images, []
-    with torch.device("meta"):
-        stride = SceneBackbone(backbone.backbone).stride
+    stride = backbone_stride(backbone.backbone)
     height, width = (cells * stride for cells in scenes.shape[1:])
     if height != width or images[0].shape[:2] == (height, width):
         return images, []

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
 import sys
+from typing import Annotated
 
 import pytest
+from pydantic import AfterValidator, Field
 
+from pipeline.config import Section, parse_section
 from pipeline.errors import SettingsError
 from pipeline.registry import Registry
 
@@ -24,7 +28,7 @@ def test_maps_names_to_targets_in_order(codecs: Registry[type]) -> None:
 
 def test_resolves_by_import_and_only_then(codecs: Registry[type], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "wave", raising=False)
-    assert codecs.check("wave") == "wave"
+    assert codecs.validate("wave") == "wave"
     assert "wave" not in sys.modules
     assert codecs.resolve("wave").__name__ == "Wave_read"
     assert "wave" in sys.modules
@@ -53,13 +57,23 @@ def test_target_without_module_or_attribute_is_refused(codecs: Registry[type], t
         codecs.register("other", target)
 
 
-@pytest.mark.parametrize("use", ["check", "resolve"])
-def test_unknown_name_is_told_with_all_names(codecs: Registry[type], use: str) -> None:
+def test_unknown_name_is_told_with_all_names(codecs: Registry[type]) -> None:
+    message = "unknown codec, did you mean json?; choose one of json, wave"
     with pytest.raises(SettingsError) as caught:
-        getattr(codecs, use)("jsno")
-    text = str(caught.value)
-    assert "unknown codec: 'jsno'; did you mean 'json'?" in text
-    assert "export.codec" in text and "choose one of json, wave" in text
+        codecs.resolve("jsno")
+    assert f"'jsno': {message}" in str(caught.value) and caught.value.where == "export.codec"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        codecs.validate("jsno")
+
+
+def test_setting_is_validated(codecs: Registry[type]) -> None:
+    class Export(Section):
+        codec: Annotated[str, AfterValidator(codecs.validate)] = Field("json", description=codecs.describe())
+
+    assert parse_section({"codec": "wave"}, "export", Export).codec == "wave"
+    with pytest.raises(SettingsError) as caught:
+        parse_section({"codec": "flac"}, "export", Export)
+    assert "`export.codec`: unknown codec; choose one of json, wave (given: 'flac')" in str(caught.value)
 
 
 @pytest.mark.parametrize("target", ["json:NoSuchThing", "no_such_module:Thing"])

@@ -32,7 +32,7 @@ class ImageFront(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = build_backbone(settings.backbone, weights)
-        self.backbone.train_from_layer2()
+        self.backbone.freeze_early()
         self._settings = settings
         self._batch_norm = batch_norm
 
@@ -44,14 +44,12 @@ class ImageFront(nn.Module):
     def train(self, mode: bool = True) -> ImageFront:
         """Switch between training and evaluation; statistics that are to stay do not follow."""
         super().train(mode)
-        for name, module in self.backbone.named_modules():
-            if isinstance(module, nn.BatchNorm2d) and mode and not self._follows(name):
+        frozen = {part for module in self.backbone.frozen_modules() for part in module.modules()}
+        for module in self.backbone.modules():
+            trained = self._batch_norm == "all" or (self._batch_norm == "trained" and module not in frozen)
+            if isinstance(module, nn.BatchNorm2d) and mode and not trained:
                 module.eval()
         return self
-
-    def _follows(self, name: str) -> bool:
-        early = name == "bn1" or name.startswith("layer1.")
-        return self._batch_norm == "all" or (self._batch_norm == "trained" and not early)
 
 
 class PairCaptioner(nn.Module):

@@ -69,8 +69,8 @@ class TrainSettings(Section):
     )
     finetune: bool = Field(
         False,
-        description="train the scene backbone from its layer2 on as well, on images instead of cached features "
-        "(release: yes; paper: does not say)",
+        description="train the scene backbone beyond its first layers as well, on images instead of cached features "
+        "(release: yes, from layer2 on; paper: does not say)",
     )
     batch_norm: Literal["frozen", "trained", "all"] = Field(
         "trained",

@@ -1,39 +1,63 @@
-"""Siamese scene backbones: torchvision ResNets without their classifier, and the mini one that ships."""
+"""Siamese scene backbones: their interface, and torchvision ResNets without the classifier.
+
+A backbone of another family is a subclass of `Backbone` in a module of its own and a line in
+`pipeline.vision.scenes.registry`.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from pipeline.vision.scenes.settings import BackboneName, BackboneSettings
+from pipeline.vision.scenes.registry import BACKBONES
+from pipeline.vision.scenes.settings import BackboneSettings
 from pipeline.weights import load_exactly, load_state_dict
 
-# Blocks per layer. The mini backbone ends after layer3: stride 16, so a 128-pixel image gives the 8×8 grid that
-# ResNet-101 gives at 256 pixels.
-_LAYOUTS: dict[BackboneName, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
-    "mini": (BasicBlock, [1, 1, 1]),
-    "resnet18": (BasicBlock, [2, 2, 2, 2]),
-    "resnet50": (Bottleneck, [3, 4, 6, 3]),
-    "resnet101": (Bottleneck, [3, 4, 23, 3]),
-}
 
-
-class SceneBackbone(nn.Module):
-    """A ResNet up to its last convolutional layer; both dates go through the same weights.
-
-    The parameter names are torchvision's, so published state dicts load as they are.
+class Backbone(nn.Module, ABC):
+    """A convolutional image encoder; both dates go through the same weights.
 
     Attributes:
         channels: C, the width of the feature map.
         stride: Input pixels per feature cell.
     """
 
-    def __init__(self, name: BackboneName) -> None:
+    channels: int
+    stride: int
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, 3, H, W) to features (N, C, H/stride, W/stride)."""
+
+    @abstractmethod
+    def frozen_modules(self) -> tuple[nn.Module, ...]:
+        """Return the early modules whose parameters fine-tuning does not train; empty: all are trained."""
+
+    def adapt_state_dict(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a weight file's tensors under this module's names, without those that it does not use."""
+        return dict(state)
+
+    def freeze_early(self) -> None:
+        """Exclude the parameters of `frozen_modules` from training."""
+        for module in self.frozen_modules():
+            module.requires_grad_(False)
+
+
+class ResNetBackbone(Backbone):
+    """A ResNet up to its last convolutional layer; the parameter names are torchvision's.
+
+    Args:
+        block: Residual block.
+        layers: Blocks per layer, of three or four layers.
+    """
+
+    def __init__(self, block: type[BasicBlock] | type[Bottleneck], layers: list[int]) -> None:
         super().__init__()
-        block, layers = _LAYOUTS[name]
         resnet = ResNet(block, [*layers, 1][:4])
         self.conv1, self.bn1 = resnet.conv1, resnet.bn1
         self.relu, self.maxpool = resnet.relu, resnet.maxpool
@@ -43,36 +67,59 @@ class SceneBackbone(nn.Module):
         self.stride = 4 * 2 ** (len(layers) - 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, 3, H, W) to features (N, C, H/stride, W/stride)."""
+        """See `Backbone`."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return features
 
-    def train_from_layer2(self) -> None:
-        """Freeze the stem and layer1, as the authors' release does when it fine-tunes the backbone."""
-        for part in (self.conv1, self.bn1, self.layer1):
-            part.requires_grad_(False)
+    def frozen_modules(self) -> tuple[nn.Module, ...]:
+        """Return the stem and layer1, which the authors' release freezes when it fine-tunes the backbone."""
+        return self.conv1, self.bn1, self.layer1
+
+    def adapt_state_dict(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors without those of the classifier, `fc`."""
+        return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
 
 
-def build_backbone(name: BackboneName, weights: Path | None, *, seed: int = 0) -> SceneBackbone:
-    """Build a backbone in evaluation mode.
+def mini() -> ResNetBackbone:
+    """Build the mini backbone: without layer4, so that 128-pixel images give 8×8 cells, as 256 do for ResNet-101."""
+    return ResNetBackbone(BasicBlock, [1, 1, 1])
+
+
+def resnet18() -> ResNetBackbone:
+    """Build a ResNet-18."""
+    return ResNetBackbone(BasicBlock, [2, 2, 2, 2])
+
+
+def resnet50() -> ResNetBackbone:
+    """Build a ResNet-50."""
+    return ResNetBackbone(Bottleneck, [3, 4, 6, 3])
+
+
+def resnet101() -> ResNetBackbone:
+    """Build a ResNet-101."""
+    return ResNetBackbone(Bottleneck, [3, 4, 23, 3])
+
+
+def build_backbone(name: str, weights: Path | None, *, seed: int = 0) -> Backbone:
+    """Build a registered backbone in evaluation mode.
 
     Args:
-        name: Which layout.
+        name: Its name in `BACKBONES`.
         weights: File of its weights, or None for a seeded random initialisation.
         seed: Seed of that initialisation.
 
     Raises:
         CheckpointError: The file is missing, damaged, or holds another model's weights.
+        SettingsError: There is no backbone of that name.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = SceneBackbone(name)
+        backbone = BACKBONES.resolve(name)()
     if weights is not None:
-        state = {key: value for key, value in load_state_dict(weights).items() if not key.startswith("fc.")}
         load_exactly(
             backbone,
-            state,
+            backbone.adapt_state_dict(load_state_dict(weights)),
             kind=f"a {name}",
             path=weights,
             fix="set scenes.backbone to the model that the file belongs to, or scenes.weights to another file",
@@ -80,8 +127,18 @@ def build_backbone(name: BackboneName, weights: Path | None, *, seed: int = 0) -
     return backbone.eval()
 
 
+def backbone_stride(name: str) -> int:
+    """Return the stride of a registered backbone without allocating its weights.
+
+    Raises:
+        SettingsError: There is no backbone of that name.
+    """
+    with torch.device("meta"):
+        return BACKBONES.resolve(name)().stride
+
+
 def normalise(images: Tensor, settings: BackboneSettings) -> Tensor:
-    """Bring RGB images (N, 3, H, W), 0–255 of any dtype, to the backbone's size and scale, as float32."""
+    """Resize RGB images (N, 3, H, W), 0–255 of any dtype, and scale them by mean and std; float32."""
     x = images.float()
     if settings.size is not None and x.shape[-2:] != (settings.size, settings.size):
         x = nn.functional.interpolate(

@@ -1,24 +1,19 @@
-"""Which backbone turns an image into scene features, and how the image is brought to it."""
+"""Settings of the scene backbone and of the image normalisation before it."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.config import Section
-
-BackboneName = Literal["mini", "resnet18", "resnet50", "resnet101"]
+from pipeline.vision.scenes.registry import BACKBONES
 
 
 class BackboneSettings(Section):
     """The scene backbone of equation (1) and the image normalisation that goes with it."""
 
-    backbone: BackboneName = Field(
-        "mini",
-        description="mini (ships with the project, trained on the synthetic world), resnet18, resnet50 or resnet101 "
-        "(paper and release: resnet101)",
-    )
+    backbone: Annotated[str, AfterValidator(BACKBONES.validate)] = Field("mini", description=BACKBONES.describe())
     weights: str = Field(
         "artifacts/pretrained/scenes-mini.safetensors",
         description="file of the backbone's weights: .safetensors, or a .pth state dict; "

@@ -1,4 +1,4 @@
-"""Scene features: what scenes.h5 holds, and the worker that computes it."""
+"""Scene features: the schema of scenes.h5, and the worker that fills it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,18 @@ SCHEMA = Schema(
         ),
     ),
 )
-"""What scenes.h5 holds."""
+"""Layout of scenes.h5."""
 
 
 @dataclass(frozen=True)
 class SceneImage:
-    """One image to compute features of: its file, the content that `prepare` saw, and its size (height, width)."""
+    """One image to encode.
+
+    Attributes:
+        path: Its file.
+        sha256: Hash of the file when `prepare` read it.
+        size: Height and width in pixels of the data set's first image.
+    """
 
     path: Path
     sha256: str
@@ -45,7 +51,7 @@ class SceneImage:
 
 
 class SceneWorker:
-    """Computes backbone features; see `pipeline.execution.compute.Worker`.
+    """Worker that computes backbone features; see `pipeline.execution.compute.Worker`.
 
     Args:
         settings: Backbone and normalisation.
@@ -54,7 +60,6 @@ class SceneWorker:
     """
 
     def __init__(self, settings: BackboneSettings, batch_size: int, device: Literal["auto", "cpu", "cuda"]) -> None:
-
         self.batch_size = batch_size
         self._settings = settings
         self._device = resolve_device(device)
@@ -68,9 +73,9 @@ class SceneWorker:
         """
         pixels = read_unchanged(image.path, image.sha256)
         if self._settings.size is None and pixels.shape[:2] != image.size:
-            found, first = (f"{width}×{height}" for height, width in (pixels.shape[:2], image.size))
+            size, first = (f"{width}×{height}" for height, width in (pixels.shape[:2], image.size))
             raise DataError(
-                f"the image is {found} pixels, the first one {first}",
+                f"the image is {size} pixels, the first one {first}",
                 where=image.path,
                 fix="set scenes.size to the side that all images are to be resized to",
             )

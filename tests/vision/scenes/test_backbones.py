@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pipeline.checkpoints import CHECKPOINTS
 from pipeline.errors import CheckpointError
-from pipeline.vision.scenes.backbones import SceneBackbone, build_backbone, normalise
+from pipeline.vision.scenes.backbones import backbone_stride, build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
 from pipeline.weights import load_state_dict
 
@@ -22,10 +22,10 @@ from pipeline.weights import load_state_dict
 )
 def test_shapes(name: str, size: int, shape: tuple[int, int, int]) -> None:
     with torch.device("meta"):
-        backbone = SceneBackbone(name)
+        backbone = build_backbone(name, None)
         assert backbone(torch.empty(1, 3, size, size)).shape[1:] == shape
     assert backbone.channels == shape[0]
-    assert backbone.stride == size // 8
+    assert backbone.stride == backbone_stride(name) == size // 8
 
 
 def test_equals_torchvision_with_the_same_weights(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_random_weights_are_seeded_and_leave_the_global_generator_alone() -> Non
 
 def test_only_layers_from_layer2_train_when_asked() -> None:
     backbone = build_backbone("mini", None)
-    backbone.train_from_layer2()
+    backbone.freeze_early()
     frozen = {name.split(".")[0] for name, p in backbone.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "bn1", "layer1"}
 

@@ -10,7 +10,6 @@ import torch
 
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
-from pipeline.vision.scenes import pretraining
 from pipeline.vision.scenes.backbones import build_backbone
 from pipeline.vision.scenes.pretraining import ScenePairs, ScenePretraining, batches, validate
 from pipeline.vision.scenes.settings import BackboneSettings
@@ -57,11 +56,11 @@ def test_land_cover_loss_against_a_plain_loop(model: ScenePretraining) -> None:
     assert loss == pytest.approx(total / 512, rel=1e-5)
 
 
-def test_turning_moves_images_and_targets_together() -> None:
+def test_rotation_moves_images_and_targets_together() -> None:
     pairs = random_pairs(1)
-    turned = pairs.turned(1, True)
-    assert torch.equal(turned.images[0, 0, 0], torch.rot90(pairs.images[0, 0, 0]).flip(-1))
-    assert torch.equal(turned.change[0], torch.rot90(pairs.change[0]).flip(-1))
+    rotated = pairs.rotated(1, True)
+    assert torch.equal(rotated.images[0, 0, 0], torch.rot90(pairs.images[0, 0, 0]).flip(-1))
+    assert torch.equal(rotated.change[0], torch.rot90(pairs.change[0]).flip(-1))
 
 
 def test_batches_hold_every_pair_once() -> None:
@@ -98,7 +97,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypa
     assert [record["epoch"] for record in history] == [1, 2]
     assert build_backbone("mini", whole).channels == 256
 
-    check_resumed(run, whole, tmp_path / ".work" / "pretrain-scenes", pretraining, monkeypatch)
+    check_resumed(run, whole, tmp_path / ".work" / "pretrain-scenes", pretrain_scenes, monkeypatch)
 
 
 def test_the_backbone_that_ships_is_small_and_loads() -> None:
