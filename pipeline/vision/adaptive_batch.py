@@ -1,4 +1,4 @@
-"""Going on with less at once when the GPU's memory runs out."""
+"""Batches that shrink when the GPU's memory runs out."""
 
 from __future__ import annotations
 
@@ -14,87 +14,87 @@ from pipeline.errors import ResourceError
 from pipeline.progress import say
 
 EVERYTHING: Final = 1 << 62
-"""A size for `Portion` to begin with that means: as many as there are."""
+"""Initial size of an `AdaptiveBatch` that is limited only by the number of items."""
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
 
 
-class Portion:
-    """How much is done at once; halves when memory runs out, for good.
+class AdaptiveBatch:
+    """A batch size that halves for good whenever memory runs out.
 
-    Portions may hold each other: the inner one halves first, and where even one does not fit, the outer one halves and
-    the inner one begins anew, since what takes the room then lies outside of it.
+    Adaptive batches may be nested. The inner one halves first; where even one item does not fit, the outer one halves
+    and the inner one returns to its earlier size, since the memory is then taken by what the outer one holds.
 
     Attributes:
-        size: The present number.
+        size: The present batch size.
 
     Args:
-        size: The number to begin with.
-        what: Of what, for people: "images per pass".
-        fix: What to do where not even one fits.
+        size: The initial batch size.
+        unit: What is counted, for messages: "images per pass".
+        fix: What to do where not even one item fits, for the error.
     """
 
-    def __init__(self, size: int, what: str, fix: str) -> None:
+    def __init__(self, size: int, unit: str, fix: str) -> None:
         self.size = size
-        self._what = what
+        self._unit = unit
         self._fix = fix
 
-    def run(self, work: Callable[[int], _T], *, each: int = 1, most: int = EVERYTHING) -> _T:
-        """Return `work(number)`, with ever smaller numbers while it runs out of memory.
+    def run(self, function: Callable[[int], _T], *, cost: int = 1, count: int = EVERYTHING) -> _T:
+        """Return `function(number)`, with ever smaller numbers while it runs out of memory.
 
         Args:
-            work: Is given the number of things to do at once, at least 1.
-            each: What one thing takes of `size`, where that is not a number of things but of pixels.
-            most: How many things there are.
-
-        Raises:
-            ResourceError: Not even one fits.
-        """
-        began = self.size
-        while True:
-            number = max(1, min(self.size // each, most))
-            try:
-                return work(number)
-            except (torch.OutOfMemoryError, ResourceError) as error:
-                if number == 1:
-                    self.size = began
-                    if isinstance(error, ResourceError):
-                        raise
-                    raise ResourceError(
-                        f"the GPU's memory ran out even with one at a time ({self._what})",
-                        where="engine.device",
-                        fix=f"{self._fix}; or set engine.device to cpu",
-                    ) from error
-            # Only here have the failed attempt's tensors been let go of.
-            number //= 2
-            self.size = number * each
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            say(f"the GPU's memory ran out: going on with {number:,} {self._what}")
-
-    def map(self, items: Sequence[_Item], work: Callable[[list[_Item]], Sequence[_T]]) -> list[_T]:
-        """Apply `work` to all items, as many at a time as fit, and return what comes of each.
-
-        Where not all go at once, a short portion is filled up by repeating its last item, and what comes of the
-        repetitions is dropped: passes of one shape take the same kernels.
+            function: Takes the number of items to process at once, at least 1.
+            cost: What one item takes of `size`, where that counts pixels and not items.
+            count: How many items there are.
 
         Raises:
             ResourceError: Not even one item fits.
         """
-        done: list[_T] = []
-        while len(done) < len(items):
-            done.extend(self.run(partial(_first, items[len(done) :], work), most=len(items)))
-        return done
+        initial = self.size
+        while True:
+            number = max(1, min(self.size // cost, count))
+            try:
+                return function(number)
+            except (torch.OutOfMemoryError, ResourceError) as error:
+                if number == 1:
+                    self.size = initial
+                    if isinstance(error, ResourceError):
+                        raise
+                    raise ResourceError(
+                        f"the GPU's memory ran out even with one at a time ({self._unit})",
+                        where="engine.device",
+                        fix=f"{self._fix}; or set engine.device to cpu",
+                    ) from error
+            # Only outside the except clause are the failed attempt's tensors released.
+            number //= 2
+            self.size = number * cost
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            say(f"the GPU's memory ran out: going on with {number:,} {self._unit}")
+
+    def map(self, items: Sequence[_Item], function: Callable[[list[_Item]], Sequence[_T]]) -> list[_T]:
+        """Apply `function` to all items, as many at a time as fit, and return one result per item.
+
+        A short last batch is padded by repeating its last item, and the results of the repetitions are dropped: batches
+        of one shape run the same kernels.
+
+        Raises:
+            ResourceError: Not even one item fits.
+        """
+        results: list[_T] = []
+        while len(results) < len(items):
+            results.extend(self.run(partial(_apply_padded, items[len(results) :], function), count=len(items)))
+        return results
 
 
-def _first(items: Sequence[_Item], work: Callable[[list[_Item]], Sequence[_T]], number: int) -> Sequence[_T]:
-    part = list(items[:number])
-    return work(part + part[-1:] * (number - len(part)))[: len(part)]
+def _apply_padded(items: Sequence[_Item], function: Callable[[list[_Item]], Sequence[_T]], number: int) -> Sequence[_T]:
+    batch = list(items[:number])
+    return function(batch + batch[-1:] * (number - len(batch)))[: len(batch)]
 
 
-def filled(numbers: NDArray[np.int64], size: int) -> Iterator[tuple[NDArray[np.int64], int]]:
-    """Part numbers into portions of exactly `size`, the last filled up by repetitions; with how many are none."""
-    for start in range(0, len(numbers), size):
-        part = numbers[start : start + size]
-        yield np.pad(part, (0, size - len(part)), mode="edge"), len(part)
+def padded_chunks(indices: NDArray[np.int64], size: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Yield chunks of exactly `size` indices, the last padded with repetitions, each with the number of real ones."""
+    for start in range(0, len(indices), size):
+        chunk = indices[start : start + size]
+        yield np.pad(chunk, (0, size - len(chunk)), mode="edge"), len(chunk)

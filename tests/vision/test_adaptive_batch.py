@@ -2,36 +2,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import ResourceError
-from pipeline.vision.adaptive_batch import EVERYTHING, Portion
+from pipeline.vision.adaptive_batch import EVERYTHING, AdaptiveBatch, padded_chunks
 
 
-def room_for(most: int, tried: list[int]) -> Callable[[int], str]:
+def room_for(capacity: int, tried: list[int]) -> Callable[[int], str]:
     def work(size: int) -> str:
         tried.append(size)
-        if size > most:
+        if size > capacity:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return "done"
 
     return work
 
 
-def test_batches_halve_until_they_fit_and_stay_so(capsys: pytest.CaptureFixture[str]) -> None:
-    portion, tried = Portion(10, "prompts per pass", "ask less"), []
-    assert portion.run(room_for(3, tried)) == "done"
-    assert portion.run(room_for(3, tried)) == "done"
+def test_batches_halve_until_they_fit_for_good(capsys: pytest.CaptureFixture[str]) -> None:
+    tried: list[int] = []
+    batch = AdaptiveBatch(10, "prompts per pass", "ask less")
+    assert batch.run(room_for(3, tried)) == "done"
+    assert batch.run(room_for(3, tried)) == "done"
     assert tried == [10, 5, 2, 2]
     said = capsys.readouterr().err
     assert "memory ran out: going on with 5 prompts per pass" in said
     assert "going on with 2 prompts per pass" in said
 
 
-def test_what_does_not_fit_at_all_is_the_projects_error() -> None:
+def test_one_item_that_does_not_fit_is_a_resource_error() -> None:
     with pytest.raises(ResourceError, match=r"ran out even with one at a time \(images\)") as caught:
-        Portion(4, "images", "make them smaller").run(room_for(0, []))
+        AdaptiveBatch(4, "images", "make them smaller").run(room_for(0, []))
     assert caught.value.exit_code == 2
     assert str(caught.value.fix).startswith("make them smaller")
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
@@ -42,23 +44,25 @@ def test_other_errors_are_not_swallowed() -> None:
         raise RuntimeError(f"wrong: {size}")
 
     with pytest.raises(RuntimeError, match="wrong: 4"):
-        Portion(4, "images", "").run(work)
+        AdaptiveBatch(4, "images", "").run(work)
 
 
-def test_sizes_may_be_of_pixels_and_no_larger_than_what_there_is() -> None:
-    portion, tried = Portion(1000, "masks", ""), []
-    portion.run(room_for(3, tried), each=100)
-    portion.run(room_for(3, tried), each=300)
-    portion.run(room_for(3, tried), each=100, most=1)
+def test_size_may_count_pixels_and_is_limited_by_the_count() -> None:
+    tried: list[int] = []
+    batch = AdaptiveBatch(1000, "masks", "")
+    batch.run(room_for(3, tried), cost=100)
+    batch.run(room_for(3, tried), cost=300)
+    batch.run(room_for(3, tried), cost=100, count=1)
     assert tried == [10, 5, 2, 1, 1]
-    unbounded, tried = Portion(EVERYTHING, "masks", ""), []
-    unbounded.run(room_for(3, tried), most=7)
-    unbounded.run(room_for(3, tried), most=9)
+    tried.clear()
+    unbounded = AdaptiveBatch(EVERYTHING, "masks", "")
+    unbounded.run(room_for(3, tried), count=7)
+    unbounded.run(room_for(3, tried), count=9)
     assert tried == [7, 3, 3]
 
 
-def test_what_takes_the_room_may_lie_further_out() -> None:
-    outer, inner, tried = Portion(4, "images", "outer"), Portion(8, "prompts", "inner"), []
+def test_outer_batch_halves_when_its_own_items_do_not_fit() -> None:
+    outer, inner, tried = AdaptiveBatch(4, "images", "outer"), AdaptiveBatch(8, "prompts", "inner"), []
 
     def images(size: int) -> str:
         def prompts(number: int) -> str:
@@ -75,8 +79,8 @@ def test_what_takes_the_room_may_lie_further_out() -> None:
     assert (outer.size, inner.size) == (1, 4)
 
 
-def test_items_go_through_in_portions_of_one_shape() -> None:
-    portion, seen = Portion(5, "images per pass", ""), []
+def test_items_are_processed_in_batches_of_one_shape() -> None:
+    batch, seen = AdaptiveBatch(5, "images per pass", ""), []
 
     def double(numbers: list[int]) -> list[int]:
         seen.append(numbers)
@@ -84,7 +88,13 @@ def test_items_go_through_in_portions_of_one_shape() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return [2 * number for number in numbers]
 
-    assert portion.map([1, 2, 3, 4, 5], double) == [2, 4, 6, 8, 10]
+    assert batch.map([1, 2, 3, 4, 5], double) == [2, 4, 6, 8, 10]
     assert seen == [[1, 2, 3, 4, 5], [1, 2], [3, 4], [5, 5]]
-    assert Portion(5, "", "").map([1, 2], double) == [2, 4]
-    assert Portion(5, "", "").map([], double) == []
+    assert AdaptiveBatch(5, "", "").map([1, 2], double) == [2, 4]
+    assert AdaptiveBatch(5, "", "").map([], double) == []
+
+
+def test_chunks_are_padded_by_repetition() -> None:
+    chunks = [(chunk.tolist(), real) for chunk, real in padded_chunks(np.arange(5), 3)]
+    assert chunks == [([0, 1, 2], 3), ([3, 4, 4], 2)]
+    assert list(padded_chunks(np.arange(0), 3)) == []

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_convert
 
-from pipeline.vision.adaptive_batch import Portion
+from pipeline.vision.adaptive_batch import AdaptiveBatch
 from pipeline.vision.grounding.model import LAYOUTS, Grounding, build_grounding_dino, encode_text, ground
 from pipeline.vision.grounding.prompts import category_tokens
 from pipeline.vision.grounding.settings import GroundingSettings, parse_prompts
@@ -242,7 +242,7 @@ class Detector:
         self.categories = parse_prompts(settings.prompts)
         caption, tokens = category_tokens(self._model.tokenizer, self.categories)
         self._caption, self._tokens = caption.text, tokens.to(device)
-        self._portion = Portion(images_per_pass, "images per pass of Grounding DINO", "lower semantics.grounding.size")
+        self._portion = AdaptiveBatch(images_per_pass, "images per pass of Grounding DINO", "lower semantics.grounding.size")
 
     @torch.inference_mode()
     def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Answer]:

@@ -24,7 +24,7 @@ from pipeline.errors import DataError
 from pipeline.execution.engines import fixed_arithmetic
 from pipeline.progress import say
 from pipeline.runtime import resolve_device
-from pipeline.vision.adaptive_batch import Portion
+from pipeline.vision.adaptive_batch import AdaptiveBatch
 from pipeline.vision.grounding.detector import Detector, apply_map, centred, fit_map, similarity, top_regions
 from pipeline.vision.grounding.settings import SemanticRegionSettings
 from pipeline.vision.masks import encode_rle
@@ -245,9 +245,9 @@ class SemanticWorker:
         sam = build_sam(settings.sam)
         self._encoder = ImageEncoder(sam, settings.sam, self._device)
         self._decoder = PromptDecoder(sam, self._device)
-        self._encoding = Portion(batch_size, "images per pass of SAM's encoder", "lower semantics.sam.encoder_size")
+        self._encoding = AdaptiveBatch(batch_size, "images per pass of SAM's encoder", "lower semantics.sam.encoder_size")
         self._boxes = box_portion()
-        self._portion = Portion(
+        self._portion = AdaptiveBatch(
             batch_size, "images at once", "make the images smaller, or lower semantics.grounding.boxes"
         )
         self._head = build_head(self._encoder.channels, settings.head).to(self._device)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.cache.reader import Cache
 from pipeline.errors import DataError
 from pipeline.runtime import resolve_device
-from pipeline.vision.adaptive_batch import Portion
+from pipeline.vision.adaptive_batch import AdaptiveBatch
 from pipeline.vision.matching.build import build_matcher
 from pipeline.vision.matching.cache import pair_arrays
 from pipeline.vision.matching.matcher import collate
@@ -67,7 +67,7 @@ class MatchWorker:
         self._length = length
         self._device = resolve_device(device)
         self._matcher = build_matcher(settings, descriptor_width).to(self._device)
-        self._portion = Portion(batch_size, "pairs per pass of the matcher", "lower matches.length")
+        self._portion = AdaptiveBatch(batch_size, "pairs per pass of the matcher", "lower matches.length")
         self._caches: dict[Path, Cache] = {}
         self._opening = Lock()
 

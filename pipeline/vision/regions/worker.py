@@ -25,7 +25,7 @@ from pipeline.errors import CacheError, CheckpointError, DataError
 from pipeline.files import content_key, sha256_bytes, sha256_file
 from pipeline.progress import say
 from pipeline.runtime import resolve_device
-from pipeline.vision.adaptive_batch import Portion
+from pipeline.vision.adaptive_batch import AdaptiveBatch
 from pipeline.vision.regions.descriptor import build_head, describe, region_grids
 from pipeline.vision.regions.settings import GRID, RegionSettings, Store
 from pipeline.vision.sam.cache import SCHEMA, MaskSet, read_masks
@@ -280,7 +280,7 @@ class RegionWorker:
         self._device = resolve_device(device)
         self._cache = Cache.open(source.path, MASKS)
         self._head = build_head(source.channels, settings.head).to(self._device)
-        self._portion = Portion(batch_size, "images per pass", "make the images smaller, or lower masks.generator.keep")
+        self._portion = AdaptiveBatch(batch_size, "images per pass", "make the images smaller, or lower masks.generator.max_masks")
         self._encoder: ImageEncoder | None = None
         if not source.stored:
             sam = build_sam(source.sam)

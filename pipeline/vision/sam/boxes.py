@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.vision.adaptive_batch import EVERYTHING, Portion, filled
+from pipeline.vision.adaptive_batch import EVERYTHING, AdaptiveBatch, padded_chunks
 from pipeline.vision.sam.amg import THRESHOLD, upsample
 from pipeline.vision.sam.decoder import ImageSide, PromptDecoder
 from pipeline.vision.sam.encoder import input_size
@@ -43,7 +43,7 @@ def masks_from_boxes(
     sizes: Sequence[tuple[int, int]],
     *,
     boxes_per_pass: int = 16,
-    portion: Portion | None = None,
+    portion: AdaptiveBatch | None = None,
 ) -> list[BoxMasks]:
     """Turn boxes into masks, one each.
 
@@ -66,12 +66,12 @@ def masks_from_boxes(
     if not len(embeddings) == len(boxes) == len(sizes):
         raise ValueError(f"{len(embeddings)} embeddings, {len(boxes)} lists of boxes and {len(sizes)} sizes")
     found = partial(_masks, decoder, embeddings, boxes, sizes, boxes_per_pass)
-    return (portion or box_portion()).run(found, most=max(1, len(boxes) * boxes_per_pass))
+    return (portion or box_portion()).run(found, count=max(1, len(boxes) * boxes_per_pass))
 
 
-def box_portion() -> Portion:
+def box_portion() -> AdaptiveBatch:
     """Return what halves when the boxes of a pass do not fit into memory."""
-    return Portion(
+    return AdaptiveBatch(
         EVERYTHING, "boxes per pass of SAM's mask decoder", "lower the size of SAM's encoder or of the images"
     )
 
@@ -88,7 +88,7 @@ def _masks(
     each = min(boxes_per_pass, at_once)
     together = max(1, min(at_once // each, len(boxes)))
     found: list[list[BoxMasks]] = [[] for _ in sizes]
-    for owners, real in filled(np.arange(len(boxes)), together):
+    for owners, real in padded_chunks(np.arange(len(boxes)), together):
         images = decoder.image_side(embeddings if together == len(boxes) else embeddings[owners])
         mine, shapes = [boxes[owner] for owner in owners], [sizes[owner] for owner in owners]
         for start in range(0, max(map(len, mine)), each):

@@ -21,7 +21,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.vision.adaptive_batch import EVERYTHING, Portion, filled
+from pipeline.vision.adaptive_batch import EVERYTHING, AdaptiveBatch, padded_chunks
 from pipeline.vision.sam import amg
 from pipeline.vision.sam.amg import THRESHOLD, Candidates, Measures, View, crops, cut_off, every, grid, joined, measure
 from pipeline.vision.sam.cache import MaskSet
@@ -54,8 +54,8 @@ class PointAsker:
         self.decoder = decoder
         self._settings = settings
         kind = decoder.device.type
-        self._drawing = Portion(_UPSAMPLED_PROMPTS[kind], "prompts drawn at once", "lower masks.sam.encoder_size")
-        self._measuring = Portion(_PIXELS[kind], "masks measured at once", "make the images smaller")
+        self._drawing = AdaptiveBatch(_UPSAMPLED_PROMPTS[kind], "prompts drawn at once", "lower masks.sam.encoder_size")
+        self._measuring = AdaptiveBatch(_PIXELS[kind], "masks measured at once", "make the images smaller")
         self._embedded: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
     def ask(self, embeddings: Tensor, views: Sequence[View], prompts: int) -> list[Candidates]:
@@ -77,7 +77,7 @@ class PointAsker:
         together = max(1, min(prompts // each, len(views)))
         found: list[list[Candidates]] = [[self._none(embeddings)] for _ in views]
         first = every(views[0].crop.points, self._settings.coarse_stride)
-        for owners, real in filled(np.arange(len(views)), together):
+        for owners, real in padded_chunks(np.arange(len(views)), together):
             self._ask(embeddings, views, owners, real, points, first, each, found)
         if self._settings.coarse_stride > 1:
             for number, view in enumerate(views):
@@ -98,7 +98,7 @@ class PointAsker:
     ) -> None:
         """Ask the first `real` of the views numbered `owners` the points numbered `asked`, and add to `found`."""
         images = self.decoder.image_side(embeddings[owners])
-        for portion, meant in filled(asked, each):
+        for portion, meant in padded_chunks(asked, each):
             decoded = self.decoder.decode(images, points[owners][:, portion])
             good = self._good(decoded).reshape(len(owners), each, -1)
             good[real:] = good[:, meant:] = False
@@ -141,7 +141,7 @@ class PointAsker:
         self, decoded: Decoded, good: NDArray[np.bool_], left: Numbers, size: int
     ) -> tuple[int, tuple[Numbers, Tensor, Tensor]]:
         """Draw the masks of the first `size` of the prompts `left`; with how many prompts these are."""
-        prompts, real = next(filled(left[:size], size))
+        prompts, real = next(padded_chunks(left[:size], size))
         chosen = torch.from_numpy(prompts).to(self.decoder.device)
         logits = self.decoder.logits(decoded, chosen, _AMBIGUOUS)
         mine = good[prompts]
@@ -152,7 +152,7 @@ class PointAsker:
 
     def _judged(self, view: View, logits: Tensor, iou: Tensor) -> Candidates:
         """Keep masks (K, h, w) of a view that are stable, not empty, and not cut off by the crop."""
-        measured = self._measuring.run(partial(self._measured, view, logits), each=view.pixels)
+        measured = self._measuring.run(partial(self._measured, view, logits), cost=view.pixels)
         stability = torch.cat([part.stability for part in measured])
         boxes = torch.cat([part.boxes for part in measured])
         boxes += boxes.new_tensor([view.crop.left, view.crop.top] * 2)
@@ -223,12 +223,12 @@ class MaskGenerator:
         self._asker = PointAsker(decoder, settings)
         self._settings = settings
         encoder_fix = "lower masks.sam.encoder_size, or take a smaller masks.sam.variant"
-        self._images = Portion(self.images_per_pass, "images per pass of SAM's encoder", encoder_fix)
-        self._together = Portion(EVERYTHING, "images whose masks are sought at once", _SMALLER)
+        self._images = AdaptiveBatch(self.images_per_pass, "images per pass of SAM's encoder", encoder_fix)
+        self._together = AdaptiveBatch(EVERYTHING, "images whose masks are sought at once", _SMALLER)
         prompts = settings.prompts_per_pass or PROMPTS[kind]
-        self._prompts = Portion(prompts, "prompts per pass of SAM's mask decoder", encoder_fix)
-        self._drawing = Portion(_UPSAMPLED_MASKS[kind], "masks drawn at once at the image's size", _SMALLER)
-        self._comparing = Portion(_COMPARED, "masks compared at once", _SMALLER)
+        self._prompts = AdaptiveBatch(prompts, "prompts per pass of SAM's mask decoder", encoder_fix)
+        self._drawing = AdaptiveBatch(_UPSAMPLED_MASKS[kind], "masks drawn at once at the image's size", _SMALLER)
+        self._comparing = AdaptiveBatch(_COMPARED, "masks compared at once", _SMALLER)
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Return the embeddings (B, channels, grid, grid) float32 of images RGB (H, W, 3).
@@ -279,7 +279,7 @@ class MaskGenerator:
             views = [View(part, size, self.encoder.size) for part, size in zip(parts, sizes, strict=True)]
             for owner, candidates in enumerate(self._best(embeddings, views)):
                 found[owner].append((views[owner], candidates))
-        return [self._drawing.run(partial(finished, mine, self._settings), each=mine[0][0].pixels) for mine in found]
+        return [self._drawing.run(partial(finished, mine, self._settings), cost=mine[0][0].pixels) for mine in found]
 
     def _best(self, embeddings: Tensor, views: Sequence[View]) -> list[Candidates]:
         """Return the masks of each view that remain of those that overlap, best first."""
@@ -309,4 +309,4 @@ class MaskGenerator:
 
     def _best_by_mask(self, masks: Tensor, overlap: float) -> Tensor:
         compare = partial(amg.best_by_mask, masks, overlap)
-        return self._comparing.run(compare, each=masks[:1].numel() or 1, most=len(masks))
+        return self._comparing.run(compare, cost=masks[:1].numel() or 1, count=len(masks))
