@@ -1,15 +1,11 @@
-"""Writing params.yaml: every key with its value, and its description as the comment above it.
-
-The base of all settings sections, and their strict reading from YAML.
-
-Changing single settings from the command line: `--set section.key=value`.
-"""
+"""Sections of params.yaml: their base class, strict reading, changes by `--set`, and writing with comments."""
 
 from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -36,13 +32,17 @@ class Section(BaseModel):
         defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
         return _over(defaults, values)
 
+    def completes(self, values: Mapping[str, Any]) -> bool:
+        """Tell whether this section, as a default, fills in what `values` leave out."""
+        return True
+
 
 def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` with every mapping that stands for a default section completed by that one."""
     completed = dict(values)
     for name, value in values.items():
         default = defaults.get(name)
-        if isinstance(default, Section) and isinstance(value, Mapping):
+        if isinstance(default, Section) and isinstance(value, Mapping) and default.completes(value):
             fields = dict(default)
             completed[name] = fields | _over(fields, value)
     return completed
@@ -51,19 +51,6 @@ def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
 def settings_hash(section: Section) -> str:
     """Return the 64-digit content key of a section's values, defaults included."""
     return content_key(section.model_dump(mode="json"))
-
-
-def load_section(path: Path, name: str, kind: type[SectionT]) -> SectionT:
-    """Read section `name` of the settings file `path`.
-
-    A section that the file does not hold takes its defaults.
-
-    Raises:
-        SettingsError: The file is missing or not YAML, a key is unknown (the nearest known one is named),
-            or a value has the wrong type or lies out of range.
-    """
-    document = read_document(path)
-    return parse_section(document.get(name) or {}, name, kind, where=str(path))
 
 
 def read_document(path: Path) -> Mapping[str, Any]:
@@ -89,17 +76,25 @@ def read_document(path: Path) -> Mapping[str, Any]:
     return document
 
 
-def parse_section(values: Any, name: str, kind: type[SectionT], *, where: str = "settings") -> SectionT:
-    """Check `values` against section `kind`; see `load_section` for what is raised."""
+def parse_section(values: Any, name: str, kind: type[SectionT], *, where: str | None = None) -> SectionT:
+    """Check `values` against section `kind`; what they leave out takes its default.
+
+    Raises:
+        SettingsError: A key is unknown (the nearest known one is named), or a value has the wrong type or lies out
+            of range.
+    """
     if not isinstance(values, Mapping):
         raise SettingsError(f"section `{name}` must be a mapping of keys to values", where=where)
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
         raise _explain(error, name, kind, where) from error
+    except SettingsError as error:
+        # Raised by a section within that is parsed by itself, such as `train.captioner`.
+        raise SettingsError(error.what, where=error.where or where, fix=error.fix) from error
 
 
-def _explain(error: ValidationError, name: str, kind: type[Section], where: str) -> SettingsError:
+def _explain(error: ValidationError, name: str, kind: type[Section], where: str | None) -> SettingsError:
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]
     key = ".".join([name, *location])
@@ -158,33 +153,106 @@ def _copy(value: Any) -> Any:
     return {key: _copy(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One key of params.yaml.
+
+    Attributes:
+        key: With its section: `train.learning_rate`.
+        value: What it is set to.
+        default: What it is where params.yaml does not name it.
+        description: What it means.
+    """
+
+    key: str
+    value: Any
+    default: Any
+    description: str
+
+    @property
+    def changed(self) -> bool:
+        """Whether the value differs from the default."""
+        return bool(self.value != self.default)
+
+
+def iterate_settings(name: str, section: Section, default: Section | None = None) -> Iterator[Setting]:
+    """Yield every key of a section and of the sections within it, in order.
+
+    Args:
+        name: The section's name, the prefix of all keys.
+        section: The values.
+        default: What they are compared with: the defaults of the section's class unless another section holds it.
+    """
+    default = type(section)() if default is None or type(default) is not type(section) else default
+    for field_name, field in type(section).model_fields.items():
+        key, value, standard = f"{name}.{field_name}", getattr(section, field_name), getattr(default, field_name)
+        if isinstance(value, Section):
+            yield from iterate_settings(key, value, standard if isinstance(standard, Section) else None)
+        else:
+            yield Setting(key, value, standard, field.description or "")
+
+
 _WIDTH = 110
+_SHORT = 2  # lines of a comment where only some keys are written
 
 
-def render_params(sections: Mapping[str, Section], *, heading: str) -> str:
-    """Render sections as YAML, in order, with descriptions as comments; reading it back gives the same sections."""
+def render_params(
+    sections: Mapping[str, Section],
+    *,
+    heading: str,
+    shown: Collection[str] | None = None,
+    omitted: Collection[str] = (),
+) -> str:
+    """Render sections as YAML, in order, with descriptions as comments; reading it back gives the same sections.
+
+    Args:
+        sections: By name.
+        heading: Comment at the top.
+        shown: Keys and sections within sections that are always written; of all others only what differs from the
+            defaults, and comments are cut to two lines. None: every key, with its whole description.
+        omitted: Keys and sections within sections that are never written, since others decide them.
+    """
     lines = [f"# {line}" for line in textwrap.wrap(heading, _WIDTH)]
     for name, section in sections.items():
-        lines.append("")
-        lines.extend(_render(name, section, section.__doc__ or "", depth=0))
+        body = _render_body(name, section, type(section)(), shown, omitted)
+        lines += ["", *_comment(section.__doc__ or "", 0, shown is not None)]
+        lines += [f"{name}:", *body] if body else [f"{name}: {{}}"]
     return "\n".join(lines) + "\n"
 
 
-def _render(name: str, value: Any, description: str, *, depth: int) -> list[str]:
+def _render_body(
+    name: str, section: Section, default: Section, shown: Collection[str] | None, omitted: Collection[str]
+) -> list[str]:
+    depth = name.count(".") + 1
     indent = "  " * depth
-    first = description.strip().partition("\n\n")[0]
-    comment = [f"{indent}# {line}" for line in textwrap.wrap(first, _WIDTH - len(indent))]
-    if not isinstance(value, Section):
-        return [*comment, f"{indent}{name}: {_scalar(value)}"]
-    lines = [*comment, f"{indent}{name}:"]
-    for key, field in type(value).model_fields.items():
-        inner = getattr(value, key)
-        about = field.description or (inner.__doc__ if isinstance(inner, Section) else "") or ""
-        lines.extend(_render(key, inner, about, depth=depth + 1))
+    lines: list[str] = []
+    for field_name, field in type(section).model_fields.items():
+        key, value, standard = f"{name}.{field_name}", getattr(section, field_name), getattr(default, field_name)
+        if key in omitted:
+            continue
+        is_shown = shown is None or key in shown
+        if isinstance(value, Section):
+            inner_default = standard if type(standard) is type(value) else type(value)()
+            body = _render_body(key, value, inner_default, shown, omitted)
+            if body or is_shown:
+                about = field.description or value.__doc__ or ""
+                lines += _comment(about, depth, shown is not None)
+                lines += [f"{indent}{field_name}:", *body] if body else [f"{indent}{field_name}: {{}}"]
+        elif is_shown or value != standard:
+            lines += _comment(field.description or "", depth, shown is not None)
+            lines.append(f"{indent}{field_name}: {yaml_value(value)}")
     return lines
 
 
-def _scalar(value: Any) -> str:
+def _comment(description: str, depth: int, short: bool) -> list[str]:
+    indent = "  " * depth
+    text = description.strip().partition("\n\n")[0]
+    limits: dict[str, Any] = {"max_lines": _SHORT, "placeholder": " …"} if short else {}
+    return [f"{indent}# {line}" for line in textwrap.wrap(text, _WIDTH - len(indent), **limits)]
+
+
+def yaml_value(value: Any) -> str:
+    """Return a value as YAML on one line."""
     plain = list(value) if isinstance(value, tuple | frozenset) else value
     text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")

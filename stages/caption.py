@@ -8,17 +8,16 @@ from typing import Any, Literal
 
 from pipeline.captioners.settings import CaptionerSettings
 from pipeline.datasets.records import Pair
-from pipeline.errors import CacheError, CheckpointError, DataError
+from pipeline.errors import CheckpointError, DataError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import atomic_folder, write_json
+from pipeline.paths import Paths
 from pipeline.progress import say
 from pipeline.runtime import resolve_device
-from pipeline.training.checkpoints import ModelCard, captioner_of, load_model, model_folders, read_card
-from pipeline.training.inference import Explainer, Sentence, describe, stored_batches
-from pipeline.training.inputs import Inputs, open_inputs
-from pipeline.training.region_inputs import EvidenceCaches, EvidencePaths, check_alike, open_evidence, read_evidence
-from pipeline.training.stores import EvidenceStore, PairStore, open_store
-from stages import paths
+from pipeline.training.checkpoints import ModelCard, load_model, model_folders, read_card, train_settings
+from pipeline.training.inference import AttentionRecorder, Sentence, caption_batches, stored_batches
+from pipeline.training.inputs import Inputs, check_cards, open_inputs
+from pipeline.training.stores import Store
 from stages.settings import CaptionSettings
 
 PROVENANCE = "provenance.json"
@@ -26,84 +25,62 @@ EXPLANATION = ".explanation.h5"
 _DIGITS = 4  # of scores in the files: fewer than what one machine's arithmetic may differ from another's
 
 
-def run(
-    settings: CaptionSettings,
-    prepared: Path,
-    scenes: Path,
-    models: Path,
-    output: Path,
-    *,
-    engine: EngineSettings,
-    regions: Path = paths.REGIONS,
-    matches: Path = paths.MATCHES,
-    semantics: Path = paths.SEMANTICS,
-    graph: Path = paths.GRAPH,
-    explain: bool = False,
-) -> Path:
+def run(settings: CaptionSettings, paths: Paths, *, engine: EngineSettings, explain: bool = False) -> Path:
     """Describe the pairs of a split with each trained seed.
 
     Args:
         settings: Split and search.
-        prepared: Folder that `sagecc prepare` wrote.
-        scenes: Cache that `sagecc scenes` wrote for it; not looked at where the models take none.
-        models: Folder that `sagecc train` wrote, `seed-<n>` each.
-        output: Folder to write, as a whole: `seed-<n>.json` in COCO's results format (a list of `image_id`, `caption`,
-            `score`, and with several sentences per pair `n_best`), provenance.json, and with `explain`
-            `seed-<n>.explanation.h5`.
+        paths: The prepared data set, the models, and the caches that they read. Writes the folder `captions` as a
+            whole: `seed-<n>.json` in COCO's results format (a list of `image_id`, `caption`, `score`, and with several
+            sentences per pair `n_best`), provenance.json, and with `explain` `seed-<n>.explanation.h5`.
         engine: Which device.
-        regions: Cache that `sagecc regions` wrote; this and what follows is read where the models' fusion takes it.
-        matches: Cache that `sagecc matches` wrote.
-        semantics: Cache that `sagecc semantics` wrote.
-        graph: Folder that `sagecc graph` wrote for the pairs that the models were trained on.
-        explain: Also write where each model looked for each word of its best sentences; see
-            `pipeline.training.inference.SCHEMA`.
+        explain: Also write the attention maps of the best sentences; see `pipeline.training.inference.SCHEMA`.
 
     Returns:
-        `output`.
+        `paths.captions`.
 
     Raises:
-        CheckpointError: There is no trained model, one is damaged, or some take scenes and some do not.
+        CheckpointError: There is no trained model, one is damaged, or they read different inputs.
         DataError: The models were trained with another data set's vocabulary.
-        CacheError: The scenes, or another cache that is read, are not those of the prepared pairs, or were made
-            otherwise than the training's; or the graph is another one.
-        OutputError: `output` cannot be written or holds other files.
+        CacheError: A cache that is read is not of the prepared pairs, or was made otherwise than the training's; or the
+            graph is another one.
+        OutputError: The folder cannot be written or holds other files.
         SettingsError: With `change: mass`, the no-change sentences of the models' data set are not known.
     """
     device = resolve_device(engine.device)
-    folders = model_folders(models)
-    cards = {folder: read_card(folder) for folder in folders}
-    inputs = open_inputs(prepared, scenes if _take_scenes(cards, models) else None)
+    cards = {folder: read_card(folder) for folder in model_folders(paths.models)}
+    opened = _open_inputs(cards, paths)
     for folder, card in cards.items():
-        _check_vocabulary(card, inputs, folder, settings)
-        _check_scenes(card, inputs, folder)
-    evidence = _open_evidence(cards, EvidencePaths(regions, matches, semantics, graph), inputs)
-    split, pairs, remarks = _choose_pairs(inputs, settings)
+        _check_vocabulary(card, opened[folder], folder, settings)
+    first = next(iter(opened.values()))
+    split, pairs, remarks = _choose_pairs(first, settings)
     for remark in remarks:
         say(remark)
 
-    stores: dict[bool, PairStore] = {}
-    with atomic_folder(output, replaces=_own_files(output)) as folder:
-        for model in folders:
+    stores: dict[int, dict[str, Store[Any]]] = {}
+    with atomic_folder(paths.captions, replaces=_own_files(paths.captions)) as folder:
+        for model, inputs in opened.items():
             trained = load_model(model, device)
-            if trained.takes_images not in stores:
-                source = inputs.images(pairs, paths.WORK / "images") if trained.takes_images else inputs.features(pairs)
-                stores[trained.takes_images] = open_store(source, device)
-            known = None
-            if (taken := evidence[model]) is not None:
-                known = EvidenceStore(read_evidence(taken, [pair.id for pair in pairs], places=explain), device)
-            batches = stored_batches(stores[trained.takes_images], settings.batch_size, known)
-            mass = settings.change_threshold if settings.change == "mass" else None
-            watch = Explainer(trained) if explain else None
-            described = describe(trained, batches, settings, mass=mass, watch=watch)
-            found = [sentences for batch in described for sentences in batch]
-            results = [_result(pair, sentences) for pair, sentences in zip(pairs, found, strict=True)]
+            if id(inputs) not in stores:
+                stores[id(inputs)] = inputs.stores(pairs, device, with_rows=explain)
+            recorder = AttentionRecorder(trained) if explain else None
+            captioned = caption_batches(
+                trained,
+                stored_batches(stores[id(inputs)], len(pairs), settings.batch_size),
+                settings,
+                change_threshold=settings.change_threshold if settings.change == "mass" else None,
+                observer=recorder,
+            )
+            sentences = [of_pair for batch in captioned for of_pair in batch]
+            results = [_result(pair, of_pair) for pair, of_pair in zip(pairs, sentences, strict=True)]
             write_json(folder / f"{model.name}.json", results)
-            if watch is not None:
-                watch.write(folder / f"{model.name}{EXPLANATION}", [pair.id for pair in pairs], inputs.data, settings)
+            if recorder is not None:
+                path = folder / f"{model.name}{EXPLANATION}"
+                recorder.write(path, [pair.id for pair in pairs], inputs.data, settings)
             say(f"{model.name}: {len(results)} pairs of the {split} split described")
         provenance = {
-            "dataset": inputs.data.card.name,
-            "pairs_sha256": inputs.data.card.pairs_sha256,
+            "dataset": first.data.card.name,
+            "pairs_sha256": first.data.card.pairs_sha256,
             "split": split,
             "pairs": len(pairs),
             "remarks": remarks,
@@ -111,27 +88,42 @@ def run(
             "settings": settings.model_dump(mode="json"),
         }
         write_json(folder / PROVENANCE, provenance)
-    return output
+    return paths.captions
+
+
+def _open_inputs(cards: dict[Path, ModelCard], paths: Paths) -> dict[Path, Inputs]:
+    """Open the inputs of each model, made as for its training; models with equal captioners share them."""
+    if len({tuple(card.inputs) for card in cards.values()}) > 1:
+        raise CheckpointError("the models read different inputs", where=paths.models, fix="run `sagecc train`")
+    by_captioner: dict[CaptionerSettings, Inputs] = {}
+    opened = {}
+    for folder, card in cards.items():
+        captioner = train_settings(card, folder).captioner
+        if captioner not in by_captioner:
+            by_captioner[captioner] = open_inputs(paths, captioner, tuple(card.inputs), training=False)
+        inputs = opened[folder] = by_captioner[captioner]
+        same_pairs = card.pairs_sha256 == inputs.data.card.pairs_sha256
+        check_cards(card.inputs, inputs.cards(), same_pairs=same_pairs, model=folder, paths=paths)
+    return opened
 
 
 def _choose_pairs(inputs: Inputs, settings: CaptionSettings) -> tuple[str, list[Pair], list[str]]:
-    """Return the split that is described, its pairs that have scenes, and what the user should know about it."""
+    """Return the split that is described, its pairs that have all inputs, and remarks for the user."""
     remarks = []
     splits: list[Literal["train", "val", "test"]] = ["val", "train"]
     for split in dict.fromkeys([settings.split, *splits]):
         pairs = inputs.data.split(split)
-        with_scenes = inputs.available(pairs)
-        if with_scenes:
+        available = inputs.available(pairs)
+        if available:
             if split != settings.split:
                 remarks.append(f"the {settings.split} split has no pairs: the {split} split is described instead")
-            if len(with_scenes) < len(pairs):
-                remarks.append(f"{len(pairs) - len(with_scenes)} {split} pairs have no scenes and are not described")
-            return split, with_scenes, remarks
+            if len(available) < len(pairs):
+                remarks.append(f"{len(pairs) - len(available)} {split} pairs have no scenes and are not described")
+            return split, available, remarks
     raise DataError("there is no pair to describe", where=inputs.data.folder, fix="run `sagecc prepare`")
 
 
 def _check_vocabulary(card: ModelCard, inputs: Inputs, folder: Path, settings: CaptionSettings) -> None:
-
     if card.vocabulary_sha256 == inputs.vocabulary.sha256 or settings.allow_other_dataset:
         return
     here = inputs.data.card.name
@@ -141,54 +133,6 @@ def _check_vocabulary(card: ModelCard, inputs: Inputs, folder: Path, settings: C
         where=folder / "vocabulary.json",
         fix="run `sagecc train` on this data set, or set caption.allow_other_dataset: true to describe it anyway",
     )
-
-
-def _take_scenes(cards: dict[Path, ModelCard], models: Path) -> bool:
-    """Tell whether the models take scenes, all of them or none."""
-    if len(answers := {card.scenes is not None for card in cards.values()}) > 1:
-        raise CheckpointError("some of the models take scenes and some do not", where=models, fix="run `sagecc train`")
-    return answers == {True}
-
-
-def _check_scenes(card: ModelCard, inputs: Inputs, folder: Path) -> None:
-
-    if card.scenes is None:
-        return
-    made, trained = inputs.provenance, card.scenes
-    if (made.settings_hash, dict(made.weights)) == (trained.settings_hash, trained.weights):
-        return
-    keys = made.settings.keys() | trained.settings.keys()
-    different = sorted(key for key in keys if made.settings.get(key) != trained.settings.get(key))
-    what = f"other settings ({', '.join(different)})" if different else "other backbone weights"
-    raise CacheError(
-        f"the scenes were made with {what} than those that {folder.name} was trained on",
-        where=inputs.scenes.path,
-        fix=f"run `sagecc scenes` with the settings in {folder / 'settings.json'}, or `sagecc train` on these scenes",
-    )
-
-
-def _open_evidence(
-    cards: dict[Path, ModelCard], where: EvidencePaths, inputs: Inputs
-) -> dict[Path, EvidenceCaches | None]:
-    """Open what each model takes beside the scenes, made as for its training."""
-    opened: dict[CaptionerSettings, EvidenceCaches | None] = {}
-    found = {}
-    for folder, card in cards.items():
-        captioner = captioner_of(card, folder)
-        if captioner not in opened:
-            opened[captioner] = open_evidence(captioner, where, inputs.data, training=False)
-        caches = found[folder] = opened[captioner]
-        if caches is None:
-            continue
-        if card.evidence is None:
-            raise CheckpointError(
-                f"the model has fusion: {captioner.fusion}, and its card does not say what it was trained on",
-                where=folder / "settings.json",
-                fix="run `sagecc train`",
-            )
-        same = card.pairs_sha256 == inputs.data.card.pairs_sha256
-        check_alike(card.evidence, caches.card(), same_pairs=same, model=folder, where=where.by_stage())
-    return found
 
 
 def _result(pair: Pair, sentences: list[Sentence]) -> dict[str, Any]:

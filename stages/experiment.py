@@ -1,7 +1,4 @@
-"""`sagecc experiment`: the rows of a table, each trained, captioned and scored, and the table that compares them.
-
-One row of an experiment: its settings, where its run lies, and the run: train, caption, evaluate.
-"""
+"""`sagecc experiment`: the rows of a table, each trained, captioned and scored, and the table that compares them."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from pipeline.cache.reader import Cache
 from pipeline.cache.schema import Expectation
 from pipeline.caption_graph.store import read_graph
 from pipeline.config import Section, parse_section, render_params, settings_hash, with_overrides
-from pipeline.datasets.records import Prepared, read_prepared
+from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, DataError, SageccError, SettingsError
 from pipeline.evaluation.bootstrap import PairStatistics, compare, pair_statistics
 from pipeline.evaluation.java import find_java
@@ -27,13 +24,14 @@ from pipeline.execution.settings import EngineSettings
 from pipeline.experiments.rows import Experiment
 from pipeline.experiments.table import Results, RowResult, draw_rows, markdown
 from pipeline.files import content_key, read_json, sha256_file, write_json, write_text
+from pipeline.paths import CACHES, Paths
 from pipeline.progress import say
 from pipeline.training.distributed import Interrupted
 from pipeline.training.inputs import open_inputs
-from pipeline.training.region_inputs import EvidencePaths, open_evidence
-from pipeline.training.run import SECONDS, read_seconds, training_key
+from pipeline.training.run import SECONDS, read_seconds
 from pipeline.vision.matching.cache import SCHEMA
-from stages import caption, evaluate, graph, matches, paths, train
+from stages import caption, evaluate, graph, matches, train
+from stages.code import stage_digest
 from stages.settings import SECTIONS, CaptionSettings, EvaluateSettings, GraphSettings, MatchesSettings, TrainSettings
 
 PARAMS, REPEAT, DONE, TIMES = "params.yaml", "repeat.sh", "run.json", "times.json"
@@ -42,24 +40,6 @@ INPUTS = "inputs"
 """Folder of the matches and graphs that rows needed for themselves, beside the runs."""
 
 SectionT = TypeVar("SectionT", bound=Section)
-_VERSION = 1  # rises whenever the same settings would give another run
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What the stages before the training wrote."""
-
-    prepared: Path = paths.PREPARED
-    scenes: Path = paths.SCENES
-    regions: Path = paths.REGIONS
-    matches: Path = paths.MATCHES
-    semantics: Path = paths.SEMANTICS
-    graph: Path = paths.GRAPH
-
-    @property
-    def caches(self) -> dict[str, Path]:
-        """What is read where the captioner's fusion takes it, by stage."""
-        return {"regions": self.regions, "matches": self.matches, "semantics": self.semantics, "graph": self.graph}
 
 
 @dataclass(frozen=True)
@@ -78,10 +58,10 @@ class Plan:
 
     def section(self, name: str, kind: type[SectionT]) -> SectionT:
         """Return one section."""
-        found = self.sections[name]
-        if not isinstance(found, kind):
+        section = self.sections[name]
+        if not isinstance(section, kind):
             raise TypeError(f"section {name} is no {kind.__name__}")
-        return found
+        return section
 
     @property
     def train(self) -> TrainSettings:
@@ -100,14 +80,15 @@ class Run:
 
     Attributes:
         plan: The row.
-        sources: What the stages wrote, with the row's own matches and graph where it needs them.
+        paths: Of the project, with the row's own matches and graph where it needs them; models, captions and scores are
+            written to `folder`.
         key: Content key of everything that decides the result.
         training_key: That of the training alone.
         folder: Where everything of the run lies.
     """
 
     plan: Plan
-    sources: Sources
+    paths: Paths
     key: str
     training_key: str
     folder: Path
@@ -116,8 +97,7 @@ class Run:
     def is_done(self) -> bool:
         """Whether it was finished, and its captions and scores are still what they were."""
         try:
-            found = read_json(self.folder / DONE)
-            return bool(found == self._record())
+            return bool(read_json(self.folder / DONE) == self._record())
         except (DataError, OSError):
             return False
 
@@ -127,33 +107,29 @@ class Run:
         Raises:
             SageccError: A stage refuses or fails; see there.
         """
-        plan, sources, folder, caches = self.plan, self.sources, self.folder, self.sources.caches
+        plan, folder = self.plan, self.folder
         write_text(folder / PARAMS, _params(plan))
         write_text(folder / REPEAT, self._commands())
-        inputs = (sources.prepared, sources.scenes)
-        train.run(plan.train, *inputs, folder / MODELS, engine=plan.engine, curves=folder / CURVES, **caches)
-        self._keep_times()
-        search = plan.section("caption", CaptionSettings)
-        caption.run(search, *inputs, folder / MODELS, folder / CAPTIONS, engine=plan.engine, explain=False, **caches)
-        measure = plan.section("evaluate", EvaluateSettings)
-        where = (sources.prepared, folder / CAPTIONS, folder / METRICS, folder / PLOTS)
-        evaluate.run(measure, *where, engine=plan.engine)
+        train.run(plan.train, self.paths, engine=plan.engine)
+        self._copy_times()
+        caption.run(plan.section("caption", CaptionSettings), self.paths, engine=plan.engine)
+        evaluate.run(plan.section("evaluate", EvaluateSettings), self.paths, engine=plan.engine)
         write_json(folder / DONE, self._record())
 
     def seconds(self) -> dict[int, float]:
         """Return the training time of each seed; of none where it is not known of all."""
         try:
-            found = read_json(self.folder / TIMES)
-            return {seed: float(found[str(seed)]) for seed in self.plan.train.seeds}
+            seconds = read_json(self.folder / TIMES)
+            return {seed: float(seconds[str(seed)]) for seed in self.plan.train.seeds}
         except (DataError, KeyError, TypeError, ValueError):
             return {}
 
-    def _keep_times(self) -> None:
-        """Copy the times of the trainings, which lie with their states, into the run's folder."""
-        work = paths.training(self.training_key)
-        known = {seed: read_seconds(work / f"seed-{seed}" / SECONDS) for seed in self.plan.train.seeds}
-        if all(time is not None for time in known.values()):
-            write_json(self.folder / TIMES, {str(seed): time for seed, time in known.items()})
+    def _copy_times(self) -> None:
+        """Copy the times of the trainings, which are kept with their states, into the run's folder."""
+        work = self.paths.training(self.training_key)
+        seconds = {seed: read_seconds(work / f"seed-{seed}" / SECONDS) for seed in self.plan.train.seeds}
+        if all(time is not None for time in seconds.values()):
+            write_json(self.folder / TIMES, {str(seed): time for seed, time in seconds.items()})
 
     def _record(self) -> dict[str, object]:
         """Describe a finished run by the content of what it wrote."""
@@ -167,27 +143,24 @@ class Run:
     def _commands(self) -> str:
         """Write the commands that make the run again."""
         own = self.folder.parent / INPUTS
-        kept = {name: shlex.quote(str(path)) for name, path in vars(self.sources).items()}
-        scenes = {name: kept[name] for name in ("prepared", "scenes")}
+        prepared = f"--prepared {shlex.quote(str(self.paths.prepared))}"
+        caches = {name: shlex.quote(str(getattr(self.paths, name))) for name in CACHES}
+        params = f"--params {shlex.quote(str(self.folder / PARAMS))}"
         lines = []
-
-        def add(stage: str, inputs: Mapping[str, str], **outputs: str) -> None:
-            known = {"params": shlex.quote(str(self.folder / PARAMS)), **inputs}
-            made = {option: f'"$out/{name}"' for option, name in outputs.items()}
-            options = " ".join(f"--{option} {word}" for option, word in (known | made).items())
-            lines.append(f"sagecc {stage} {options}\n")
-
-        if self.sources.matches.is_relative_to(own):
-            add("matches", {"regions": kept["regions"]}, out="matches.h5")
-            kept["matches"] = '"$out/matches.h5"'
-        if self.sources.graph.is_relative_to(own):
-            add("graph", {"prepared": kept["prepared"]}, out="graph")
-            kept["graph"] = '"$out/graph"'
-        caches = {name: kept[name] for name in self.sources.caches}
-        add("train", scenes | caches, out=MODELS, curves=CURVES)
-        add("caption", scenes | caches, models=MODELS, out=CAPTIONS)
-        add("evaluate", {"prepared": kept["prepared"]}, captions=CAPTIONS, out=METRICS, plots=PLOTS)
-        return _REPEAT + "".join(lines)
+        if self.paths.matches.is_relative_to(own):
+            lines.append(f'sagecc matches {params} --cache regions={caches["regions"]} --out "$out/matches.h5"')
+            caches["matches"] = '"$out/matches.h5"'
+        if self.paths.graph.is_relative_to(own):
+            lines.append(f'sagecc graph {params} {prepared} --out "$out/graph"')
+            caches["graph"] = '"$out/graph"'
+        inputs = " ".join([params, prepared, *(f"--cache {name}={path}" for name, path in caches.items())])
+        lines += [
+            f'sagecc train {inputs} --out "$out/{MODELS}" --curves "$out/{CURVES}"',
+            f'sagecc caption {inputs} --models "$out/{MODELS}" --out "$out/{CAPTIONS}"',
+            f'sagecc evaluate {params} {prepared} --captions "$out/{CAPTIONS}" --out "$out/{METRICS}" '
+            f'--plots "$out/{PLOTS}"',
+        ]
+        return _REPEAT + "\n".join(lines) + "\n"
 
 
 _REPEAT = """\
@@ -200,14 +173,14 @@ mkdir -p "$out"
 """
 
 
-def locate(plan: Plan, sources: Sources, output: Path, *, build: bool) -> Run | None:
-    """Find where the run of a row lies.
+def locate(plan: Plan, paths: Paths, output: Path, *, build: bool) -> Run | None:
+    """Return the run of a row.
 
     Matches and graph that were made with other settings than the row's are made for it, under `output`/inputs.
 
     Args:
         plan: The row.
-        sources: What the stages wrote.
+        paths: What the stages wrote.
         output: Folder of the experiment.
         build: Whether matches and graph may be made.
 
@@ -218,32 +191,34 @@ def locate(plan: Plan, sources: Sources, output: Path, *, build: bool) -> Run | 
         SageccError: An input is missing or damaged, or cannot be made.
     """
     settings = plan.train
-    inputs = open_inputs(sources.prepared, sources.scenes)
-    taken = settings.captioner.evidence
-    if settings.captioner.fusion != "none":
-        if taken.motion:
-            found = _matches(plan, sources, output / INPUTS, build=build)
-            if found is None:
+    for name, make in (("regions", _matches), ("graph", _graph)):
+        if name in settings.input_names():
+            own_paths = make(plan, paths, output / INPUTS, build=build)
+            if own_paths is None:
                 return None
-            sources = replace(sources, matches=found)
-        if taken.graph:
-            found = _graph(plan, sources, inputs.data, output / INPUTS, build=build)
-            if found is None:
-                return None
-            sources = replace(sources, graph=found)
-    evidence = open_evidence(settings.captioner, EvidencePaths(**sources.caches), inputs.data, training=True)
-    trained = training_key(settings, inputs, evidence)
-    searched, measured = (settings_hash(plan.sections[name]) for name in ("caption", "evaluate"))
-    key = content_key(_VERSION, trained, list(settings.seeds), searched, measured)
-    return Run(plan, sources, key, trained, output / key[:16])
+            paths = own_paths
+    inputs = open_inputs(paths, settings.captioner, settings.input_names(), training=True)
+    training_key = train.key_of(settings, inputs)
+    sections = [settings_hash(plan.sections[name]) for name in ("caption", "evaluate")]
+    code = [stage_digest(stage) for stage in ("caption", "evaluate")]
+    key = content_key(code, training_key, list(settings.seeds), sections)
+    folder = output / key[:16]
+    results = {
+        "models": folder / MODELS,
+        "curves": folder / CURVES,
+        "captions": folder / CAPTIONS,
+        "metrics": folder / METRICS,
+        "plots": folder / PLOTS,
+    }
+    return Run(plan, paths.at(**results), key, training_key, folder)
 
 
-def _matches(plan: Plan, sources: Sources, folder: Path, *, build: bool) -> Path | None:
-
+def _matches(plan: Plan, paths: Paths, folder: Path, *, build: bool) -> Paths | None:
+    """Return paths with the row's own matches; None where they would have to be made first."""
     settings = plan.section("matches", MatchesSettings)
-    if not sources.regions.is_file():
-        return sources.matches  # who reads both says what is missing
-    expect = Expectation(settings_hash=settings_hash(settings), upstream={"regions.h5": sha256_file(sources.regions)})
+    if not paths.regions.is_file():
+        return paths  # opening the regions says that they are missing
+    expect = Expectation(settings_hash=settings_hash(settings), upstream={"regions.h5": sha256_file(paths.regions)})
 
     def fits(path: Path) -> bool:
         try:
@@ -252,31 +227,35 @@ def _matches(plan: Plan, sources: Sources, folder: Path, *, build: bool) -> Path
             return False
         return True
 
-    own = folder / f"matches-{settings_hash(settings)[:16]}.h5"
-    if fits(sources.matches):
-        return sources.matches
+    own = paths.at(matches=folder / f"matches-{settings_hash(settings)[:16]}.h5")
+    if fits(paths.matches):
+        return paths
     if build:
-        return matches.run(settings, sources.regions, own, engine=plan.engine)
-    return own if fits(own) else None
+        matches.run(settings, own, engine=plan.engine)
+        return own
+    return own if fits(own.matches) else None
 
 
-def _graph(plan: Plan, sources: Sources, data: Prepared, folder: Path, *, build: bool) -> Path | None:
-
+def _graph(plan: Plan, paths: Paths, folder: Path, *, build: bool) -> Paths | None:
+    """Return paths with the row's own graph; None where it would have to be made first."""
     settings = plan.section("graph", GraphSettings)
-    values = settings.result_values()
+    values, pairs_sha256 = settings.result_values(), read_prepared(paths.prepared).card.pairs_sha256
 
     def fits(path: Path) -> bool:
         try:
             about = read_graph(path).about
         except DataError:
             return False
-        return (about.get("settings"), about.get("pairs_sha256")) == (values, data.card.pairs_sha256)
+        return (about.get("settings"), about.get("pairs_sha256")) == (values, pairs_sha256)
 
-    own = folder / f"graph-{content_key(values, data.card.pairs_sha256)[:16]}"
-    for path in (sources.graph, own):
-        if fits(path):
-            return path
-    return graph.run(settings, sources.prepared, own, engine=plan.engine) if build else None
+    own = paths.at(graph=folder / f"graph-{content_key(values, pairs_sha256)[:16]}")
+    for candidate in (paths, own):
+        if fits(candidate.graph):
+            return candidate
+    if not build:
+        return None
+    graph.run(settings, own, engine=plan.engine)
+    return own
 
 
 def _params(plan: Plan) -> str:
@@ -285,7 +264,9 @@ def _params(plan: Plan) -> str:
         "scores."
     )
     # Those of the mini models' trainings have no part in it.
-    return render_params({name: found for name, found in plan.sections.items() if name != "pretrain"}, heading=heading)
+    return render_params(
+        {name: section for name, section in plan.sections.items() if name != "pretrain"}, heading=heading
+    )
 
 
 TABLE, DOCUMENT, PICTURE = "table.md", "table.json", "table.png"
@@ -352,11 +333,11 @@ def plan(experiment: Experiment, document: Mapping[str, Any], *, where: str) -> 
                 where=place,
                 fix=f"rows may change {', '.join(VARIED)}; set `{fixed}` in params.yaml and run the stage",
             )
-        found = Plan(row.label, row.set, sections)
-        first = plans[0] if plans else found
+        row_plan = Plan(row.label, row.set, sections)
+        first = plans[0] if plans else row_plan
         for key, same in (
-            ("train.seeds", found.train.seeds == first.train.seeds),
-            ("caption.split", _split(found) == _split(first)),
+            ("train.seeds", row_plan.train.seeds == first.train.seeds),
+            ("caption.split", _split(row_plan) == _split(first)),
         ):
             if not same:
                 raise SettingsError(
@@ -364,20 +345,20 @@ def plan(experiment: Experiment, document: Mapping[str, Any], *, where: str) -> 
                     where=place,
                     fix="take it out of the row; --set, --seeds and the experiment's own `seeds` hold for all rows",
                 )
-        plans.append(found)
+        plans.append(row_plan)
     return plans
 
 
-def status(plans: Collection[Plan], sources: Sources, output: Path) -> Iterator[str]:
+def status(plans: Collection[Plan], paths: Paths, output: Path) -> Iterator[str]:
     """Say of each row, without running anything, whether its run is finished."""
     for number, row in enumerate(plans, 1):
         try:
-            found = locate(row, sources, output, build=False)
+            run = locate(row, paths, output, build=False)
         except SageccError as error:
             state = f"cannot be run: {_one_line(error)}"
         else:
-            made = "to do, and so are matches or graph of its own" if found is None else f"to do in {found.folder}"
-            state = f"done in {found.folder}" if found is not None and found.is_done else made
+            to_do = "to do, and so are matches or graph of its own" if run is None else f"to do in {run.folder}"
+            state = f"done in {run.folder}" if run is not None and run.is_done else to_do
         yield f"{number}  {row.label}: {state}"
         yield from (f"     {change}" for change in row.changes)
 
@@ -385,7 +366,7 @@ def status(plans: Collection[Plan], sources: Sources, output: Path) -> Iterator[
 def run(
     experiment: Experiment,
     plans: Collection[Plan],
-    sources: Sources,
+    paths: Paths,
     output: Path,
     *,
     rows: Collection[int] | None = None,
@@ -399,7 +380,7 @@ def run(
     Args:
         experiment: Its name and title.
         plans: What `plan` made of it.
-        sources: What the stages wrote.
+        paths: What the stages wrote.
         output: Folder of the experiment: a folder per run, named by its content key, and the files of the table.
         rows: Numbers, from 1, of the rows to run; None: all. The table has all, and says which were not run.
         resamples: Of the bootstrap.
@@ -421,7 +402,7 @@ def run(
         chosen = rows is None or number in rows
         if chosen:
             say(f"row {number} of {len(plans)}, {row.label}")
-        outcome = _attempt(row, sources, output, chosen=chosen)
+        outcome = _attempt(row, paths, output, chosen=chosen)
         if outcome.failed:
             say(f"row {number} of {len(plans)}, {row.label}, failed: {outcome.reason}")
         outcomes.append(outcome)
@@ -433,7 +414,7 @@ def run(
         seeds=first.train.seeds,
         resamples=resamples,
         bootstrap_seed=_BOOTSTRAP_SEED,
-        rows=_results(outcomes, sources, resamples),
+        rows=_results(outcomes, paths, resamples),
     )
     write_json(output / DOCUMENT, results.document())
     write_json(output / TIMES, results.times())
@@ -458,24 +439,24 @@ def _split(row: Plan) -> str:
     return row.section("caption", CaptionSettings).split
 
 
-def _attempt(row: Plan, sources: Sources, output: Path, *, chosen: bool) -> _Outcome:
+def _attempt(row: Plan, paths: Paths, output: Path, *, chosen: bool) -> _Outcome:
     """Run a row where it is chosen and not finished."""
     try:
-        found = locate(row, sources, output, build=chosen)
-        if found is not None and found.is_done:
+        run = locate(row, paths, output, build=chosen)
+        if run is not None and run.is_done:
             if chosen:
-                say(f"done already, in {found.folder}")
-            return _Outcome(row, found)
-        if found is None or not chosen:
+                say(f"done already, in {run.folder}")
+            return _Outcome(row, run)
+        if run is None or not chosen:
             return _Outcome(row, reason="not run")
-        found.execute()
+        run.execute()
     except Interrupted:
         raise
     except SageccError as error:
         return _Outcome(row, reason=_one_line(error), failed=True) if chosen else _Outcome(row, reason="not run")
     except (MemoryError, OutOfMemoryError) as error:
         return _Outcome(row, reason=f"out of memory: {str(error).partition(chr(10))[0]}", failed=True)
-    return _Outcome(row, found)
+    return _Outcome(row, run)
 
 
 def _one_line(error: SageccError) -> str:
@@ -483,9 +464,9 @@ def _one_line(error: SageccError) -> str:
     return " ".join("; ".join(parts).split())
 
 
-def _results(outcomes: Collection[_Outcome], sources: Sources, resamples: int) -> list[RowResult]:
+def _results(outcomes: Collection[_Outcome], paths: Paths, resamples: int) -> list[RowResult]:
 
-    statistics = _statistics([outcome.run for outcome in outcomes if outcome.run is not None], sources)
+    statistics = _statistics([outcome.run for outcome in outcomes if outcome.run is not None], paths)
     results: list[RowResult] = []
     above: Mapping[int, PairStatistics] = {}
     first: Mapping[int, PairStatistics] = {}
@@ -505,23 +486,23 @@ def _results(outcomes: Collection[_Outcome], sources: Sources, resamples: int) -
     return results
 
 
-def _statistics(runs: Collection[Run], sources: Sources) -> dict[str, dict[int, PairStatistics]]:
+def _statistics(runs: Collection[Run], paths: Paths) -> dict[str, dict[int, PairStatistics]]:
     """Count what the bootstrap is made from, by key of the run and seed; no seeds where no pair changed."""
     if not runs:
         return {}
     generated = {run.key: read_captions(run.folder / CAPTIONS) for run in runs}
-    data = read_prepared(sources.prepared)
+    data = read_prepared(paths.prepared)
     split = next(iter(generated.values())).split
     pairs = [pair for pair in data.split(split) if pair.changed and pair.captions]
     if not pairs:
         return {key: {} for key in generated}
     ids = [pair.id for pair in pairs]
     measure = next(iter(runs)).plan.section("evaluate", EvaluateSettings)
-    said = [found.seeds[seed][pair] for found in generated.values() for seed in found.seeds for pair in ids]
+    said = [captions[pair] for of_run in generated.values() for captions in of_run.seeds.values() for pair in ids]
     tokens = tokenize([*said, *(text for pair in pairs for text in pair.captions)], find_java(measure.java))
     references = {pair.id: [tokens[text] for text in pair.captions] for pair in pairs}
 
     def count(captions: Mapping[str, str]) -> PairStatistics:
         return pair_statistics(corpus_of({pair: tokens[captions[pair]] for pair in ids}, references, ids))
 
-    return {key: {seed: count(captions) for seed, captions in found.seeds.items()} for key, found in generated.items()}
+    return {key: {seed: count(captions) for seed, captions in of_run.seeds.items()} for key, of_run in generated.items()}

@@ -1,4 +1,4 @@
-"""Where a captioner looked when it chose each word."""
+"""Cross-attention of a captioner, word by word, on image cells, regions and graph nodes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class AttentiveCaptioner(Protocol[MemoryT]):
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a captioner looked at for the T words of one caption, the end token among them.
+class AttentionMap:
+    """Attention of the T words of one caption, the end token among them.
 
     Attributes:
         cells: (T, L, h, w) float32, the share of each decoder layer's cross-attention, averaged over its heads, that
@@ -44,8 +44,10 @@ class Look:
 
 
 @torch.inference_mode()
-def looks(model: AttentiveCaptioner[Memory], memory: Memory, captions: Sequence[Sequence[int]]) -> list[Look]:
-    """Explain a caption of each of B pairs, by a second, teacher-forced pass.
+def attention_maps(
+    model: AttentiveCaptioner[Memory], memory: Memory, captions: Sequence[Sequence[int]]
+) -> list[AttentionMap]:
+    """Return the attention of a caption of each of B pairs, by a second, teacher-forced pass.
 
     Args:
         model: A captioner in evaluation mode.
@@ -56,21 +58,21 @@ def looks(model: AttentiveCaptioner[Memory], memory: Memory, captions: Sequence[
     given = torch.full((len(captions), longest), PAD, device=device)
     for row, tokens in enumerate(captions):
         given[row, : len(tokens)] = torch.tensor([START, *tokens[:-1]], device=device)
-    looked = model.cross_attention(memory, given, torch.arange(len(captions), device=device)).mean(3)
+    weights = model.cross_attention(memory, given, torch.arange(len(captions), device=device)).mean(3)
     grid = memory.change.shape[1:]
-    found = []
+    maps = []
     for row, tokens in enumerate(captions):
-        parts = by_section(looked[row, : len(tokens)], memory)
+        parts = by_section(weights[row, : len(tokens)], memory)
         cells = parts.pop("image") + parts.pop("image attended", 0)
         for name, shares in memory.shares.items():
             parts[name] = shares[row].float().expand(*cells.shape[:2], -1)
-        found.append(Look(cells.unflatten(-1, grid), memory.change[row], parts))
-    return found
+        maps.append(AttentionMap(cells.unflatten(-1, grid), memory.change[row], parts))
+    return maps
 
 
 @torch.inference_mode()
 def explain(model: AttentiveCaptioner[MemoryT], memory: MemoryT, tokens: Sequence[int], row: int = 0) -> Tensor:
-    """Return where each head of the model looked for each word of a generated caption.
+    """Return the cross-attention of each head for each word of a generated caption.
 
     Args:
         model: A captioner in evaluation mode.
@@ -86,18 +88,18 @@ def explain(model: AttentiveCaptioner[MemoryT], memory: MemoryT, tokens: Sequenc
     return model.cross_attention(memory, given, torch.tensor([row], device=memory.device))[0]
 
 
-def by_section(looked: Tensor, memory: Memory) -> dict[str, Tensor]:
-    """Take weights of cross-attention apart by what was looked at.
+def by_section(weights: Tensor, memory: Memory) -> dict[str, Tensor]:
+    """Split weights of cross-attention by the sections of the memory.
 
     Args:
-        looked: (…, S), as `explain` returns them.
-        memory: The encoded pairs that were looked at.
+        weights: (…, S), as `explain` returns them.
+        memory: The encoded pairs that they refer to.
 
     Returns:
         By the names of `memory.sections` in their order, (…, number of tokens): "image" and "image attended" have a
         weight for each of the h·w cells, "motion" and "semantics" for each region (0 where they pad), "nodes" for
         each node of the graph. All in "image" where the memory holds nothing else.
     """
-    sections = memory.sections or (("image", looked.shape[-1]),)
-    parts = looked.split([count for _, count in sections], dim=-1)
+    sections = memory.sections or (("image", weights.shape[-1]),)
+    parts = weights.split([count for _, count in sections], dim=-1)
     return dict(zip((name for name, _ in sections), parts, strict=True))

@@ -145,7 +145,7 @@ class Decoder(nn.Module):
         return self._run(memory, tokens, rows, None)
 
     def cross_attention(self, memory: Memory, tokens: Tensor, rows: Tensor) -> Tensor:
-        """Return where each word of given captions looks, (N, T, L, H, S) float32; arguments as in `forward`.
+        """Return the cross-attention weights of given captions, (N, T, L, H, S) float32; arguments as in `forward`.
 
         Row t holds the weights with which the word after token t was chosen.
         """

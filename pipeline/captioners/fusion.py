@@ -1,12 +1,7 @@
-"""Fusion as in the authors' release: image, region and node tokens attend to each other.
+"""How regions and the caption graph join the scenes: as one vector r, or as tokens that attend to each other.
 
-Regions as tokens: what they look like, where they are and when.
-
-Descriptors of motion regions by a head that is trained with the captioner.
-
-The caption graph inside a captioner.
-
-Fusion as the paper describes it: one vector r for all that is known beside the scenes.
+`ConditionVectorFusion` is equation (17) of the paper, `CrossAttentionFusion` the authors' release. Both are made of the
+region tokens and the graph branch that stand before them.
 """
 
 from __future__ import annotations
@@ -18,12 +13,12 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from pipeline.captioners.generation import ranked_top
-from pipeline.captioners.inputs import Evidence, EvidenceWidths, Memory, Regions
+from pipeline.captioners.generation import stable_topk
+from pipeline.captioners.inputs import Memory, Regions, Shapes, SideInputs
 from pipeline.captioners.layers import Attention, FeedForward, SetPooling, initialise, point_waves
-from pipeline.captioners.settings import EvidenceSettings, PaperFusionSettings, ReleaseFusionSettings
+from pipeline.captioners.settings import ConditionVectorSettings, CrossAttentionSettings, SideInputSettings
 from pipeline.errors import CheckpointError
-from pipeline.graph_encoders.encoders import GraphEncoder, GraphTensors, Readout
+from pipeline.graph_encoders.tensors import GraphTensors
 from pipeline.vision.regions.descriptor import DescriptorHead
 from pipeline.vision.regions.settings import GRID, HeadSettings
 
@@ -32,7 +27,7 @@ class RegionTokens(nn.Module):
     """One token for each region: x = [W z + b; PE(k)] + e_date, and x + FFN(x) where a feed-forward layer is asked for.
 
     Args:
-        features: Width d of what a region looks like, z.
+        features: Width d of the region features z.
         width: Width that z is projected to; None: not projected.
         dates: Whether a learned vector tells the region's date.
         centroid_width: Channels of the centroid's encoding PE; 0: none.
@@ -85,7 +80,7 @@ def keep_best(regions: Regions, count: int | None) -> Regions:
         return regions
     # Below every score: similarities are cosines or probabilities.
     scores = regions.scores.float().masked_fill(~regions.mask, -torch.inf)
-    _, places = ranked_top(scores, min(count, scores.shape[1]))
+    _, places = stable_topk(scores, min(count, scores.shape[1]))
     rows = torch.arange(len(places), device=places.device).unsqueeze(1)
     return replace(
         regions,
@@ -115,7 +110,7 @@ class LearnedDescriptors(nn.Module):
         if rest or not self.channels:
             raise CheckpointError(
                 f"features of {features} values are no {GRID}×{GRID} grids",
-                where="evidence.descriptor_width",
+                where="inputs.descriptor_width",
                 fix="run `sagecc regions --set regions.store=grids`, or set it to null",
             )
         self.head = DescriptorHead(self.channels, HeadSettings(kind="conv", width=width))
@@ -139,8 +134,9 @@ class GraphBranch(nn.Module):
         readout: Whether the graph becomes one vector or keeps a state for each node.
     """
 
-    def __init__(self, settings: EvidenceSettings, features: int, relations: int, *, readout: bool) -> None:
+    def __init__(self, settings: SideInputSettings, features: int, relations: int, *, readout: bool) -> None:
         # PyTorch Geometric takes seconds to import, and most captioners have no graph.
+        from pipeline.graph_encoders.encoders import GraphEncoder, Readout
 
         super().__init__()
         self.frozen = settings.frozen_graph
@@ -182,12 +178,12 @@ class GraphBranch(nn.Module):
         except RuntimeError as error:
             raise CheckpointError(
                 "the pretrained graph encoder has other layers than the captioner's",
-                where="evidence.graph_encoder",
+                where="inputs.graph_encoder",
                 fix="give it the settings of `graph.encoder`, or run `sagecc graph` with these",
             ) from error
 
 
-class PaperFusion(nn.Module):
+class ConditionVectorFusion(nn.Module):
     """F_disc, F_sem and F_kg → r of equation (17), the decoder's condition.
 
     F_disc is pooled from the motion regions of both dates, each a descriptor beside its centroid's encoding; F_sem
@@ -195,49 +191,49 @@ class PaperFusion(nn.Module):
     others.
 
     Args:
-        evidence: What is taken.
+        inputs: Which side inputs are read.
         settings: How it is pooled and joined.
-        widths: Widths of what is taken.
+        shapes: Shapes of the side inputs.
         width: Width D of the decoder.
     """
 
     def __init__(
-        self, evidence: EvidenceSettings, settings: PaperFusionSettings, widths: EvidenceWidths, width: int
+        self, inputs: SideInputSettings, settings: ConditionVectorSettings, shapes: Shapes, width: int
     ) -> None:
         super().__init__()
-        self.top_q = evidence.top_q
+        self.top_q = inputs.top_q
         self.motion: RegionVector | None = None
         self.semantics: RegionVector | None = None
         self.graph: GraphBranch | None = None
-        dates, inputs = evidence.date_embedding, []
-        if evidence.motion and widths.motion is not None:
-            self.motion = RegionVector(settings, widths.motion, dates=dates, centroids=True)
-            inputs.append(self.motion.width)
-        if evidence.semantics and widths.semantics is not None:
-            self.semantics = RegionVector(settings, widths.semantics, dates=dates, centroids=False)
-            inputs.append(self.semantics.width)
-        if evidence.graph and widths.nodes is not None and widths.relations is not None:
-            self.graph = GraphBranch(evidence, widths.nodes, widths.relations, readout=True)
-            inputs.append(self.graph.width)
-        self.condition = Condition(inputs, width, settings.condition)
+        dates, widths = inputs.date_embedding, []
+        if inputs.regions:
+            self.motion = RegionVector(settings, shapes["regions"][0], dates=dates, centroids=True)
+            widths.append(self.motion.width)
+        if inputs.semantics:
+            self.semantics = RegionVector(settings, shapes["semantics"][0], dates=dates, centroids=False)
+            widths.append(self.semantics.width)
+        if inputs.graph:
+            self.graph = GraphBranch(inputs, *shapes["graph"], readout=True)
+            widths.append(self.graph.width)
+        self.condition = Condition(widths, width, settings.condition)
 
-    def forward(self, memory: Memory, evidence: Evidence) -> Memory:
+    def forward(self, memory: Memory, inputs: SideInputs) -> Memory:
         """Return `memory` with r, (B, D), as its condition, and with what counts how much in it.
 
         Args:
             memory: Scenes of B pairs.
-            evidence: Of the same pairs, checked by `checked_evidence`.
+            inputs: Side inputs of the same pairs, checked by `validate_inputs`.
         """
-        found: dict[str, tuple[Tensor, Tensor]] = {}
-        if self.motion is not None and evidence.motion is not None:
-            found["motion"] = self.motion(evidence.motion)
-        if self.semantics is not None and evidence.semantics is not None:
-            found["semantics"] = self.semantics(keep_best(evidence.semantics, self.top_q))
-        if self.graph is not None and evidence.graph is not None:
-            read, weights = self.graph(evidence.graph)
-            found["nodes"] = read.expand(len(memory), -1), weights.expand(len(memory), -1)
-        condition = self.condition([vector for vector, _ in found.values()])
-        return replace(memory, condition=condition, shares={name: weights for name, (_, weights) in found.items()})
+        pooled: dict[str, tuple[Tensor, Tensor]] = {}
+        if self.motion is not None and inputs.regions is not None:
+            pooled["motion"] = self.motion(inputs.regions)
+        if self.semantics is not None and inputs.semantics is not None:
+            pooled["semantics"] = self.semantics(keep_best(inputs.semantics, self.top_q))
+        if self.graph is not None and inputs.graph is not None:
+            vector, weights = self.graph(inputs.graph)
+            pooled["nodes"] = vector.expand(len(memory), -1), weights.expand(len(memory), -1)
+        condition = self.condition([vector for vector, _ in pooled.values()])
+        return replace(memory, condition=condition, shares={name: weights for name, (_, weights) in pooled.items()})
 
 
 class RegionVector(nn.Module):
@@ -250,7 +246,7 @@ class RegionVector(nn.Module):
         centroids: Whether regions carry the encoding of their centroids.
     """
 
-    def __init__(self, settings: PaperFusionSettings, features: int, *, dates: bool, centroids: bool) -> None:
+    def __init__(self, settings: ConditionVectorSettings, features: int, *, dates: bool, centroids: bool) -> None:
         super().__init__()
         self.tokens = RegionTokens(
             features,
@@ -302,75 +298,75 @@ class Condition(nn.Module):
         return condition
 
 
-class ReleaseFusion(nn.Module):
+class CrossAttentionFusion(nn.Module):
     """Image tokens X and tokens E = [motion regions; semantic regions; nodes] → memory [X; E'; X'].
 
     Each region and each node is a token of its own, brought to the image tokens' width by a linear layer.
     X' = block(X, E) and E' = block(E, X): both directions start from the tokens as they were.
 
     Args:
-        evidence: What is taken.
+        inputs: Which side inputs are read.
         settings: Heads, feed-forward and dropout of the blocks.
-        widths: Widths of what is taken.
+        shapes: Shapes of the side inputs.
         channels: Channels C_e of the image tokens.
     """
 
     def __init__(
-        self, evidence: EvidenceSettings, settings: ReleaseFusionSettings, widths: EvidenceWidths, channels: int
+        self, inputs: SideInputSettings, settings: CrossAttentionSettings, shapes: Shapes, channels: int
     ) -> None:
         super().__init__()
-        self.top_q = evidence.top_q
+        self.top_q = inputs.top_q
         self.motion: RegionTokens | None = None
         self.semantics: RegionTokens | None = None
         self.graph: GraphBranch | None = None
-        if evidence.motion and widths.motion is not None:
-            self.motion = RegionTokens(widths.motion, channels, dates=evidence.date_embedding)
-        if evidence.semantics and widths.semantics is not None:
-            self.semantics = RegionTokens(widths.semantics, channels, dates=evidence.date_embedding)
-        if evidence.graph and widths.nodes is not None and widths.relations is not None:
-            self.graph = GraphBranch(evidence, widths.nodes, widths.relations, readout=False)
+        if inputs.regions:
+            self.motion = RegionTokens(shapes["regions"][0], channels, dates=inputs.date_embedding)
+        if inputs.semantics:
+            self.semantics = RegionTokens(shapes["semantics"][0], channels, dates=inputs.date_embedding)
+        if inputs.graph:
+            self.graph = GraphBranch(inputs, *shapes["graph"], readout=False)
             self.nodes = nn.Linear(self.graph.width, channels)
             initialise(self.nodes)
         self.image_block = CrossBlock(channels, settings)
         self.evidence_block = CrossBlock(channels, settings)
 
-    def forward(self, memory: Memory, evidence: Evidence) -> Memory:
+    def forward(self, memory: Memory, inputs: SideInputs) -> Memory:
         """Return `memory` with the tokens [X; E'; X'], (B, 2·h·w + S, C_e), and their mask.
 
         Args:
             memory: Scenes of B pairs.
-            evidence: Of the same pairs, checked by `checked_evidence`.
+            inputs: Side inputs of the same pairs, checked by `validate_inputs`.
         """
         image = memory.tokens
-        named = self._tokens(evidence, len(image))
-        tokens, mask = (torch.cat(parts, dim=1) for parts in zip(*(pair for _, *pair in named), strict=True))
-        looked = self.image_block(image, tokens, mask)
-        answered = self.evidence_block(tokens, image, None)
+        sections = self._tokens(inputs, len(image))
+        tokens, mask = (torch.cat(parts, dim=1) for parts in zip(*(pair for _, *pair in sections), strict=True))
+        attended_image = self.image_block(image, tokens, mask)
+        attended_tokens = self.evidence_block(tokens, image, None)
         cells = mask.new_ones(image.shape[:2])
         return replace(
             memory,
-            tokens=torch.cat([image, answered, looked], dim=1),
+            tokens=torch.cat([image, attended_tokens, attended_image], dim=1),
             mask=torch.cat([cells, mask, cells], dim=1),
             sections=(
                 ("image", image.shape[1]),
-                *((name, part.shape[1]) for name, part, _ in named),
+                *((name, section.shape[1]) for name, section, _ in sections),
                 ("image attended", image.shape[1]),
             ),
         )
 
-    def _tokens(self, evidence: Evidence, pairs: int) -> list[tuple[str, Tensor, Tensor]]:
+    def _tokens(self, inputs: SideInputs, pairs: int) -> list[tuple[str, Tensor, Tensor]]:
         """Return name, tokens (B, N, C_e) and mask (B, N) of each kind that there is."""
-        found: list[tuple[str, Tensor, Tensor]] = []
-        if self.motion is not None and evidence.motion is not None:
-            found.append(("motion", self.motion(evidence.motion), evidence.motion.mask))
-        if self.semantics is not None and evidence.semantics is not None:
-            best = keep_best(evidence.semantics, self.top_q)
-            found.append(("semantics", self.semantics(best), best.mask))
-        if self.graph is not None and evidence.graph is not None:
-            states, _ = self.graph(evidence.graph)
+        tokens: list[tuple[str, Tensor, Tensor]] = []
+        if self.motion is not None and inputs.regions is not None:
+            tokens.append(("motion", self.motion(inputs.regions), inputs.regions.mask))
+        if self.semantics is not None and inputs.semantics is not None:
+            best = keep_best(inputs.semantics, self.top_q)
+            tokens.append(("semantics", self.semantics(best), best.mask))
+        if self.graph is not None and inputs.graph is not None:
+            states, _ = self.graph(inputs.graph)
             nodes: Tensor = self.nodes(states).expand(pairs, -1, -1)
-            found.append(("nodes", nodes, torch.ones(nodes.shape[:2], dtype=torch.bool, device=nodes.device)))
-        return found
+            tokens.append(("nodes", nodes, torch.ones(nodes.shape[:2], dtype=torch.bool, device=nodes.device)))
+        return tokens
 
 
 class CrossBlock(nn.Module):
@@ -381,7 +377,7 @@ class CrossBlock(nn.Module):
         settings: Heads, feed-forward and dropout.
     """
 
-    def __init__(self, width: int, settings: ReleaseFusionSettings) -> None:
+    def __init__(self, width: int, settings: CrossAttentionSettings) -> None:
         super().__init__()
         self.query_norm = nn.LayerNorm(width)
         self.memory_norm = nn.LayerNorm(width)
@@ -408,10 +404,10 @@ class CrossBlock(nn.Module):
         if mask is None:
             update = self.attention(self.query_norm(x), keys, values)
         else:
-            # A softmax over nothing is no number: who has nothing attends to padding, and the result does not count.
-            some = mask.any(1, keepdim=True)
-            update = self.attention(self.query_norm(x), keys, values, mask=(mask | ~some)[:, None, None])
-            update = update * some.unsqueeze(2)
+            # Rows without any valid key attend to padding, since a softmax over nothing is NaN; their result is zeroed.
+            has_key = mask.any(1, keepdim=True)
+            update = self.attention(self.query_norm(x), keys, values, mask=(mask | ~has_key)[:, None, None])
+            update = update * has_key.unsqueeze(2)
         x = x + self.dropout(update)
         y: Tensor = x + self.dropout(self.feedforward(self.feedforward_norm(x)))
         return y

@@ -23,7 +23,7 @@ from pipeline.datasets.vocabulary import END, PAD, START, UNK
 _LOW = (1 << 32) - 1
 
 
-def ranked_top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` largest values of each row, best first; of equal values the earlier comes first.
 
     `torch.topk` leaves the order of equal values open. Here value and place are packed into one integer, of which
@@ -164,7 +164,7 @@ class _Search:
         last = position == self.length - 1
         totals = self._allowed(log_probabilities, position, last) + self.scores.unsqueeze(-1)
         # Each beam can end in one way only, so of the best 2K at least K go on.
-        sums, places = ranked_top(totals.flatten(1), 2 * beams)
+        sums, places = stable_topk(totals.flatten(1), 2 * beams)
         parents, words = places // size, places % size
         ended = words == END
         written = self.written.gather(1, parents.unsqueeze(-1).expand(-1, -1, self.length))
@@ -216,7 +216,7 @@ class _Search:
     def _finish(self, sums: Tensor, written: Tensor, length: int) -> None:
         sums = sums.masked_fill(self.done.unsqueeze(1), -torch.inf)
         scores = torch.cat([self.best_scores, sums / self._divisor(length)], dim=1)
-        self.best_scores, chosen = ranked_top(scores, self.settings.n_best)
+        self.best_scores, chosen = stable_topk(scores, self.settings.n_best)
         self.best_sums = torch.cat([self.best_sums, sums], dim=1).gather(1, chosen)
         words = torch.cat([self.best_words, written], dim=1)
         self.best_words = words.gather(1, chosen.unsqueeze(-1).expand(-1, -1, self.length))

@@ -1,25 +1,21 @@
-"""What an encoder hands to a decoder.
+"""What goes into a captioner's encoder (regions, graph) and what its decoder reads (the memory).
 
-Regions of pairs as padded tensors.
-
-What is known of pairs beside their scenes: regions of both dates, and the graph of the training captions.
-
-Does the evidence fit the captioner?
+Both dates' regions of a pair stand in one padded set. Inputs are checked once, before they are computed with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.captioners.settings import CaptionerSettings
+from pipeline.captioners.settings import SageCCSettings
 from pipeline.errors import CheckpointError, DataError, SettingsError
-from pipeline.graph_encoders.encoders import GraphTensors
+from pipeline.graph_encoders.tensors import GraphTensors
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Regions:
     Attributes:
         features: (B, N, d) floating: descriptors Z of equation (8), the flattened grids they are made of, or embeddings
             E of equation (11).
-        mask: (B, N) boolean, True at a region; what the other fields hold elsewhere is never looked at.
+        mask: (B, N) boolean, True at a region; the other fields are not read elsewhere.
         dates: (B, N) int64, 0 before and 1 after; None where not known.
         centroids: (B, N, 2) floating, K of equation (9) as shares of the image: x rightwards, y downwards, both in
             [0, 1]; None where not known.
@@ -86,10 +82,10 @@ class Regions:
         Raises:
             DataError: A field has another number of regions than `features`.
         """
-        counts = torch.tensor([len(found) for found in features])
+        counts = torch.tensor([len(values) for values in features])
         others = {"dates": dates, "centroids": centroids, "scores": scores, "rows": rows}
         for name, given in others.items():
-            if given is not None and [len(found) for found in given] != counts.tolist():
+            if given is not None and [len(values) for values in given] != counts.tolist():
                 raise DataError(
                     f"`{name}` are not of as many regions as `features`",
                     where=f"regions.{name}",
@@ -114,7 +110,7 @@ class Regions:
         """Return the same on `device`."""
         return self.map(lambda tensor: tensor.to(device))
 
-    def thinned(self, share: float) -> Regions:
+    def drop_regions(self, share: float) -> Regions:
         """Return the same without `share` of the regions, drawn by torch's global generator on their device."""
         return replace(self, mask=self.mask & (torch.rand(self.mask.shape, device=self.mask.device) >= share))
 
@@ -128,7 +124,7 @@ class Regions:
         return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def check_values(self, name: str) -> None:
-        """Look for values that no cache should hold.
+        """Check the values.
 
         Args:
             name: What the regions are called in a message.
@@ -155,8 +151,8 @@ class Regions:
                 )
 
     def _tensors(self) -> dict[str, Tensor]:
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def _misfit(name: str, tensor: Tensor, wanted: str) -> DataError:
@@ -169,225 +165,142 @@ def _misfit(name: str, tensor: Tensor, wanted: str) -> DataError:
 
 
 @dataclass(frozen=True)
-class EvidenceWidths:
-    """How wide the fields of `Evidence` are: what a model has to know of them before it is built.
+class SideInputs:
+    """What a fusion joins with the scenes of B pairs; None: not read.
 
     Attributes:
-        motion: Width d of the descriptors of motion regions, or C·49 where the captioner makes them of 7×7 grids; None
-            where there are none.
-        semantics: Width e of the embeddings of semantic regions; None where there are none.
-        nodes: Width g of the node features; None where there is no graph.
-        relations: Number R of the graph's relations; None where there is no graph.
-    """
-
-    motion: int | None = None
-    semantics: int | None = None
-    nodes: int | None = None
-    relations: int | None = None
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a batch of B pairs brings beside its scenes.
-
-    Attributes:
-        motion: Regions without a counterpart at the other date, U_1 and U_2 of equation (10).
+        regions: Regions without a counterpart at the other date, U_1 and U_2 of equation (10).
         semantics: Regions that text prompts name, of equation (12).
         graph: The caption graph of equations (13) and (14); all pairs share it.
-
-    Raises:
-        DataError: Motion and semantic regions are of different numbers of pairs.
     """
 
-    motion: Regions | None = None
+    regions: Regions | None = None
     semantics: Regions | None = None
     graph: GraphTensors | None = None
 
-    def __post_init__(self) -> None:
-        if self.motion is not None and self.semantics is not None and len(self.motion) != len(self.semantics):
-            raise DataError(
-                f"motion regions of {len(self.motion)} pairs cannot go with semantic regions of {len(self.semantics)}",
-                where="evidence",
-                fix="take both from the same pairs",
-            )
-
-    @property
-    def pairs(self) -> int | None:
-        """B; None where nothing but the graph is known."""
-        regions = self.semantics if self.motion is None else self.motion
-        return None if regions is None else len(regions)
-
-    @property
-    def widths(self) -> EvidenceWidths:
-        """How wide the fields are."""
-        return EvidenceWidths(
-            motion=None if self.motion is None else self.motion.features.shape[2],
-            semantics=None if self.semantics is None else self.semantics.features.shape[2],
-            nodes=None if self.graph is None else self.graph.features.shape[1],
-            relations=None if self.graph is None else self.graph.relations,
+    def drop_regions(self, share: float) -> SideInputs:
+        """Return the same without `share` of the regions; see `Regions.drop_regions`."""
+        return replace(
+            self,
+            regions=None if self.regions is None else self.regions.drop_regions(share),
+            semantics=None if self.semantics is None else self.semantics.drop_regions(share),
         )
 
-    def select(self, rows: Tensor) -> Evidence:
-        """Return the evidence of pairs `rows`, (M,) integers; a pair may come several times."""
-        return Evidence(
-            motion=None if self.motion is None else self.motion.select(rows),
-            semantics=None if self.semantics is None else self.semantics.select(rows),
-            graph=self.graph,
-        )
 
-    def thinned(self, share: float) -> Evidence:
-        """Return the same without `share` of the regions; see `Regions.thinned`."""
-        return Evidence(
-            motion=None if self.motion is None else self.motion.thinned(share),
-            semantics=None if self.semantics is None else self.semantics.thinned(share),
-            graph=self.graph,
-        )
+InputT = TypeVar("InputT", Regions, GraphTensors)
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of each input, by the name of its source: what a captioner has to know before it is built."""
 
-    def to(self, device: torch.device) -> Evidence:
-        """Return the same on `device`.
-
-        Values are checked before they leave the CPU: on a GPU each check would make the host wait.
-
-        Raises:
-            DataError: As in `check_values`.
-        """
-        if device.type != "cpu":
-            self.check_values()
-        return Evidence(
-            motion=None if self.motion is None else self.motion.to(device),
-            semantics=None if self.semantics is None else self.semantics.to(device),
-            graph=None if self.graph is None else _graph_to(self.graph, device),
-        )
-
-    def check_values(self) -> None:
-        """Look for values that no cache should hold, in what lies on the CPU.
-
-        Raises:
-            DataError: A value is not finite, or a date or a centroid is out of range.
-        """
-        for name, regions in (("motion", self.motion), ("semantics", self.semantics)):
-            if regions is not None and regions.features.device.type == "cpu":
-                regions.check_values(f"evidence.{name}")
-        if self.graph is not None and self.graph.features.device.type == "cpu":
-            wrong = ~self.graph.features.isfinite().all(1)
-            if wrong.any():
-                raise DataError(
-                    f"node {int(wrong.nonzero()[0])} of the graph has features that are not finite numbers",
-                    where="evidence.graph.features",
-                    fix="run `sagecc graph`",
-                )
+_STAGES = {"regions": "matches", "semantics": "semantics", "graph": "graph"}
+_NAMES = {"regions": "unmatched regions", "semantics": "semantic regions", "graph": "a caption graph"}
 
 
-def _graph_to(graph: GraphTensors, device: torch.device) -> GraphTensors:
-    stated = None if graph.stated is None else graph.stated.to(device)
-    features, index, kinds = (x.to(device) for x in (graph.features, graph.edge_index, graph.edge_type))
-    return GraphTensors(features, index, kinds, graph.relations, stated)
-
-
-PartT = TypeVar("PartT")
-
-_SOURCES = {"motion": "matches", "semantics": "semantics", "graph": "graph"}
-_NAMES = {"motion": "motion regions", "semantics": "semantic regions", "graph": "a caption graph"}
-
-
-def check_widths(settings: CaptionerSettings, widths: EvidenceWidths) -> None:
+def check_shapes(settings: SageCCSettings, shapes: Shapes) -> None:
     """Make sure that a captioner can be built.
 
     Raises:
-        SettingsError: The settings ask for something that there is none of.
+        SettingsError: The settings read an input of which `shapes` knows nothing.
     """
-    known = {
-        "motion": widths.motion is not None,
-        "semantics": widths.semantics is not None,
-        "graph": widths.nodes is not None and widths.relations is not None,
-    }
-    for part, there in known.items():
-        if getattr(settings.evidence, part) and not there:
+    for name in settings.input_names():
+        if name not in shapes:
+            noun, stage = _NAMES.get(name, name), _STAGES.get(name, name)
             raise SettingsError(
-                f"fusion: {settings.fusion} asks for {_NAMES[part]}, and there are no such data",
-                where=f"evidence.{part}",
-                fix=f"run `sagecc {_SOURCES[part]}`, or set evidence.{part}: false",
+                f"the captioner (fusion: {settings.fusion}) reads {noun}, and there are none",
+                where=f"inputs.{name}",
+                fix=f"run `sagecc {stage}`, or switch {name} off in the captioner's settings",
             )
 
 
-def checked_evidence(
-    settings: CaptionerSettings, widths: EvidenceWidths, evidence: Evidence | None, pairs: int
-) -> Evidence:
-    """Return the evidence of a batch if it fits.
+def validate_inputs(settings: SageCCSettings, shapes: Shapes, inputs: Mapping[str, Any], pairs: int) -> SideInputs:
+    """Return the side inputs of a batch if they fit.
 
-    Values are looked at on the CPU only: on a GPU each look would make the host wait, and `Evidence.to` looks before.
+    Values are checked on the CPU only: on a GPU each check would make the host wait, and the stores check before.
 
     Args:
-        settings: What the captioner takes, and how.
-        widths: Widths that it was built for.
-        evidence: What is given; parts that are not taken are not looked at.
+        settings: What the captioner reads, and how.
+        shapes: Shapes that it was built for.
+        inputs: By the name of their source; others than those that the settings read are ignored.
         pairs: Number B of pairs of the batch.
 
     Raises:
-        DataError: Something that is taken is missing, is of other pairs, or holds values that no cache should hold.
-        CheckpointError: Something is of another width than the captioner was built for.
+        DataError: An input that is read is missing, is of other pairs, or holds values that no cache should hold.
+        CheckpointError: An input is of another shape than the captioner was built for.
     """
-    chosen = settings.evidence
-    given = Evidence() if evidence is None else evidence
-    taken = Evidence(
-        motion=_present("motion", given.motion) if chosen.motion else None,
-        semantics=_present("semantics", given.semantics) if chosen.semantics else None,
-        graph=_present("graph", given.graph) if chosen.graph else None,
-    )
-    if taken.pairs not in (None, pairs):
+    chosen = settings.inputs
+    regions = _input("regions", inputs, Regions) if chosen.regions else None
+    semantics = _input("semantics", inputs, Regions) if chosen.semantics else None
+    graph = _input("graph", inputs, GraphTensors) if chosen.graph else None
+    for name, given in (("regions", regions), ("semantics", semantics)):
+        if given is None:
+            continue
+        if len(given) != pairs:
+            raise DataError(
+                f"{_NAMES[name]} of {len(given)} pairs cannot go with scenes of {pairs}",
+                where=f"inputs.{name}",
+                fix="take both from the same pairs",
+            )
+        _check_width(name, "of width {}", given.features.shape[2], shapes[name][0])
+        _check_dates(name, given, settings)
+        if given.features.device.type == "cpu":
+            given.check_values(f"inputs.{name}")
+    if regions is not None and settings.fusion == "paper" and regions.centroids is None:
+        raise _without("regions", "centroids", "give the centroids of `regions`, divided by the image's size")
+    if semantics is not None and chosen.top_q is not None and semantics.scores is None:
+        raise _without("semantics", "scores", "give the similarities of `semantics`, or set inputs.top_q: null")
+    if graph is not None:
+        features, relations = shapes["graph"]
+        _check_width("graph", "with node features of width {}", graph.features.shape[1], features)
+        _check_width("graph", "of {} relations", graph.relations, relations)
+        check_graph(graph)
+    return SideInputs(regions, semantics, graph)
+
+
+def check_graph(graph: GraphTensors) -> None:
+    """Check the values of a graph that lies on the CPU.
+
+    Raises:
+        DataError: A node feature is not finite.
+    """
+    if graph.features.device.type != "cpu":
+        return
+    wrong = ~graph.features.isfinite().all(1)
+    if wrong.any():
         raise DataError(
-            f"regions of {taken.pairs} pairs cannot go with scenes of {pairs}",
-            where="evidence",
-            fix="take both from the same pairs",
+            f"node {int(wrong.nonzero()[0])} of the graph has features that are not finite numbers",
+            where="inputs.graph.features",
+            fix="run `sagecc graph`",
         )
-    _check_fit(taken, widths)
-    if taken.motion is not None:
-        if settings.fusion == "paper" and taken.motion.centroids is None:
-            raise _without("motion", "centroids", "take the centroids of `regions`, divided by the image's size")
-        _check_dates("motion", taken.motion, settings)
-    if taken.semantics is not None:
-        if chosen.top_q is not None and taken.semantics.scores is None:
-            raise _without("semantics", "scores", "take the similarities of `semantics`, or set evidence.top_q: null")
-        _check_dates("semantics", taken.semantics, settings)
-    taken.check_values()
-    return taken
 
 
-def _present(part: str, given: PartT | None) -> PartT:
-    if given is None:
+def _input(name: str, inputs: Mapping[str, Any], kind: type[InputT]) -> InputT:
+    given = inputs.get(name)
+    if not isinstance(given, kind):
         raise DataError(
-            f"the captioner takes {_NAMES[part]}, and none are given",
-            where=f"evidence.{part}",
-            fix=f"run `sagecc {_SOURCES[part]}`, or train a captioner with evidence.{part}: false",
+            f"the captioner reads {_NAMES[name]}, and none are given",
+            where=f"inputs.{name}",
+            fix=f"run `sagecc {_STAGES[name]}`, or train a captioner with inputs.{name}: false",
         )
     return given
 
 
-def _check_fit(taken: Evidence, widths: EvidenceWidths) -> None:
-    there = taken.widths
-    for part, what, found, wanted in (
-        ("motion", "descriptors of width {}", there.motion, widths.motion),
-        ("semantics", "embeddings of width {}", there.semantics, widths.semantics),
-        ("graph", "node features of width {}", there.nodes, widths.nodes),
-        ("graph", "a graph of {} relations", there.relations, widths.relations),
-    ):
-        if found is not None and found != wanted:
-            raise CheckpointError(
-                f"the captioner takes {what.format(wanted)}, given {what.format(found)}",
-                where=f"evidence.{part}",
-                fix=f"use what `sagecc {_SOURCES[part]}` made when the captioner was trained, or train it on this",
-            )
+def _check_width(name: str, what: str, given: int, expected: int) -> None:
+    if given != expected:
+        raise CheckpointError(
+            f"the captioner reads {_NAMES[name]} {what.format(expected)}, given {what.format(given)}",
+            where=f"inputs.{name}",
+            fix=f"use the output of `sagecc {_STAGES[name]}` that the captioner was trained with, or train it on this",
+        )
 
 
-def _check_dates(part: str, regions: Regions, settings: CaptionerSettings) -> None:
+def _check_dates(name: str, regions: Regions, settings: SageCCSettings) -> None:
     apart = settings.fusion == "paper" and settings.paper.dates_apart
-    if regions.dates is None and (settings.evidence.date_embedding or apart):
-        key = "paper.dates_apart" if apart else "evidence.date_embedding"
-        raise _without(part, "dates", f"say of which date each region is, or set {key}: false")
+    if regions.dates is None and (settings.inputs.date_embedding or apart):
+        key = "paper.dates_apart" if apart else "inputs.date_embedding"
+        raise _without(name, "dates", f"say of which date each region is, or set {key}: false")
 
 
-def _without(part: str, field: str, fix: str) -> DataError:
-    return DataError(f"{_NAMES[part]} come without {field}", where=f"evidence.{part}.{field}", fix=fix)
+def _without(name: str, field: str, fix: str) -> DataError:
+    return DataError(f"{_NAMES[name]} come without {field}", where=f"inputs.{name}.{field}", fix=fix)
 
 
 @dataclass(frozen=True)
@@ -399,7 +312,7 @@ class Memory:
             that they are (B, S, C_e).
         change: M_map of section 3.2, (B, h, w) float32 in [0, 1]; 0 where nothing changed.
         consistency: C_map = 1 − M_map, (B, h, w) float32.
-        condition: r of equation (17), (B, D); None where nothing but the scene is known.
+        condition: r of equation (17), (B, D); None without a fusion by one vector.
         mask: (B, S) boolean, False at tokens that pad; None where there are none such.
         sections: What the tokens are, in their order: names and numbers of tokens, the image's h·w first; empty
             where the tokens are the image's alone.

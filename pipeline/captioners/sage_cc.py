@@ -1,49 +1,23 @@
-"""The SAGE-CC captioner: scenes of two dates and what is known beside them in, sentences on their difference out.
-
-The training loss of a captioner.
-"""
+"""The SAGE-CC captioner: scenes, regions and caption graph of two dates in, sentences about the change out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from pipeline.captioners.base import Captioner
 from pipeline.captioners.decoder import Decoder, DecoderState
-from pipeline.captioners.fusion import LearnedDescriptors, PaperFusion, ReleaseFusion
-from pipeline.captioners.inputs import Evidence, EvidenceWidths, Memory, check_widths, checked_evidence
+from pipeline.captioners.fusion import ConditionVectorFusion, CrossAttentionFusion, LearnedDescriptors, keep_best
+from pipeline.captioners.inputs import Memory, Regions, Shapes, check_shapes, validate_inputs
 from pipeline.captioners.scene_encoder import LearnedScene, SceneEncoder
-from pipeline.captioners.settings import CaptionerSettings
-from pipeline.datasets.vocabulary import PAD
+from pipeline.captioners.settings import SageCCSettings
+from pipeline.errors import DataError
 
 
-def caption_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the cross-entropy of equation (23), averaged over the words of the batch.
-
-    Label smoothing is the paper's: the true word gets 1 − ε, each of the V − 1 others ε / (V − 1). PyTorch gives
-    every word, the true one included, ε' / V of its own ε'; both agree for ε' = ε V / (V − 1).
-
-    Args:
-        logits: (N, T, V), as `decode` returns them for tokens 0…T−1 of each caption.
-        targets: Tokens 1…T of the captions, (N, T); padding does not count. The start token is no target, since
-            nothing predicts it.
-        smoothing: ε in [0, (V − 1) / V).
-
-    Returns:
-        Scalar in float32.
-    """
-    size = logits.shape[-1]
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(),
-        targets.flatten(),
-        ignore_index=PAD,
-        label_smoothing=smoothing * size / (size - 1),
-    )
-
-
-class SageCC(nn.Module):
+class SageCC(Captioner[SageCCSettings, Memory, DecoderState]):
     """Scene encoder, fusion and decoder of SAGE-CC; `pipeline.captioners.generation.generate` searches with it.
 
     Weights are drawn from torch's global generator (Xavier-uniform linear layers, He-normal convolutions, normal
@@ -53,74 +27,82 @@ class SageCC(nn.Module):
     Args:
         settings: Scene encoder, decoder, and how regions and graph join them.
         vocabulary_size: Number of words V, specials counted.
-        scene_shape: (C, h, w) of one date's backbone features; not looked at with `scene.features: none`.
-        widths: Widths of what is taken beside the scenes; needed with a fusion only.
+        shapes: `scenes`: (C, h, w) of one date's backbone features; with a fusion `regions`: (d,), `semantics`: (e,),
+            `graph`: (g, R), as far as the settings read them.
 
     Raises:
-        CheckpointError: A head is to be trained on the regions' grids, and `widths` is not that of grids.
-        SettingsError: The settings do not go with the shape of the scenes, or ask for regions or a graph of which
-            `widths` knows nothing.
+        CheckpointError: A head is to be trained on the regions' grids, and `shapes` is not that of grids.
+        SettingsError: The settings do not fit the shape of the scenes, or read an input that `shapes` does not hold.
     """
 
-    def __init__(
-        self,
-        settings: CaptionerSettings,
-        vocabulary_size: int,
-        scene_shape: tuple[int, int, int],
-        widths: EvidenceWidths | None = None,
-    ) -> None:
-        super().__init__()
-        self.settings = settings
-        self.widths = widths or EvidenceWidths()
+    def __init__(self, settings: SageCCSettings, vocabulary_size: int, shapes: Shapes) -> None:
+        super().__init__(settings, vocabulary_size, shapes)
+        check_shapes(settings, shapes)
         self.scene: SceneEncoder | LearnedScene
         if settings.scene.features == "none":
             self.scene = LearnedScene(settings.scene, settings.channels)
         else:
-            self.scene = SceneEncoder(settings.scene, scene_shape, settings.channels)
+            channels, height, width = shapes["scenes"]
+            self.scene = SceneEncoder(settings.scene, (channels, height, width), settings.channels)
         self.decoder = Decoder(settings.decoder, vocabulary_size, settings.channels)
         self.descriptors: LearnedDescriptors | None = None
-        joined, wanted = self.widths, settings.evidence.descriptor_width
-        if settings.fusion != "none" and settings.evidence.motion and wanted and joined.motion is not None:
-            self.descriptors = LearnedDescriptors(joined.motion, wanted)
-            joined = replace(joined, motion=wanted)
-        self.fusion = _fusion(settings, joined)
+        descriptor_width = settings.inputs.descriptor_width
+        if "regions" in settings.input_names() and descriptor_width:
+            self.descriptors = LearnedDescriptors(shapes["regions"][0], descriptor_width)
+            shapes = {**shapes, "regions": (descriptor_width,)}
+        self.fusion = _fusion(settings, shapes)
 
-    def encode(self, scenes: Tensor, evidence: Evidence | None = None) -> Memory:
+    def encode(self, inputs: Mapping[str, Any]) -> Memory:
         """Encode pairs once for all their captions, equations (1) to (6) and (15) to (17).
 
         Args:
-            scenes: Backbone features of both dates, (B, 2, C, h, w), any floating type; (B, 2, 0, 0, 0) without.
-            evidence: What is known of the B pairs beside them, on the same device; what the settings do not take is
-                not looked at.
+            inputs: On one device: `scenes`, backbone features of both dates (B, 2, C, h, w) of any floating type; with
+                a fusion `regions` and `semantics` (`Regions` of B pairs) and `graph` (`GraphTensors`). Inputs that the
+                settings do not read are ignored.
 
         Returns:
             Memory of B pairs.
 
         Raises:
-            CheckpointError: Scenes or evidence are of another shape than the model was built for.
-            DataError: Evidence that the settings ask for is missing or of other pairs, or holds what is no number.
+            CheckpointError: An input is of another shape than the model was built for.
+            DataError: An input that the settings read is missing, of other pairs, or not finite.
         """
-        memory: Memory = self.scene(scenes)
+        memory: Memory
+        if isinstance(self.scene, LearnedScene):
+            memory = self.scene(next(len(inputs[name]) for name in ("regions", "semantics") if name in inputs))
+        elif "scenes" in inputs:
+            memory = self.scene(inputs["scenes"])
+        else:
+            raise DataError("the captioner reads scenes, and none are given", where="inputs.scenes")
         if self.fusion is None:
             return memory
-        checked = checked_evidence(self.settings, self.widths, evidence, len(memory))
-        if self.training and self.settings.evidence.drop:
-            checked = checked.thinned(self.settings.evidence.drop)
-        if self.descriptors is not None and checked.motion is not None:
-            checked = replace(checked, motion=self.descriptors(checked.motion))
-        fused: Memory = self.fusion(memory, checked)
+        side_inputs = validate_inputs(self.settings, self.shapes, inputs, len(memory))
+        if self.training and self.settings.inputs.drop:
+            side_inputs = side_inputs.drop_regions(self.settings.inputs.drop)
+        if self.descriptors is not None and side_inputs.regions is not None:
+            side_inputs = replace(side_inputs, regions=self.descriptors(side_inputs.regions))
+        fused: Memory = self.fusion(memory, side_inputs)
         return fused
 
-    def load_graph_encoder(self, weights: Mapping[str, Tensor]) -> None:
+    def load_pretrained(self, name: str, weights: Mapping[str, Tensor]) -> None:
         """Take the weights of a pretrained graph encoder, those in the graph stage's encoder.safetensors.
 
         Raises:
             CheckpointError: They are of another encoder than the settings say.
-            ValueError: The captioner has no graph encoder.
+            ValueError: The captioner has no graph encoder, or `name` is not `graph`.
         """
-        if self.fusion is None or self.fusion.graph is None:
-            raise ValueError("this captioner has no graph encoder")
+        if name != "graph" or self.fusion is None or self.fusion.graph is None:
+            raise ValueError(f"this captioner takes no pretrained weights of {name}")
         self.fusion.graph.load_encoder(weights)
+
+    def attended_regions(self, inputs: Mapping[str, Any]) -> dict[str, Regions]:
+        """Return the regions that the fusion reads: all unmatched ones, and the best semantic ones."""
+        names, regions = self.settings.input_names(), {}
+        if "regions" in names:
+            regions["motion"] = inputs["regions"]
+        if "semantics" in names:
+            regions["semantics"] = keep_best(inputs["semantics"], self.settings.inputs.top_q)
+        return regions
 
     def decode(self, memory: Memory, tokens: Tensor, rows: Tensor) -> Tensor:
         """Score every next word of given captions, equations (18) to (22).
@@ -160,10 +142,9 @@ class SageCC(nn.Module):
         state.keep(pairs)
 
 
-def _fusion(settings: CaptionerSettings, widths: EvidenceWidths) -> PaperFusion | ReleaseFusion | None:
+def _fusion(settings: SageCCSettings, shapes: Shapes) -> ConditionVectorFusion | CrossAttentionFusion | None:
     if settings.fusion == "none":
         return None
-    check_widths(settings, widths)
     if settings.fusion == "paper":
-        return PaperFusion(settings.evidence, settings.paper, widths, settings.decoder.width)
-    return ReleaseFusion(settings.evidence, settings.release, widths, settings.channels)
+        return ConditionVectorFusion(settings.inputs, settings.paper, shapes, settings.decoder.width)
+    return CrossAttentionFusion(settings.inputs, settings.release, shapes, settings.channels)

@@ -1,11 +1,6 @@
-"""What stands where the scene's tokens would, for pairs of which there are no scenes.
-
-The bi-temporal scene consistency encoder, section 3.2 of the paper.
-"""
+"""The bi-temporal scene consistency encoder, section 3.2 of the paper, and learned tokens for data without scenes."""
 
 from __future__ import annotations
-
-from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +83,7 @@ class SceneEncoder(nn.Module):
 
 
 class SceneBlock(nn.Module):
-    """One attention block, equations (2) and (3): each date looks at itself, then at both.
+    """One attention block, equations (2) and (3): each date attends to itself, then to both.
 
     Both dates' queries meet the same keys [H_1; H_2], so (3) is one attention over the pair's 2·h·w tokens.
 
@@ -164,14 +159,10 @@ def _numbers(shape: tuple[int, ...] | torch.Size) -> str:
     return ", ".join(map(str, shape))
 
 
-NO_SCENES: Final = (0, 0, 0)
-"""Shape (C, h, w) of one date's features where there are none."""
-
-
 class LearnedScene(nn.Module):
     """Learned tokens, the same for every pair, in the place of E_img: a scene that is as before everywhere.
 
-    Queries by which a fusion of tokens looks at the regions, and something to look at for a decoder whose fusion is
+    Queries by which a fusion of tokens attends to the regions, and something to look at for a decoder whose fusion is
     one vector. They are drawn from torch's global generator; seed it around the construction.
 
     Args:
@@ -183,21 +174,8 @@ class LearnedScene(nn.Module):
         super().__init__()
         self.tokens = nn.Parameter(torch.randn(settings.learned_tokens, channels))
 
-    def forward(self, scenes: Tensor) -> Memory:
-        """Return the tokens for each of B pairs, in a grid of 1 × n without change.
-
-        Args:
-            scenes: (B, 2, 0, 0, 0): it tells how many pairs there are.
-
-        Raises:
-            CheckpointError: There are features in it.
-        """
-        if tuple(scenes.shape[1:]) != (2, *NO_SCENES):
-            raise CheckpointError(
-                f"the captioner takes no scenes, given features {tuple(scenes.shape)}",
-                where="scene features",
-                fix="train it with captioner.scene.features: cached to describe scenes",
-            )
-        pairs, count = len(scenes), len(self.tokens)
+    def forward(self, pairs: int) -> Memory:
+        """Return the tokens for each of B pairs, in a grid of 1 × n without change."""
+        count = len(self.tokens)
         change = torch.zeros(pairs, 1, count, device=self.tokens.device)
         return Memory(self.tokens.expand(pairs, -1, -1), change=change, consistency=1 - change)

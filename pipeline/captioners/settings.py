@@ -1,31 +1,47 @@
-"""What a captioner is made of and how it generates; free of torch, so that the command line may read it.
-
-How regions and the caption graph reach the decoder; free of torch, so that the command line may read it.
-"""
+"""Settings of captioners and of the search for captions; free of torch, so that the command line may read them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from pipeline.captioners.registry import CAPTIONERS
 from pipeline.config import Section
 from pipeline.graph_encoders.settings import GraphEncoderSettings
 
 FusionKind = Literal["none", "paper", "release"]
 
 
-class EvidenceSettings(Section):
-    """What a captioner takes beside the scenes, and how it reads that; for both fusions."""
+class CaptionerSettings(Section):
+    """What the settings of every captioner share. A subclass is one kind; `registry.CAPTIONERS` names it."""
 
-    motion: bool = Field(True, description="take regions without a counterpart at the other date (MCL of Table 4)")
-    semantics: bool = Field(True, description="take regions that text prompts name (SCA of Table 4)")
-    graph: bool = Field(True, description="take the graph of the training captions (CGR of Table 4)")
-    masks_kept: int | None = Field(
+    kind: str = Field(description="which captioner")
+
+    captioner: ClassVar[str]
+    """The `pipeline.captioners.base.Captioner` that these settings build, as "module:Class"."""
+
+    def input_names(self) -> tuple[str, ...]:
+        """Return the names of the input sources that the captioner reads; see `pipeline.training.inputs.SOURCES`."""
+        raise NotImplementedError
+
+    def completes(self, values: Mapping[str, Any]) -> bool:
+        """Tell whether `values` are of the same kind, so that these settings may fill in what they leave out."""
+        return bool(values.get("kind", self.kind) == self.kind)
+
+
+class SideInputSettings(Section):
+    """The inputs beside the scenes, and how they are read; for both fusions."""
+
+    regions: bool = Field(True, description="read regions without a counterpart at the other date (MCL of Table 4)")
+    semantics: bool = Field(True, description="read regions that text prompts name (SCA of Table 4)")
+    graph: bool = Field(True, description="read the graph of the training captions (CGR of Table 4)")
+    max_masks: int | None = Field(
         None,
         ge=1,
-        description="of each image use only so many masks, those of the largest predicted IoU; null: all that SAM "
-        "kept. Confidences are those that `matches` computed among all (Table 5)",
+        description="use only so many masks of each image, those of the largest predicted IoU; null: all of masks.h5. "
+        "Confidences are those that `matches` computed among all (Table 5)",
     )
     match_threshold: float | None = Field(
         None,
@@ -72,7 +88,7 @@ class EvidenceSettings(Section):
     )
 
 
-class PaperFusionSettings(Section):
+class ConditionVectorSettings(Section):
     """The vector r of equation (17), added to every word of the decoder."""
 
     region_width: int | None = Field(
@@ -122,7 +138,7 @@ class PaperFusionSettings(Section):
         return width
 
 
-class ReleaseFusionSettings(Section):
+class CrossAttentionSettings(Section):
     """Cross-attention between image tokens and those of regions and graph nodes, as in the authors' release."""
 
     heads: int = Field(16, ge=1, description="attention heads; release 16")
@@ -228,9 +244,12 @@ class DecoderSettings(Section):
         return self
 
 
-class CaptionerSettings(Section):
+class SageCCSettings(CaptionerSettings):
     """The SAGE-CC captioner."""
 
+    captioner: ClassVar[str] = "pipeline.captioners.sage_cc:SageCC"
+
+    kind: Literal["sage-cc"] = Field("sage-cc", description=f"which captioner: {CAPTIONERS.describe()}")
     scene: SceneEncoderSettings = Field(
         default_factory=SceneEncoderSettings, description="bi-temporal scene encoder, equations (1)-(6)"
     )
@@ -242,18 +261,18 @@ class CaptionerSettings(Section):
         description="how regions and caption graph join the scenes: none, paper (one vector r, equation (17)) or "
         "release (cross-attention between tokens; its decoder has spatial_bias: false)",
     )
-    evidence: EvidenceSettings = Field(
-        default_factory=EvidenceSettings, description="what is taken beside the scenes; unless fusion: none"
+    inputs: SideInputSettings = Field(
+        default_factory=SideInputSettings, description="what is read beside the scenes; idle with fusion: none"
     )
-    paper: PaperFusionSettings = Field(
-        default_factory=PaperFusionSettings, description="with fusion: paper, how r is made"
+    paper: ConditionVectorSettings = Field(
+        default_factory=ConditionVectorSettings, description="with fusion: paper, how r is made"
     )
-    release: ReleaseFusionSettings = Field(
-        default_factory=ReleaseFusionSettings, description="with fusion: release, how tokens attend to each other"
+    release: CrossAttentionSettings = Field(
+        default_factory=CrossAttentionSettings, description="with fusion: release, how tokens attend to each other"
     )
 
     _idle: ClassVar[dict[FusionKind, tuple[str, ...]]] = {
-        "none": ("fusion", "evidence", "paper", "release"),
+        "none": ("fusion", "inputs", "paper", "release"),
         "paper": ("release",),
         "release": ("paper",),
     }
@@ -263,13 +282,20 @@ class CaptionerSettings(Section):
         """Channels C_e of the scene embedding."""
         return self.scene.channels or self.decoder.width
 
+    def input_names(self) -> tuple[str, ...]:
+        """Return `scenes` unless there are none, and with a fusion the side inputs that are switched on."""
+        scenes = ("scenes",) if self.scene.features == "cached" else ()
+        if self.fusion == "none":
+            return scenes
+        return scenes + tuple(name for name in ("regions", "semantics", "graph") if getattr(self.inputs, name))
+
     @model_validator(mode="after")
     def _can_fuse(self) -> Self:
-        taken = self.evidence
-        if self.fusion != "none" and not (taken.motion or taken.semantics or taken.graph):
-            raise ValueError(f"fusion ({self.fusion}) has nothing to join: turn on a part of evidence, or say none")
-        if self.scene.features == "none" and (self.fusion == "none" or not (taken.motion or taken.semantics)):
-            raise ValueError("scene.features: none leaves regions to tell pairs apart: set a fusion that takes some")
+        inputs = self.inputs
+        if self.fusion != "none" and not (inputs.regions or inputs.semantics or inputs.graph):
+            raise ValueError(f"fusion ({self.fusion}) has nothing to join: switch on one of `inputs`, or say none")
+        if self.scene.features == "none" and (self.fusion == "none" or not (inputs.regions or inputs.semantics)):
+            raise ValueError("scene.features: none leaves regions to tell pairs apart: set a fusion that reads some")
         if self.fusion == "release" and self.channels % self.release.heads:
             raise ValueError(
                 f"channels of the scene embedding ({self.channels}) must be a multiple of release.heads "

@@ -1,10 +1,7 @@
-"""The ablations of the paper (its Tables 4 to 8), and the active settings under several seeds, as rows of settings.
+"""Rows of settings that an experiment compares: what a row is, and the ablations of the paper (its Tables 4 to 8).
 
-What the rows do not set is that of the active settings, so that each table can be run on any data set. The paper names
+Keys that the rows do not set keep the active settings, so that each table can be run on any data set. The paper names
 no seeds; three tell a difference from chance.
-
-
-What an experiment is: rows of settings, and the seeds of each; written down in a module or in a YAML file.
 """
 
 from __future__ import annotations
@@ -101,13 +98,13 @@ def _flow(value: Any) -> str:
 
 _SEEDS: Final = (1, 2, 3)
 _FUSED: Final = "train.captioner.fusion=paper"
-_EVIDENCE: Final = "train.captioner.evidence"
+_INPUTS: Final = "train.captioner.inputs"
 
 
-def _taking(*, semantics: bool, graph: bool) -> tuple[str, ...]:
-    """Set what is taken beside the scenes and the regions that came or went."""
-    flags = {"motion": True, "semantics": semantics, "graph": graph}
-    return tuple(f"{_EVIDENCE}.{name}={str(flag).lower()}" for name, flag in flags.items())
+def _reading(*, semantics: bool, graph: bool) -> tuple[str, ...]:
+    """Set the inputs beside the scenes and the unmatched regions."""
+    flags = {"regions": True, "semantics": semantics, "graph": graph}
+    return tuple(f"{_INPUTS}.{name}={str(flag).lower()}" for name, flag in flags.items())
 
 
 TABLE_4: Final = Experiment(
@@ -116,10 +113,10 @@ TABLE_4: Final = Experiment(
     set=(_FUSED,),
     rows=(
         Row(label="baseline", set=("train.captioner.fusion=none",)),
-        Row(label="+ MCL", set=(*_taking(semantics=False, graph=False), "matches.method=nearest")),
-        Row(label="+ SG", set=(*_taking(semantics=False, graph=False), "matches.method=superglue")),
-        Row(label="+ SCA", set=(*_taking(semantics=True, graph=False), "matches.method=superglue")),
-        Row(label="+ CGR", set=(*_taking(semantics=True, graph=True), "matches.method=superglue")),
+        Row(label="+ MCL", set=(*_reading(semantics=False, graph=False), "matches.method=nearest")),
+        Row(label="+ SG", set=(*_reading(semantics=False, graph=False), "matches.method=superglue")),
+        Row(label="+ SCA", set=(*_reading(semantics=True, graph=False), "matches.method=superglue")),
+        Row(label="+ CGR", set=(*_reading(semantics=True, graph=True), "matches.method=superglue")),
     ),
     seeds=_SEEDS,
 )
@@ -129,8 +126,8 @@ caption graph (CGR). Each row keeps what the rows above have added."""
 TABLE_5: Final = Experiment(
     name="table5",
     title="Masks kept of each image (Table 5 of the paper)",
-    set=(_FUSED, *_taking(semantics=True, graph=False)),
-    rows=tuple(Row(label=f"{kept} masks", set=(f"{_EVIDENCE}.masks_kept={kept}",)) for kept in (30, 40, 50)),
+    set=(_FUSED, *_reading(semantics=True, graph=False)),
+    rows=tuple(Row(label=f"{count} masks", set=(f"{_INPUTS}.max_masks={count}",)) for count in (30, 40, 50)),
     seeds=_SEEDS,
 )
 """Those of the largest predicted IoU; the paper's numbers are those of its model without the graph."""
@@ -138,8 +135,8 @@ TABLE_5: Final = Experiment(
 TABLE_6: Final = Experiment(
     name="table6",
     title="Matching threshold τ (Table 6 of the paper)",
-    set=(_FUSED, *_taking(semantics=True, graph=False)),
-    rows=tuple(Row(label=f"τ = {value}", set=(f"{_EVIDENCE}.match_threshold={value}",)) for value in (0.1, 0.2, 0.3)),
+    set=(_FUSED, *_reading(semantics=True, graph=False)),
+    rows=tuple(Row(label=f"τ = {value}", set=(f"{_INPUTS}.match_threshold={value}",)) for value in (0.1, 0.2, 0.3)),
     seeds=_SEEDS,
 )
 """Applied to the confidences that `matches` stored; the paper's numbers are those of its model without the graph."""
@@ -147,9 +144,9 @@ TABLE_6: Final = Experiment(
 TABLE_7: Final = Experiment(
     name="table7",
     title="Graph encoder (Table 7 of the paper)",
-    set=(_FUSED, *_taking(semantics=True, graph=True)),
+    set=(_FUSED, *_reading(semantics=True, graph=True)),
     rows=tuple(
-        Row(label=label, set=(f"graph.encoder.kind={kind}", f"{_EVIDENCE}.graph_encoder.kind={kind}"))
+        Row(label=label, set=(f"graph.encoder.kind={kind}", f"{_INPUTS}.graph_encoder.kind={kind}"))
         for label, kind in (
             ("GCN", "gcn"),
             ("GAT", "gat"),
@@ -165,7 +162,7 @@ TABLE_7: Final = Experiment(
 TABLE_8: Final = Experiment(
     name="table8",
     title="Frequency threshold k of the graph (Table 8 of the paper)",
-    set=(_FUSED, *_taking(semantics=True, graph=True)),
+    set=(_FUSED, *_reading(semantics=True, graph=True)),
     rows=tuple(Row(label=f"k = {k}", set=(f"graph.build.min_count={k}",)) for k in (30, 40, 50, 60, 70)),
     seeds=_SEEDS,
 )

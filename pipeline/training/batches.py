@@ -1,25 +1,23 @@
-"""Batches for the loop: inputs and captions of the planned steps, read ahead where reading takes time.
+"""From settings, seed and epoch to the batches of the training loop.
 
-The learning rate and the order of the pairs: pure functions of settings, seed and epoch.
-
-The captions of a split as one table of token ids.
+The learning rate and the order of the pairs are pure functions; captions are one table of token ids; a loader gathers
+the planned inputs, ahead of the step where that takes time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.captioners.inputs import Evidence
-from pipeline.training.stores import EvidenceStore, PairStore
+from pipeline.training.stores import Store
 
 
 def learning_rate(start: float, epoch: int, *, every: int, factor: float) -> float:
@@ -153,71 +151,68 @@ class Batch:
     """What one step computes on, on the device.
 
     Attributes:
-        inputs: (B, 2, …) features float16 or images uint8.
+        inputs: By the name of their source, the inputs of B pairs.
         tokens: (N, T) int64 captions from start to end token, padded with 0.
         owners: (N,) int64 in [0, B): the pair of each caption.
-        evidence: What is known of the B pairs beside their scenes; None without a fusion.
+        pairs: B.
     """
 
-    inputs: Tensor
+    inputs: dict[str, Any]
     tokens: Tensor
     owners: Tensor
-    evidence: Evidence | None = None
+    pairs: int
 
 
-class Feed:
+class BatchLoader:
     """Turns planned steps into batches.
 
     Args:
-        store: The inputs.
+        stores: The inputs of the pairs, by the name of their source.
         captions: See below.
-        evidence: Of the same pairs; None without a fusion.
+        device: Where batches are put.
 
     Attributes:
-        captions: The captions of the store's pairs, from which steps are planned.
+        captions: The captions of the pairs, from which steps are planned.
         waited: Seconds for which the loop has waited for batches so far, gathers on a CPU included.
     """
 
-    def __init__(self, store: PairStore, captions: CaptionTable, evidence: EvidenceStore | None = None) -> None:
+    def __init__(self, stores: Mapping[str, Store[Any]], captions: CaptionTable, device: torch.device) -> None:
         self.waited = 0.0
-        self._store = store
-        self._evidence = evidence
+        self._stores = dict(stores)
+        self._device = device
         self.captions = captions
-        self._tokens = torch.from_numpy(captions.tokens).to(store.device)
+        self._tokens = torch.from_numpy(captions.tokens).to(device)
 
     def batches(self, steps: Sequence[Step]) -> Iterator[Batch]:
         """Yield the batch of each step, in order; close the iterator to stop early."""
-        if not self._store.prefetch and (self._evidence is None or not self._evidence.prefetch):
+        if not any(store.prefetch for store in self._stores.values()):
             for step in steps:
                 start = time.perf_counter()
-                batch = self.assemble(step, *self._take(step))
+                batch = self.assemble(step, self._gather(step))
                 self.waited += time.perf_counter() - start
                 yield batch
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="feed") as reader:
-            pending: list[Future[tuple[Tensor, Evidence | None]]] = [
-                reader.submit(self._take, step) for step in steps[:_AHEAD]
-            ]
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
+            pending: list[Future[dict[str, Any]]] = [reader.submit(self._gather, step) for step in steps[:_AHEAD]]
             try:
                 for index, step in enumerate(steps):
                     start = time.perf_counter()
-                    taken = pending.pop(0).result()
+                    inputs = pending.pop(0).result()
                     if index + _AHEAD < len(steps):
-                        pending.append(reader.submit(self._take, steps[index + _AHEAD]))
-                    batch = self.assemble(step, *taken)
+                        pending.append(reader.submit(self._gather, steps[index + _AHEAD]))
+                    batch = self.assemble(step, inputs)
                     self.waited += time.perf_counter() - start
                     yield batch
             finally:
                 for future in pending:
                     future.cancel()
 
-    def _take(self, step: Step) -> tuple[Tensor, Evidence | None]:
-        evidence = None if self._evidence is None else self._evidence.take(step.pairs)
-        return self._store.take(step.pairs), evidence
+    def _gather(self, step: Step) -> dict[str, Any]:
+        return {name: store.take(step.pairs) for name, store in self._stores.items()}
 
-    def assemble(self, step: Step, inputs: Tensor, evidence: Evidence | None = None) -> Batch:
-        """Join the inputs and the evidence of a step, gathered already, with its captions."""
-        device = self._store.device
-        rows = torch.from_numpy(step.captions).to(device, non_blocking=True)
+    def assemble(self, step: Step, inputs: dict[str, Any]) -> Batch:
+        """Join the inputs of a step, gathered already, with its captions."""
+        rows = torch.from_numpy(step.captions).to(self._device, non_blocking=True)
         tokens = self._tokens.index_select(0, rows)[:, : step.width].long()
-        return Batch(inputs, tokens, torch.from_numpy(step.owners).to(device, non_blocking=True), evidence)
+        owners = torch.from_numpy(step.owners).to(self._device, non_blocking=True)
+        return Batch(inputs, tokens, owners, len(step.pairs))

@@ -1,6 +1,6 @@
-"""The state of an unfinished training: everything from which it goes on as if it had never stopped.
+"""Files of trained models, and the state of an unfinished training, from which it goes on as if it had never stopped.
 
-Trained models as folders: weights, how they came about, vocabulary, history.
+A model is a folder: weights, card (how it came about), vocabulary, history.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pipeline.cache.reader import Cache
-from pipeline.captioners.scene_encoder import NO_SCENES
-from pipeline.captioners.settings import CaptionerSettings
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import CheckpointError, DataError, SageccError, SettingsError
 from pipeline.files import atomic_folder, read_json, sha256_file, write_json
-from pipeline.training.inputs import backbone_of
+from pipeline.training.inputs import SourceCard
 from pipeline.training.model import ImageFront, PairCaptioner, build_model
-from pipeline.training.region_inputs import EvidenceCard
+from pipeline.training.scene_inputs import backbone_of
+from pipeline.training.settings import TrainSettings
 from pipeline.weights import load_exactly, load_tensors, save_tensors
 
 WEIGHTS, CARD, VOCABULARY, HISTORY = "model.safetensors", "settings.json", "vocabulary.json", "history.json"
@@ -32,47 +30,20 @@ FILES = (WEIGHTS, CARD, VOCABULARY, HISTORY)
 _TRAIN_AGAIN = "run `sagecc train`"
 
 
-class ScenesCard(BaseModel):
-    """The scenes that a model was trained on, as their cache describes itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    settings: dict[str, Any]
-    settings_hash: str
-    weights: dict[str, str]
-    """SHA-256 of the backbone's weight file, by name."""
-    shape: tuple[int, int, int]
-    """(C, h, w) of one date's features."""
-
-    @classmethod
-    def of(cls, cache: Cache) -> ScenesCard:
-        """Describe an open scenes cache."""
-        made = cache.provenance
-        channels, height, width = cache.schema.field("features").row_shape
-        return cls(
-            settings=dict(made.settings),
-            settings_hash=made.settings_hash,
-            weights=dict(made.weights),
-            shape=(channels, height, width),
-        )
-
-
 class ModelCard(BaseModel):
     """What settings.json says about a trained model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     seed: int
     key: str
     """Content key of everything that the weights depend on."""
     dataset: str
     pairs_sha256: str
     vocabulary_sha256: str
-    scenes: ScenesCard | None = None
-    """None, and not in the file, for a captioner that takes no scenes."""
-    evidence: EvidenceCard | None = None
-    """What else it was trained on; None, and not in the file, without a fusion."""
+    inputs: dict[str, SourceCard]
+    """The inputs that it was trained on, by the name of their source."""
     train: dict[str, Any]
     """The settings of the stage `train` that decide the result, the captioner's among them."""
     weights_sha256: str
@@ -81,7 +52,7 @@ class ModelCard(BaseModel):
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, ready to be asked.
+    """A trained model, ready to describe pairs.
 
     Attributes:
         model: In evaluation mode, on its device.
@@ -94,11 +65,6 @@ class Trained:
     vocabulary: Vocabulary
     card: ModelCard
     folder: Path
-
-    @property
-    def takes_images(self) -> bool:
-        """Whether its inputs are images, its backbone having been trained with it, instead of cached features."""
-        return self.model.front is not None
 
 
 def write_model(
@@ -121,8 +87,7 @@ def write_model(
         vocabulary.save(partial / VOCABULARY)
         write_json(partial / HISTORY, history)
         full = ModelCard(**card, weights_sha256=sha256_file(partial / WEIGHTS))
-        absent = {name for name in ("scenes", "evidence") if getattr(full, name) is None}
-        write_json(partial / CARD, full.model_dump(mode="json", exclude=absent))
+        write_json(partial / CARD, full.model_dump(mode="json"))
     return folder
 
 
@@ -146,7 +111,10 @@ def read_card(folder: Path) -> ModelCard:
     """
     path = folder / CARD
     try:
-        return ModelCard.model_validate(read_json(path))
+        values = read_json(path)
+        if isinstance(values, dict) and values.get("version") == 1:
+            raise CheckpointError("the model was trained by an earlier version of sagecc", where=path, fix=_TRAIN_AGAIN)
+        return ModelCard.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -171,21 +139,20 @@ def is_complete(folder: Path, key: str) -> bool:
         return False
 
 
-def captioner_of(card: ModelCard, folder: Path) -> CaptionerSettings:
-    """Return the captioner's settings that a model in `folder` was trained with.
+def train_settings(card: ModelCard, folder: Path) -> TrainSettings:
+    """Return the settings that a model in `folder` was trained with, as far as its card keeps them.
 
     Raises:
         CheckpointError: This version does not know them.
     """
     try:
-        return CaptionerSettings.model_validate(card.train["captioner"])
-    except (ValidationError, KeyError) as error:
-        raise _unknown_settings(folder) from error
-
-
-def _unknown_settings(folder: Path) -> CheckpointError:
-    what = "the model was trained with settings that this version does not know"
-    return CheckpointError(what, where=folder / CARD, fix=_TRAIN_AGAIN)
+        return TrainSettings.model_validate(card.train)
+    except (ValidationError, SettingsError) as error:
+        raise CheckpointError(
+            "the model was trained with settings that this version does not know",
+            where=folder / CARD,
+            fix=_TRAIN_AGAIN,
+        ) from error
 
 
 def load_model(folder: Path, device: torch.device) -> Trained:
@@ -203,27 +170,23 @@ def load_model(folder: Path, device: torch.device) -> Trained:
     if sha256_file(path) != card.weights_sha256 or vocabulary.sha256 != card.vocabulary_sha256:
         name = VOCABULARY if sha256_file(path) == card.weights_sha256 else WEIGHTS
         raise CheckpointError(f"{name} is not the one that {CARD} describes", where=folder, fix=_TRAIN_AGAIN)
-    captioner = captioner_of(card, folder)
-    try:
-        front = None
-        if card.train["finetune"] and card.scenes is not None:
-            front = ImageFront(backbone_of(card.scenes.settings), None, "frozen")
-    except (ValidationError, KeyError) as error:
-        raise _unknown_settings(folder) from error
-    if card.scenes is None and captioner.scene.features == "cached":
+    settings = train_settings(card, folder)
+    missing = [name for name in settings.input_names() if name not in card.inputs]
+    if missing:
         raise CheckpointError(
-            "the card contradicts itself: it names no scenes, and the captioner takes some",
+            f"the card contradicts itself: the captioner reads {missing[0]}, and no such input is named",
             where=folder / CARD,
             fix=_TRAIN_AGAIN,
         )
-    widths = None if card.evidence is None else card.evidence.widths
-    shape = NO_SCENES if card.scenes is None else card.scenes.shape
     try:
-        model = build_model(captioner, vocabulary.size, shape, seed=card.seed, widths=widths, front=front)
-    except SettingsError as error:
-        raise CheckpointError(
-            f"the card contradicts itself: {error.what}", where=folder / CARD, fix=_TRAIN_AGAIN
-        ) from error
+        front = None
+        if "images" in card.inputs:
+            front = ImageFront(backbone_of(card.inputs["images"].caches["scenes"].settings), None, "frozen")
+        shapes = {"scenes" if name == "images" else name: source.shape for name, source in card.inputs.items()}
+        model = build_model(settings.captioner, vocabulary.size, shapes, seed=card.seed, front=front)
+    except (SettingsError, ValidationError, KeyError) as error:
+        what = error.what if isinstance(error, SettingsError) else "its inputs are not described"
+        raise CheckpointError(f"the card contradicts itself: {what}", where=folder / CARD, fix=_TRAIN_AGAIN) from error
     weights, _ = load_tensors(path, fix=_TRAIN_AGAIN)
     load_exactly(model, weights, kind="this model's", path=path, fix=_TRAIN_AGAIN, same_types=True)
     return Trained(model.to(device).eval(), vocabulary, card, folder)
@@ -235,18 +198,18 @@ def model_folders(models: Path) -> list[Path]:
     Raises:
         CheckpointError: There are none.
     """
-    found = [path for path in models.glob("seed-*") if path.is_dir() and path.name.removeprefix("seed-").isdecimal()]
-    if not found:
+    folders = [path for path in models.glob("seed-*") if path.is_dir() and path.name.removeprefix("seed-").isdecimal()]
+    if not folders:
         raise CheckpointError("there is no trained model", where=models, fix=_TRAIN_AGAIN)
-    return sorted(found, key=lambda path: int(path.name.removeprefix("seed-")))
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("seed-")))
 
 
 def remove_other_seeds(models: Path, seeds: Sequence[int]) -> None:
     """Remove the models of seeds that are no longer asked for, so that the folder follows from the settings alone."""
-    asked = {f"seed-{seed}" for seed in seeds}
+    names = {f"seed-{seed}" for seed in seeds}
     for path in models.glob("seed-*"):
         # Nothing but a model is ever removed.
-        if path.name not in asked and (path / CARD).is_file():
+        if path.name not in names and (path / CARD).is_file():
             shutil.rmtree(path)
 
 

@@ -34,7 +34,7 @@ class DivergedError(SageccError):
     """The loss became NaN or infinite."""
 
 
-class StopRequest:
+class InterruptFlag:
     """While entered, the first SIGINT only sets `requested`; a second one interrupts as usual."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Ranks(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """One device: nothing to agree on, and no package to load for it."""
 
     rank = 0
@@ -114,7 +114,7 @@ class Alone:
         return flag
 
 
-class Joined:
+class FabricProcess:
     """One of several processes under Lightning Fabric's distributed data parallelism."""
 
     def __init__(self, fabric: Any) -> None:
@@ -167,7 +167,7 @@ def launch(work: Callable[[Ranks], ResultT], device: torch.device, devices: int)
         SageccError: What `work` raised, on whichever device.
     """
     if devices == 1:
-        return work(Alone(device))
+        return work(SingleProcess(device))
     from lightning.fabric import Fabric
 
     fabric: Any = Fabric(accelerator=device.type, devices=devices, strategy="ddp_spawn")
@@ -190,7 +190,7 @@ def _enter(fabric: Any, work: Callable[[Ranks], ResultT], folder: Path) -> Resul
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     try:
-        return work(Joined(fabric))
+        return work(FabricProcess(fabric))
     except errors.SageccError as error:
         # A spawned process hands back the text of its traceback only.
         report = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}

@@ -1,18 +1,14 @@
-"""What a captioner looked at for each word of its captions, as a file.
+"""Captions from trained models: whether a change is told at all, the sentences, and their attention maps as a file.
 
-Whether a change is told at all: by the probability of all no-change sentences together.
-
-The likeliest sentence is a poor judge of it. Annotators deny a change in a few fixed sentences and tell of one in
-thousands of ways: where a model gives 40 % to "nothing changed", each of LEVIR-CC's five sentences has 8 %, and no
-single sentence of change comes near, so that beam search denies almost everything. Their sum is what the model thinks.
-
-
-Sentences from trained models.
+Whether a change is told may be decided by the probability of all no-change sentences together. The likeliest sentence
+is a poor judge: annotators deny a change in a few fixed sentences and describe one in thousands of ways. Where a model
+gives 40 % to "nothing changed", each of LEVIR-CC's five sentences has 8 %, no single sentence of change comes near, and
+beam search denies almost everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,20 +20,19 @@ from torch import Tensor
 
 from pipeline.cache.schema import Field, Provenance, Schema
 from pipeline.cache.writer import pack
-from pipeline.captioners.attention_maps import Look, looks
-from pipeline.captioners.fusion import keep_best
+from pipeline.captioners.attention_maps import AttentionMap, attention_maps
 from pipeline.captioners.generation import Hypothesis
-from pipeline.captioners.inputs import Evidence, Memory, Regions
+from pipeline.captioners.inputs import Regions
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.config import Section, settings_hash
-from pipeline.datasets.no_change import NO_CHANGE_SENTENCES, implies_change
+from pipeline.datasets.no_change import implies_change, no_change_sentences
 from pipeline.datasets.records import Prepared
 from pipeline.datasets.vocabulary import UNK, Vocabulary
-from pipeline.errors import CacheError, SettingsError
+from pipeline.errors import SettingsError
 from pipeline.runtime import deterministic
-from pipeline.training.checkpoints import Trained, load_model
+from pipeline.training.checkpoints import Trained
 from pipeline.training.model import PairCaptioner
-from pipeline.training.stores import EvidenceStore, PairStore, not_finite
+from pipeline.training.stores import Store
 
 SentenceT = TypeVar("SentenceT")
 
@@ -48,20 +43,21 @@ def no_change_tokens(dataset: str, vocabulary: Vocabulary) -> list[list[int]]:
     Raises:
         SettingsError: They are not known, or the vocabulary lacks a word of each.
     """
-    encoded = [list(vocabulary.encode(text)) for text in NO_CHANGE_SENTENCES.get(dataset, ())]
-    found = [tokens for tokens in encoded if UNK not in tokens]
-    if not found:
+    sentences = no_change_sentences()
+    encoded = [list(vocabulary.encode(text)) for text in sentences.get(dataset, ())]
+    usable = [tokens for tokens in encoded if UNK not in tokens]
+    if not usable:
         raise SettingsError(
             f"the no-change sentences of the data set {dataset} are not known",
             where="caption.change: mass",
-            fix=f"set caption.change: sentence; known are {', '.join(NO_CHANGE_SENTENCES)}",
+            fix=f"set caption.change: sentence; known are {', '.join(sentences)}",
         )
-    return found
+    return usable
 
 
 @torch.inference_mode()
 def no_change_mass(
-    model: PairCaptioner, memory: Memory, sentences: Sequence[Sequence[int]], smoothing: float = 0.0
+    model: PairCaptioner, memory: Any, sentences: Sequence[Sequence[int]], smoothing: float = 0.0
 ) -> Tensor:
     """Return the probability (B,) that the model gives to `sentences` together.
 
@@ -81,8 +77,8 @@ def no_change_mass(
 
 def agreeing(texts: Sequence[str], sentences: Sequence[SentenceT], changed: bool) -> list[SentenceT]:
     """Put the sentences whose texts agree with the decision first, either part in its own order."""
-    order = sorted(range(len(texts)), key=lambda place: implies_change(texts[place]) != changed)
-    return [sentences[place] for place in order]
+    order = sorted(range(len(texts)), key=lambda index: implies_change(texts[index]) != changed)
+    return [sentences[index] for index in order]
 
 
 @dataclass(frozen=True)
@@ -98,99 +94,58 @@ class Sentence:
     hypothesis: Hypothesis
 
 
-Watch = Callable[[Memory, Evidence | None, list[list[Sentence]]], None]
+BatchObserver = Callable[[Any, Mapping[str, Any], list[list[Sentence]]], None]
 
 
-def describe(
+def caption_batches(
     trained: Trained,
-    batches: Iterable[tuple[Tensor, Evidence | None]],
+    batches: Iterable[Mapping[str, Any]],
     settings: GenerationSettings,
     *,
-    mass: float | None = None,
-    watch: Watch | None = None,
+    change_threshold: float | None = None,
+    observer: BatchObserver | None = None,
 ) -> Iterator[list[list[Sentence]]]:
     """Describe pairs batch by batch.
 
     Args:
         trained: A model in evaluation mode.
-        batches: Its inputs, (B, 2, …) each, and their evidence where it takes any, on its device.
+        batches: Its inputs by the name of their source, on its device.
         settings: How to search.
-        mass: Let the probability of all no-change sentences together decide: a change is told where it is below this.
-            Of the sentences that the beams end with, those that agree come first. None: the likeliest sentence decides.
-        watch: Called with each batch's encoded pairs, evidence and sentences.
+        change_threshold: Let the probability of all no-change sentences together decide: a change is told where it is
+            below this. Of the sentences that the beams end with, those that agree come first. None: the likeliest
+            sentence decides.
+        observer: Called with each batch's encoded pairs, inputs and sentences.
 
     Yields:
         For each batch, for each pair, its sentences, best first.
 
     Raises:
-        SettingsError: `mass`, and the no-change sentences of the model's data set are not known.
+        SettingsError: `change_threshold` is given, and the no-change sentences of the model's data set are not known.
     """
-    device = next(trained.model.parameters()).device
-    denials = [] if mass is None else no_change_tokens(trained.card.dataset, trained.vocabulary)
-    search = settings if mass is None else settings.model_copy(update={"n_best": settings.beams})
-    with torch.inference_mode(), deterministic(device):
-        for inputs, evidence in batches:
-            memory = trained.model.encode(inputs, evidence)
-            found = trained.model.generate(memory, search)
-            sentences = [[Sentence(trained.vocabulary.decode(h.tokens), h) for h in pair] for pair in found]
-            if mass is not None:
+    no_change = [] if change_threshold is None else no_change_tokens(trained.card.dataset, trained.vocabulary)
+    search = settings if change_threshold is None else settings.model_copy(update={"n_best": settings.beams})
+    with torch.inference_mode(), deterministic(trained.model.device):
+        for inputs in batches:
+            memory = trained.model.encode(inputs)
+            hypotheses = trained.model.generate(memory, search)
+            sentences = [[Sentence(trained.vocabulary.decode(h.tokens), h) for h in pair] for pair in hypotheses]
+            if change_threshold is not None:
                 smoothing = float(trained.card.train["label_smoothing"])
-                changed = (no_change_mass(trained.model, memory, denials, smoothing) < mass).tolist()
+                mass = no_change_mass(trained.model, memory, no_change, smoothing)
                 sentences = [
-                    agreeing([sentence.text for sentence in pair], pair, told)[: settings.n_best]
-                    for pair, told in zip(sentences, changed, strict=True)
+                    agreeing([sentence.text for sentence in pair], pair, changed)[: settings.n_best]
+                    for pair, changed in zip(sentences, (mass < change_threshold).tolist(), strict=True)
                 ]
-            if watch is not None:
-                watch(memory, evidence, sentences)
+            if observer is not None:
+                observer(memory, inputs, sentences)
             yield sentences
 
 
-def stored_batches(
-    store: PairStore, batch_size: int, evidence: EvidenceStore | None = None
-) -> Iterator[tuple[Tensor, Evidence | None]]:
-    """Yield the inputs of all pairs of a store, in order, with their evidence."""
-    for start in range(0, len(store), batch_size):
-        pairs = np.arange(start, min(start + batch_size, len(store)))
-        yield store.take(pairs), None if evidence is None else evidence.take(pairs)
-
-
-def caption_features(
-    folder: Path,
-    features: NDArray[Any],
-    settings: GenerationSettings | None = None,
-    *,
-    device: torch.device | None = None,
-    evidence: Evidence | None = None,
-    mass: float | None = None,
-) -> list[list[Sentence]]:
-    """Describe pairs that are at hand as arrays.
-
-    Args:
-        folder: A model that `sagecc train` wrote: `artifacts/models/<name>/seed-<n>`.
-        features: (B, 2, C, h, w) scene features of any floating type, of the backbone that the model was trained with;
-            for a model trained with finetune, images (B, 2, 3, H, W) uint8.
-        settings: How to search; None takes the defaults.
-        device: Where to compute; None takes the CPU.
-        evidence: Of the B pairs, on the CPU, for a model with a fusion.
-        mass: See `describe`.
-
-    Returns:
-        For each pair its sentences, best first.
-
-    Raises:
-        CheckpointError: The model cannot be loaded, or takes features of another shape.
-        CacheError: A feature is NaN or infinite.
-        DataError: The model takes evidence, and it is missing, of other pairs, or holds what is no number.
-        SettingsError: See `describe`.
-    """
-    bad = not_finite(features)
-    if bad.any():
-        raise CacheError(f"the features of pair {int(bad.argmax())} hold NaN or infinity", where="features")
-    device = device or torch.device("cpu")
-    trained = load_model(folder, device)
-    inputs = torch.from_numpy(np.ascontiguousarray(features)).to(device)
-    known = None if evidence is None else evidence.to(device)
-    return next(describe(trained, [(inputs, known)], settings or GenerationSettings(), mass=mass))
+def stored_batches(stores: Mapping[str, Store[Any]], pairs: int, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Yield the inputs of all `pairs` of the stores, in order, by the name of their source."""
+    for start in range(0, pairs, batch_size):
+        rows = np.arange(start, min(start + batch_size, pairs))
+        yield {name: store.take(rows) for name, store in stores.items()}
 
 
 _SHARE = (
@@ -237,31 +192,28 @@ SCHEMA = Schema(
 graph.json."""
 
 
-def arrays(look: Look, words: Sequence[int], evidence: Evidence | None, row: int, top_q: int | None) -> dict[str, Any]:
+def arrays(attention: AttentionMap, words: Sequence[int], regions: Mapping[str, Regions], row: int) -> dict[str, Any]:
     """Return one pair's arrays by the names of `SCHEMA`.
 
     Args:
-        look: What was looked at.
+        attention: The attention of the caption's words.
         words: Token ids of the caption.
-        evidence: That the captioner was given, its regions with `rows`; None without.
-        row: The pair in it.
-        top_q: How many semantic regions the captioner keeps.
+        regions: By "motion" and "semantics", the regions that it refers to, with `rows`.
+        row: The pair in them.
     """
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "word": np.array(words, np.int32),
-        "cells": _half(look.cells),
-        "change": _half(look.change),
-        "nodes": _half(look.parts["nodes"]) if "nodes" in look.parts else _half(look.cells[:, :, 0, :0]),
+        "cells": _half(attention.cells),
+        "change": _half(attention.change),
+        "nodes": _half(attention.parts["nodes"]) if "nodes" in attention.parts else _half(attention.cells[:, :, 0, :0]),
     }
-    motion = None if evidence is None else evidence.motion
-    semantics = None if evidence is None or evidence.semantics is None else keep_best(evidence.semantics, top_q)
-    for name, regions in (("motion", motion), ("semantics", semantics)):
-        found |= _region_arrays(name, look, regions if name in look.parts else None, row)
-    return found
+    for name in ("motion", "semantics"):
+        values |= _region_arrays(name, attention, regions.get(name) if name in attention.parts else None, row)
+    return values
 
 
-class Explainer:
-    """Collects what a model looks at while it describes pairs; see `pipeline.training.inference.Watch`.
+class AttentionRecorder:
+    """Records the attention maps of a model while it describes pairs; a `BatchObserver`.
 
     Args:
         trained: The model.
@@ -271,16 +223,16 @@ class Explainer:
         self._trained = trained
         self._units: list[dict[str, Any]] = []
 
-    def __call__(self, memory: Memory, evidence: Evidence | None, sentences: list[list[Sentence]]) -> None:
-        """Explain the best sentence of each pair of a batch."""
+    def __call__(self, memory: Any, inputs: Mapping[str, Any], sentences: list[list[Sentence]]) -> None:
+        """Record the best sentence of each pair of a batch."""
         captioner = self._trained.model.captioner
         words = [best.hypothesis.tokens for best, *_ in sentences]
-        top_q = captioner.settings.evidence.top_q
-        for row, look in enumerate(looks(captioner, memory, words)):
-            self._units.append(arrays(look, words[row], evidence, row, top_q))
+        regions = captioner.attended_regions(inputs)
+        for row, attention in enumerate(attention_maps(captioner, memory, words)):
+            self._units.append(arrays(attention, words[row], regions, row))
 
     def write(self, path: Path, ids: Sequence[str], data: Prepared, settings: Section) -> Path:
-        """Write what was collected, in the format of the caches (docs/caches.md).
+        """Write the recorded maps, in the format of the caches (docs/caches.md).
 
         Args:
             path: The file.
@@ -302,8 +254,8 @@ class Explainer:
         return pack(path, SCHEMA, provenance, ids, _Units(self._units))
 
 
-def _region_arrays(name: str, look: Look, regions: Regions | None, row: int) -> dict[str, Any]:
-    layers = look.cells.shape[1]
+def _region_arrays(name: str, attention: AttentionMap, regions: Regions | None, row: int) -> dict[str, Any]:
+    layers = attention.cells.shape[1]
     if regions is None:
         return {
             f"{name}_date": np.zeros(0, np.uint8),
@@ -312,18 +264,18 @@ def _region_arrays(name: str, look: Look, regions: Regions | None, row: int) -> 
         }
     if regions.dates is None or regions.rows is None:
         raise ValueError(f"the {name} regions do not tell where they come from")
-    there = regions.mask[row]
-    shares = look.parts[name][..., there]
+    mask = regions.mask[row]
+    shares = attention.parts[name][..., mask]
     return {
-        f"{name}_date": regions.dates[row][there].cpu().numpy().astype(np.uint8),
-        f"{name}_row": regions.rows[row][there].cpu().numpy().astype(np.int32),
+        f"{name}_date": regions.dates[row][mask].cpu().numpy().astype(np.uint8),
+        f"{name}_row": regions.rows[row][mask].cpu().numpy().astype(np.int32),
         f"{name}_share": _half(shares.transpose(1, 2).flatten(0, 1)),
     }
 
 
 def _half(tensor: Tensor) -> NDArray[np.float16]:
-    found: NDArray[np.float16] = tensor.half().cpu().numpy()
-    return found
+    values: NDArray[np.float16] = tensor.half().cpu().numpy()
+    return values
 
 
 class _Units:
@@ -336,8 +288,8 @@ class _Units:
         return len(self._units)
 
     def lengths(self, unit: int) -> dict[str, int]:
-        found = self._units[unit]
-        return {field.offsets: len(found[field.name]) for field in SCHEMA.fields if field.offsets is not None}
+        values = self._units[unit]
+        return {field.offsets: len(values[field.name]) for field in SCHEMA.fields if field.offsets is not None}
 
     def read(self, unit: int) -> dict[str, Any]:
         return self._units[unit]

@@ -1,120 +1,232 @@
-"""What a captioner is trained on and asked about: a prepared data set, and the scenes cache that belongs to it."""
+"""Input sources: what a captioner reads of each pair, opened, checked, described, and kept where steps take it from.
+
+Every kind of input (scenes, images, regions, semantics, graph, maps) is one `InputSource`. A captioner's settings name
+those that it reads; everything else here works on any of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Final, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from pipeline.cache.reader import Cache
-from pipeline.cache.schema import Expectation, Provenance
-from pipeline.captioners.scene_encoder import NO_SCENES
-from pipeline.datasets.images import read_rgb, read_unchanged, resized
+from pipeline.cache.schema import Expectation, Schema
+from pipeline.captioners.inputs import Shapes
+from pipeline.captioners.settings import CaptionerSettings
 from pipeline.datasets.records import Pair, Prepared, read_prepared
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.errors import CacheError, DataError
-from pipeline.files import atomic_path, content_key
-from pipeline.training.stores import PairSource
-from pipeline.vision.scenes.settings import BackboneSettings
-from pipeline.vision.scenes.worker import SCHEMA
+from pipeline.errors import CacheError, CheckpointError
+from pipeline.paths import Paths
+from pipeline.registry import Registry
+from pipeline.training.settings import Residency
+from pipeline.training.stores import Store
+
+
+class CacheCard(BaseModel):
+    """A cache as it describes itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: dict[str, Any]
+    settings_hash: str
+    weights: dict[str, str]
+    """SHA-256 of the weight files, by name."""
+    upstream: dict[str, str]
+    """SHA-256 of the inputs, by name."""
+
+    @classmethod
+    def of(cls, cache: Cache) -> CacheCard:
+        """Describe an open cache."""
+        provenance = cache.provenance
+        return cls(
+            settings=dict(provenance.settings),
+            settings_hash=provenance.settings_hash,
+            weights=dict(provenance.weights),
+            upstream=dict(provenance.upstream),
+        )
+
+
+class SourceCard(BaseModel):
+    """What a model's card keeps of one input that it was trained on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shape: tuple[int, ...]
+    """See `InputSource.shape`."""
+    caches: dict[str, CacheCard] = {}
+    """The caches that the input was made of, by stage, in the order of the stages."""
+    files: dict[str, str] = {}
+    """SHA-256 of other files that were read, by name."""
+
+
+class InputSource(ABC):
+    """One kind of input. Picklable: each process opens its files anew, and refuses replaced ones.
+
+    Attributes:
+        name: The name by which captioners read it, and their settings and cards name it.
+        stages: The stages that must have run, in order, before it can be opened; `describe` runs them on one pair.
+    """
+
+    name: ClassVar[str]
+    stages: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    @abstractmethod
+    def open(cls, captioner: CaptionerSettings, paths: Paths, data: Prepared, *, training: bool) -> Self:
+        """Open the input's files and check that they belong to the prepared pairs and to each other.
+
+        Args:
+            captioner: Settings of the captioner that reads it.
+            paths: Where the files are.
+            data: The pairs that the input must be about.
+            training: Whether a captioner is to be trained on it; else a trained one is asked.
+
+        Raises:
+            CacheError: A cache is missing, damaged, of other pairs, or made from another cache than the one at hand.
+            DataError: Another file is missing or damaged.
+            CheckpointError: Pretrained weights are missing, damaged, or of another input.
+            SettingsError: The captioner's settings do not fit the input.
+        """
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """What a captioner has to know before it is built: the shape of one pair's input without dates and regions."""
+
+    @abstractmethod
+    def card(self) -> SourceCard:
+        """Describe the input for a model's card."""
+
+    @abstractmethod
+    def store(
+        self,
+        pairs: Sequence[Pair],
+        device: torch.device,
+        residency: Literal["auto"] | Residency = "auto",
+        *,
+        with_rows: bool = False,
+    ) -> Store[Any]:
+        """Keep the input of `pairs` where steps can gather it.
+
+        Args:
+            pairs: The pairs, in the order of their positions.
+            device: Where batches are put.
+            residency: Where the values are kept; auto: the first residency in which they fit.
+            with_rows: Whether regions tell their rows in the cache, for attention maps.
+
+        Raises:
+            CacheError: A pair was left out of a cache, or a value is NaN or infinite.
+            DataError: An image cannot be read.
+            OutputError: The input does not fit where `residency` says.
+        """
+
+    def available(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Return those of `pairs` that may be used; images that failed in `scenes` may have been skipped."""
+        return list(pairs)
+
+    def pretrained(self) -> Mapping[str, Tensor] | None:
+        """Return weights that a captioner starts with for this input; None without any."""
+        return None
+
+
+SOURCES: Final[Registry[type[InputSource]]] = Registry("input source")
+"""Each name stands for an `InputSource`."""
+
+for _name, _target in (
+    ("scenes", "pipeline.training.scene_inputs:SceneSource"),
+    ("images", "pipeline.training.scene_inputs:ImageSource"),
+    ("maps", "pipeline.training.scene_inputs:MapSource"),
+    ("regions", "pipeline.training.region_inputs:RegionSource"),
+    ("semantics", "pipeline.training.region_inputs:SemanticSource"),
+    ("graph", "pipeline.training.region_inputs:GraphSource"),
+):
+    SOURCES.register(_name, _target)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A prepared data set and its scenes, found to belong together; without them for captioners that take none.
+    """A prepared data set and the input sources of a captioner, found to belong together.
 
     Attributes:
         data: The pairs.
         vocabulary: Their vocabulary.
-        cache: Features of both dates of every pair, rows in the order of the pairs; None where none are taken.
+        sources: By name, in the order in which the captioner names them.
     """
 
     data: Prepared
     vocabulary: Vocabulary
-    cache: Cache | None
+    sources: Mapping[str, InputSource]
 
     @property
-    def scenes(self) -> Cache:
-        """The scenes; for what cannot do without them."""
-        if self.cache is None:
-            raise ValueError("the captioner takes no scenes")
-        return self.cache
+    def shapes(self) -> Shapes:
+        """Shape of each input, by the name that the captioner reads: images become scenes before it sees them."""
+        return {"scenes" if name == "images" else name: source.shape for name, source in self.sources.items()}
 
-    @property
-    def provenance(self) -> Provenance:
-        """From what the scenes were made."""
-        return self.scenes.provenance
-
-    @property
-    def scene_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of one date's features; all 0 without scenes."""
-        if self.cache is None:
-            return NO_SCENES
-        channels, height, width = self.scenes.schema.field("features").row_shape
-        return channels, height, width
-
-    @property
-    def backbone(self) -> BackboneSettings:
-        """The backbone and the normalisation that the scenes were made with."""
-        return backbone_of(self.provenance.settings)
+    def cards(self) -> dict[str, SourceCard]:
+        """Describe each input for a model's card."""
+        return {name: source.card() for name, source in self.sources.items()}
 
     def available(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Return those of `pairs` whose scenes are in the cache; bad images may have been skipped."""
-        if self.cache is None:
-            return list(pairs)
-        left_out = {int(unit) // 2 for unit in self.scenes.missing}
-        return [pair for pair in pairs if self.data.index[pair.id] not in left_out]
+        """Return those of `pairs` that every source has."""
+        usable = list(pairs)
+        for source in self.sources.values():
+            usable = source.available(usable)
+        return usable
 
-    def features(self, pairs: Sequence[Pair]) -> PairSource:
-        """Return the cached features (2, C, h, w) float16 of `pairs`; empty ones without scenes."""
-        if self.cache is None:
-            nothing = np.zeros((len(self.data.pairs), 2, *NO_SCENES), np.float16)
-            return PairSource(nothing, self._rows(pairs), [pair.id for pair in pairs], str(self.data.folder))
-        flat = self.scenes.memory_map("features")
-        array = flat.reshape(len(flat) // 2, 2, *flat.shape[1:])
-        return PairSource(array, self._rows(pairs), [pair.id for pair in pairs], str(self.scenes.path))
-
-    def images(self, pairs: Sequence[Pair], work: Path) -> PairSource:
-        """Return the images (2, 3, H, W) uint8 of `pairs`, decoded once into a file under `work`.
-
-        Images of other sizes than the backbone takes are brought to its size; without such a size all must be equal.
-
-        Raises:
-            DataError: An image cannot be read, has changed since `prepare`, or has another size than the first one.
-        """
-        self.data.require_images()
-        size = self.backbone.size
-        hashes = [[pair.sha256.get("before"), pair.sha256.get("after")] for pair in pairs]
-        path = work / f"images-{content_key([pair.id for pair in pairs], hashes, size)[:16]}.npy"
-        if not path.is_file():
-            _decode(pairs, self.data.root, size, path)
-        array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return PairSource(array, np.arange(len(pairs)), [pair.id for pair in pairs], str(path))
-
-    def _rows(self, pairs: Sequence[Pair]) -> NDArray[np.int64]:
-        return np.array([self.data.index[pair.id] for pair in pairs], dtype=np.int64)
+    def stores(
+        self,
+        pairs: Sequence[Pair],
+        device: torch.device,
+        residency: Literal["auto"] | Residency = "auto",
+        *,
+        with_rows: bool = False,
+    ) -> dict[str, Store[Any]]:
+        """Keep all inputs of `pairs`; see `InputSource.store`."""
+        return {
+            name: source.store(pairs, device, residency, with_rows=with_rows) for name, source in self.sources.items()
+        }
 
 
-def open_inputs(prepared: Path, scenes: Path | None) -> Inputs:
-    """Read a prepared data set and open its scenes, unless there are none to be taken.
+def open_inputs(
+    paths: Paths, captioner: CaptionerSettings, names: Sequence[str] | None = None, *, training: bool
+) -> Inputs:
+    """Read a prepared data set and open the inputs that a captioner reads.
+
+    Args:
+        paths: Where everything is.
+        captioner: The captioner's settings.
+        names: Input sources, where they are not `captioner.input_names()`; see `TrainSettings.input_names`.
+        training: Whether a captioner is to be trained.
 
     Raises:
         DataError: The prepared folder is missing or damaged.
-        CacheError: The cache is missing, damaged, or was made from other pairs than those prepared.
+        SettingsError: The captioner names an input that no source provides.
+        SageccError: See `InputSource.open`.
     """
-    data = read_prepared(prepared)
+    data = read_prepared(paths.prepared)
     vocabulary = Vocabulary.load(data.vocabulary_path)
-    if scenes is None:
-        return Inputs(data, vocabulary, None)
-    expect = Expectation(upstream={"pairs.jsonl": data.card.pairs_sha256}, repair="sagecc scenes")
-    cache = Cache.open(scenes, SCHEMA, expect=expect)
+    chosen = captioner.input_names() if names is None else names
+    kinds = {name: SOURCES.resolve(name) for name in chosen}
+    sources = {name: kind.open(captioner, paths, data, training=training) for name, kind in kinds.items()}
+    return Inputs(data, vocabulary, sources)
+
+
+def open_cache(path: Path, schema: Schema, upstream: Mapping[str, str], data: Prepared) -> Cache:
+    """Open a cache that must be about the prepared pairs, in their order.
+
+    Raises:
+        CacheError: It is missing, damaged, or was made from other inputs.
+    """
+    cache = Cache.open(path, schema, expect=Expectation(upstream=dict(upstream), repair=f"sagecc {schema.stage}"))
     check_pairs(cache, data)
-    return Inputs(data, vocabulary, cache)
+    return cache
 
 
 def check_pairs(cache: Cache, data: Prepared) -> None:
@@ -124,48 +236,71 @@ def check_pairs(cache: Cache, data: Prepared) -> None:
         CacheError: It is not.
     """
     if cache.ids != tuple(pair.id for pair in data.pairs):
-        odd = next((pair.id for pair in data.pairs if pair.id not in cache.index), None)
-        what = "its pairs are in another order" if odd is None else f"pair {odd!r} is not in it"
+        missing = next((pair.id for pair in data.pairs if pair.id not in cache.index), None)
+        what = "its pairs are in another order" if missing is None else f"pair {missing!r} is not in it"
         stage = cache.schema.stage
         raise CacheError(
             f"the {stage} are not those of the prepared pairs: {what}", where=cache.path, fix=f"run `sagecc {stage}`"
         )
 
 
-def backbone_of(settings: Any) -> BackboneSettings:
-    """Return the backbone's part of the settings of the stage `scenes`."""
-    return BackboneSettings(**{name: settings[name] for name in BackboneSettings.model_fields})
+def check_cards(
+    trained: Mapping[str, SourceCard],
+    current: Mapping[str, SourceCard],
+    *,
+    model: Path,
+    paths: Paths,
+    settings: bool = True,
+    same_pairs: bool = False,
+) -> None:
+    """Make sure that a model is given inputs of the kind that it was trained on.
 
+    Args:
+        trained: The inputs of the model's card.
+        current: The inputs at hand.
+        model: The model's folder.
+        paths: Where the inputs at hand are.
+        settings: Whether the settings of the caches are compared.
+        same_pairs: Whether both are about the same pairs: then the caches must have been made from the same inputs.
 
-def _decode(pairs: Sequence[Pair], root: Path, size: int | None, path: Path) -> None:
-    shape = (size, size) if size else read_rgb(root / pairs[0].before, convert=True).shape[:2]
-    files = [
-        (root / name, pair.sha256.get(field))
-        for pair in pairs
-        for field, name in (("before", pair.before), ("after", pair.after))
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, ThreadPoolExecutor() as readers:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(pairs), 2, 3, *shape))
-        flat = array.reshape(2 * len(pairs), 3, *shape)
-
-        def read(unit: int) -> None:
-            flat[unit] = _read(*files[unit], shape, resize=size is not None)
-
-        for _ in readers.map(read, range(len(flat))):
-            pass
-        array.flush()
-
-
-def _read(path: Path, sha256: str | None, shape: tuple[int, int], *, resize: bool) -> NDArray[np.uint8]:
-    pixels = read_rgb(path, convert=True) if sha256 is None else read_unchanged(path, sha256)
-    if pixels.shape[:2] != shape:
-        if not resize:
-            (height, width), (first_height, first_width) = pixels.shape[:2], shape
-            raise DataError(
-                f"the image is {width}×{height} pixels, the first one {first_width}×{first_height}",
-                where=path,
-                fix="set scenes.size to the side that all images are to be resized to",
+    Raises:
+        CacheError: A cache was made with other settings, weights or inputs, or a file is another one.
+        CheckpointError: An input has another shape than the model was built for.
+    """
+    for name, card in trained.items():
+        for stage, cache in card.caches.items():
+            if stage in current[name].caches:
+                made_with = _difference(cache, current[name].caches[stage], settings, same_pairs)
+                if made_with is not None:
+                    raise CacheError(
+                        f"the {stage} were made with {made_with} than those that {model.name} was trained on",
+                        where=getattr(paths, stage),
+                        fix=f"run `sagecc {stage}` with the settings in {model / 'settings.json'}, or `sagecc train` "
+                        "on these",
+                    )
+        files = current[name].files
+        if changed := sorted(file for file, sha in files.items() if card.files.get(file, sha) != sha):
+            raise CacheError(
+                f"the {name} is not the one that {model.name} was trained with: {', '.join(changed)}",
+                where=getattr(paths, name),
+                fix=f"bring that {name} back, or run `sagecc train` with this one",
             )
-        pixels = resized(pixels, shape)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        if card.shape != current[name].shape:
+            raise CheckpointError(
+                f"the model reads {name} of shape {card.shape}, and these have {current[name].shape}",
+                where=model / "settings.json",
+                fix="run `sagecc train` on these caches",
+            )
+
+
+def _difference(trained: CacheCard, current: CacheCard, settings: bool, same_pairs: bool) -> str | None:
+    if settings and trained.settings_hash != current.settings_hash:
+        keys = trained.settings.keys() | current.settings.keys()
+        different = sorted(key for key in keys if trained.settings.get(key) != current.settings.get(key))
+        return f"other settings ({', '.join(different)})"
+    if trained.weights != current.weights:
+        return f"other weights ({', '.join(sorted(trained.weights))})"
+    if same_pairs and trained.upstream != current.upstream:
+        names = sorted(name for name, sha in trained.upstream.items() if current.upstream.get(name) != sha)
+        return f"another {', '.join(names)}"
+    return None

@@ -25,7 +25,7 @@ from pipeline.captioners.settings import GenerationSettings
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.evaluation.scores import score
 from pipeline.runtime import deterministic
-from pipeline.training.batches import Feed, Step, learning_rate, plan_epoch, step_seed
+from pipeline.training.batches import BatchLoader, Step, learning_rate, plan_epoch, step_seed
 from pipeline.training.checkpoints import Progress, load_state, save_state
 from pipeline.training.distributed import DivergedError, Interrupted, Ranks
 from pipeline.training.model import PairCaptioner
@@ -98,14 +98,14 @@ class Validator:
     """Scores a model on fixed pairs.
 
     Attributes:
-        feed: Their inputs and captions.
+        loader: Their inputs and captions.
         steps: One pass over them, in order.
         references: The tokenized captions of each pair, words joined by spaces, by its id in the order of `steps`.
         vocabulary: Turns generated ids into words.
         metric: The score that selects; the scores of generated captions are computed only where it is one of them.
     """
 
-    feed: Feed
+    loader: BatchLoader
     steps: Sequence[Step]
     references: Mapping[str, Sequence[str]]
     vocabulary: Vocabulary
@@ -127,25 +127,25 @@ class Validator:
         model.eval()
         greedy = GenerationSettings(beams=1, max_length=self.vocabulary.settings.max_length)
         total, words, captions = 0.0, 0, []
-        for batch in self.feed.batches(self.steps):
+        for batch in self.loader.batches(self.steps):
             if stop():
                 return None
-            memory = model.encode(batch.inputs, batch.evidence)
+            memory = model.encode(batch.inputs)
             count = int((batch.tokens[:, 1:] != 0).sum())
             total += float(model.loss(memory, batch.tokens, batch.owners)) * count
             words += count
             if self.metric != "val_loss":
-                captions += [self.vocabulary.decode(found[0].tokens) for found in model.generate(memory, greedy)]
+                captions += [self.vocabulary.decode(best.tokens) for best, *_ in model.generate(memory, greedy)]
         scores = {"val_loss": round(total / words, DIGITS)}
         if self.metric != "val_loss":
             candidates = dict(zip(self.references, captions, strict=True))
-            found = score(candidates, self.references, java=None, meteor=False, tokenized=True)
-            scores |= {"bleu_4": round(found.bleu_4, DIGITS), "cider_d": round(found.cider_d, DIGITS)}
+            metrics = score(candidates, self.references, java=None, meteor=False, tokenized=True)
+            scores |= {"bleu_4": round(metrics.bleu_4, DIGITS), "cider_d": round(metrics.cider_d, DIGITS)}
         return scores
 
 
 _SAVE_SHARE = 0.05  # of the time may go into saving
-_LOOK_EVERY = 16  # steps between looks at what it costs a GPU, or several, to look at
+_LOOK_EVERY = 16  # steps between checks that make a GPU, or several, wait for the host
 
 
 @dataclass
@@ -185,7 +185,7 @@ class Loop:
         model: What is trained, on the device, with initial weights.
         settings: Epochs, rates, selection.
         seed: Decides the order of the pairs, the drawn captions and dropout.
-        feed: Inputs and captions of the training pairs.
+        loader: Inputs and captions of the training pairs.
         validator: Scores the model.
         state: File of the unfinished training's state.
         ranks: The devices that share each step.
@@ -199,7 +199,7 @@ class Loop:
     model: PairCaptioner
     settings: TrainSettings
     seed: int
-    feed: Feed
+    loader: BatchLoader
     validator: Validator
     state: Path
     ranks: Ranks
@@ -212,7 +212,7 @@ class Loop:
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch."""
-        return -(-len(self.feed.captions) // self.settings.batch_size)
+        return -(-len(self.loader.captions) // self.settings.batch_size)
 
     def run(self) -> Progress:
         """Train to the end, from where an earlier run stopped; the model then has the best weights.
@@ -247,7 +247,7 @@ class Loop:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         plan = plan_epoch(
-            self.feed.captions,
+            self.loader.captions,
             batch_size=settings.batch_size,
             one_caption=settings.captions_per_pair == "one",
             seed=self.seed,
@@ -257,10 +257,10 @@ class Loop:
         )
         loss_sum = torch.tensor(progress.loss, dtype=torch.float64, device=self.ranks.device)
         self.model.train()
-        waited_before, start = self.feed.waited, time.perf_counter()
-        for batch in self.feed.batches(plan[progress.step :]):
+        waited_before, start = self.loader.waited, time.perf_counter()
+        for batch in self.loader.batches(plan[progress.step :]):
             torch.manual_seed(step_seed(self.seed, progress.epoch, progress.step, self.ranks.rank))
-            loss = self._joined(batch.inputs, batch.tokens, batch.owners, batch.evidence)
+            loss = self._joined(batch.inputs, batch.tokens, batch.owners)
             self._optimizer.zero_grad()
             self.ranks.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip or math.inf)
@@ -270,12 +270,12 @@ class Loop:
             # A gradient that is not finite spoils the weights, so it spoils the sum as well.
             loss_sum += torch.where(norm.isfinite(), loss.detach(), torch.nan)
             progress.step += 1
-            self.speed.pairs += len(batch.inputs) * self.ranks.world
+            self.speed.pairs += batch.pairs * self.ranks.world
             self.tick(1)
             self._look(loss_sum)
         progress.loss = self._finite(loss_sum.item())
         self.speed.seconds += time.perf_counter() - start
-        self.speed.waited += self.feed.waited - waited_before
+        self.speed.waited += self.loader.waited - waited_before
 
     def _look(self, loss_sum: Tensor) -> None:
         """Between steps: stop if asked to, save if it is time."""

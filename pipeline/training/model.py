@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.captioners.base import Captioner, build_captioner, caption_loss
 from pipeline.captioners.generation import Hypothesis, generate
-from pipeline.captioners.inputs import Evidence, EvidenceWidths, Memory
-from pipeline.captioners.sage_cc import SageCC, caption_loss
+from pipeline.captioners.inputs import Shapes
 from pipeline.captioners.settings import CaptionerSettings, GenerationSettings
 from pipeline.datasets.vocabulary import PAD
 from pipeline.vision.scenes.backbones import build_backbone, normalise
@@ -18,7 +19,7 @@ from pipeline.vision.scenes.settings import BackboneSettings
 
 
 class ImageFront(nn.Module):
-    """The scene backbone, trained from layer2 on: images of both dates → features of both dates.
+    """The scene backbone, its early modules frozen: images of both dates → features of both dates.
 
     Args:
         settings: Backbone and normalisation, those of the scenes cache.
@@ -56,14 +57,19 @@ class PairCaptioner(nn.Module):
     """A captioner with what stands in front of it; `forward` is the training loss.
 
     Args:
-        captioner: Scene features in, captions out.
+        captioner: Inputs of pairs in, captions out.
         front: Turns images into scene features; None where the inputs are features already.
         smoothing: Label smoothing ε of the loss in training mode.
         bf16: Compute under bfloat16 autocast.
     """
 
     def __init__(
-        self, captioner: SageCC, front: ImageFront | None = None, *, smoothing: float = 0.0, bf16: bool = False
+        self,
+        captioner: Captioner[Any, Any, Any],
+        front: ImageFront | None = None,
+        *,
+        smoothing: float = 0.0,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
         self.captioner = captioner
@@ -71,12 +77,23 @@ class PairCaptioner(nn.Module):
         self._smoothing = smoothing
         self._bf16 = bf16
 
-    def encode(self, inputs: Tensor, evidence: Evidence | None = None) -> Memory:
-        """Encode inputs of both dates (B, 2, …), features, or images where there is a front, and their evidence."""
-        with self._autocast(inputs):
-            return self.captioner.encode(inputs if self.front is None else self.front(inputs), evidence)
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
-    def loss(self, memory: Memory, tokens: Tensor, owners: Tensor) -> Tensor:
+    def encode(self, inputs: Mapping[str, Any]) -> Any:
+        """Encode B pairs to the captioner's memory.
+
+        Args:
+            inputs: By the name of their source; where there is a front, `images` (B, 2, 3, H, W) become `scenes`.
+        """
+        with self._autocast():
+            if self.front is not None:
+                inputs = {**inputs, "scenes": self.front(inputs["images"])}
+            return self.captioner.encode(inputs)
+
+    def loss(self, memory: Any, tokens: Tensor, owners: Tensor) -> Tensor:
         """Return the mean cross-entropy per word, equation (23), under teacher forcing.
 
         Args:
@@ -84,11 +101,11 @@ class PairCaptioner(nn.Module):
             tokens: (N, T) from the start to the end token, padded with 0.
             owners: (N,) which pair of `memory` each caption describes.
         """
-        with self._autocast(tokens):
+        with self._autocast():
             logits = self.captioner.decode(memory, tokens[:, :-1], owners)
             return caption_loss(logits, tokens[:, 1:], self._smoothing if self.training else 0.0)
 
-    def log_probability(self, memory: Memory, tokens: Tensor, owners: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    def log_probability(self, memory: Any, tokens: Tensor, owners: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Return the natural logarithm of the probability of whole captions, (N,) float32.
 
         Args:
@@ -98,7 +115,7 @@ class PairCaptioner(nn.Module):
             smoothing: The ε of the training, which taught q = (1 − ε) p + ε (1 − p) / (V − 1) instead of p. Given ε, p
                 is returned; else every word would cost a caption a factor of 1 − ε.
         """
-        with self._autocast(memory.tokens):
+        with self._autocast():
             logits = self.captioner.decode(memory, tokens[:, :-1], owners)
         words = tokens[:, 1:]
         chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, words.unsqueeze(-1)).squeeze(-1)
@@ -108,32 +125,41 @@ class PairCaptioner(nn.Module):
             chosen = meant.clamp(torch.finfo(meant.dtype).tiny, 1.0).log()
         return chosen.masked_fill(words == PAD, 0.0).sum(1)
 
-    def generate(self, memory: Memory, settings: GenerationSettings) -> list[list[Hypothesis]]:
+    def generate(self, memory: Any, settings: GenerationSettings) -> list[list[Hypothesis]]:
         """Search for captions; see `pipeline.captioners.generation.generate`."""
-        with self._autocast(memory.tokens):
+        with self._autocast():
             return generate(self.captioner, memory, settings)
 
-    def forward(self, inputs: Tensor, tokens: Tensor, owners: Tensor, evidence: Evidence | None = None) -> Tensor:
+    def forward(self, inputs: Mapping[str, Any], tokens: Tensor, owners: Tensor) -> Tensor:
         """Return the loss of a batch; see `encode` and `loss`."""
-        return self.loss(self.encode(inputs, evidence), tokens, owners)
+        return self.loss(self.encode(inputs), tokens, owners)
 
-    def _autocast(self, tensor: Tensor) -> torch.autocast:
-        return torch.autocast(tensor.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
 
 def build_model(
     captioner: CaptionerSettings,
     vocabulary_size: int,
-    scene_shape: tuple[int, int, int],
+    shapes: Shapes,
     *,
     seed: int,
-    widths: EvidenceWidths | None = None,
     front: ImageFront | None = None,
     smoothing: float = 0.0,
     bf16: bool = False,
 ) -> PairCaptioner:
-    """Build a captioner with weights drawn from `seed`; the global generator is left as it was."""
+    """Build a captioner with weights drawn from `seed`; the global generator is left as it was.
+
+    Args:
+        captioner: The captioner's settings.
+        vocabulary_size: Number of words.
+        shapes: Shape of each input; see `pipeline.training.inputs.Inputs.shapes`.
+        seed: Decides the initial weights.
+        front: See `PairCaptioner`.
+        smoothing: See `PairCaptioner`.
+        bf16: See `PairCaptioner`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SageCC(captioner, vocabulary_size, scene_shape, widths)
+        model = build_captioner(captioner, vocabulary_size, shapes)
         return PairCaptioner(model, front, smoothing=smoothing, bf16=bf16)

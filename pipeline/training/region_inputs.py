@@ -1,38 +1,36 @@
-"""The caption graph as a training takes it: tensors, and the pretrained weights of its encoder.
+"""Inputs beside the scenes: unmatched regions, semantic regions, and the caption graph.
 
-The caches that a fused captioner reads beside the scenes: opened, and found to belong together.
-
-Which caches the evidence of a training came from, and whether others are like them.
-
-From the caches of regions, matches and semantics to the padded tensors of some pairs.
+From the caches of regions, matches and semantics to padded tensors, with the checks that these caches belong together.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
+from pipeline.cache.columns import not_finite
 from pipeline.cache.reader import Cache
-from pipeline.cache.schema import Expectation, Schema
 from pipeline.caption_graph.store import GRAPH, TENSORS, read_graph, read_tensors
-from pipeline.captioners.inputs import Evidence, EvidenceWidths, Regions
-from pipeline.captioners.settings import CaptionerSettings, EvidenceSettings
-from pipeline.datasets.records import Prepared
+from pipeline.captioners.inputs import Regions
+from pipeline.captioners.settings import CaptionerSettings, SideInputSettings
+from pipeline.datasets.records import Pair, Prepared
 from pipeline.errors import CacheError, CheckpointError, SettingsError
 from pipeline.files import sha256_file
-from pipeline.graph_encoders.encoders import GraphTensors, tensors_of
 from pipeline.graph_encoders.settings import GraphEncoderSettings
-from pipeline.training.inputs import check_pairs
-from pipeline.training.stores import not_finite
+from pipeline.graph_encoders.tensors import GraphTensors, tensors_of
+from pipeline.paths import Paths
+from pipeline.training.inputs import CacheCard, InputSource, SourceCard, open_cache
+from pipeline.training.settings import Residency
+from pipeline.training.stores import GraphStore, RegionStore
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.matching.cache import read_matches, stage_assignment
@@ -40,280 +38,270 @@ from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.weights import load_tensors
 
-
-@dataclass(frozen=True)
-class EvidencePaths:
-    """Where the caches lie; those that the settings do not take need not be there.
-
-    Attributes:
-        regions: Written by `sagecc regions`; where masks.h5 lies beside it, the regions must be made of that.
-        matches: Written by `sagecc matches`.
-        semantics: Written by `sagecc semantics`.
-        graph: Folder that `sagecc graph` wrote.
-    """
-
-    regions: Path
-    matches: Path
-    semantics: Path
-    graph: Path
-
-    def by_stage(self) -> dict[str, Path]:
-        """Return the paths by the stage that wrote them."""
-        return {"regions": self.regions, "matches": self.matches, "semantics": self.semantics, "graph": self.graph}
+ENCODER: Final = "encoder.safetensors"
+_GRAPH_AGAIN: Final = "run `sagecc graph`"
+_NOT_PRETRAINED: Final = "train.captioner.inputs.pretrained_graph: false"
 
 
 @dataclass(frozen=True)
-class EvidenceCaches:
-    """The caches that the settings take. Picklable: each process opens the files anew, and refuses replaced ones.
+class RegionSource(InputSource):
+    """Regions without a counterpart at the other date, U_1 and U_2 of equation (10); shape (d,).
+
+    Where masks.h5 is at hand too, the regions must be made of it.
 
     Attributes:
-        settings: What is taken.
-        caches: `regions` and `matches`, or `semantics`, or all three, by stage.
-        graph: The caption graph.
-        masks: What the regions were made of, where it lies beside them; nothing but its description is read.
+        settings: Which regions are read, and what of them.
+        regions: regions.h5.
+        matches: matches.h5.
+        masks: What the regions were made of, where it is at hand; only its description is read.
     """
 
-    settings: EvidenceSettings
-    caches: dict[str, Cache]
-    graph: GraphSource | None
-    masks: Cache | None = None
+    settings: SideInputSettings
+    regions: Cache
+    matches: Cache
+    masks: Cache | None
 
-    @property
-    def widths(self) -> EvidenceWidths:
-        """How wide what they hold is."""
-        tensors = None if self.graph is None else self.graph.tensors
-        return EvidenceWidths(
-            motion=_width(self.caches, "regions", region_field(self.settings)),
-            semantics=_width(self.caches, "semantics", "embeddings"),
-            nodes=None if tensors is None else tensors.features.shape[1],
-            relations=None if tensors is None else tensors.relations,
-        )
-
-    def card(self) -> EvidenceCard:
-        """Say which ones they are."""
-        return EvidenceCard(
-            widths=self.widths,
-            caches={stage: CacheCard.of(cache) for stage, cache in self.caches.items()},
-            masks=None if self.masks is None else CacheCard.of(self.masks),
-            graph={} if self.graph is None else self.graph.digests,
-        )
-
-
-def open_evidence(
-    captioner: CaptionerSettings, paths: EvidencePaths, data: Prepared, *, training: bool
-) -> EvidenceCaches | None:
-    """Open what a captioner takes beside the scenes.
-
-    Args:
-        captioner: Tells what it takes; without a fusion no file is looked at.
-        paths: Where it lies.
-        data: The pairs that all of it must be about.
-        training: Whether a captioner is to be trained: the graph must then be made of these pairs' captions, and its
-            encoder's pretrained weights are read. A trained one keeps the graph that it was trained with, whatever
-            pairs it describes; see `check_alike`.
-
-    Returns:
-        None without a fusion.
-
-    Raises:
-        CacheError: A cache is missing, damaged, of other pairs, made from another cache than the one that is there, or
-            keeps no grids where the captioner asks for some.
-        DataError: The graph is missing or damaged.
-        CheckpointError: The pretrained graph encoder is missing, damaged, or that of another graph.
-        SettingsError: The pretrained graph encoder is built otherwise than the captioner's.
-    """
-    if captioner.fusion == "none":
-        return None
-    taken, pairs = captioner.evidence, {"pairs.jsonl": data.card.pairs_sha256}
-    caches: dict[str, Cache] = {}
-    masks: Cache | None = None
-    if taken.motion:
-        path = masks_beside(paths.regions)
-        made_of = pairs | ({path.name: sha256_file(path)} if path.is_file() else {})
-        caches["regions"] = _open(paths.regions, REGIONS, made_of, data)
-        if not _width(caches, "regions", region_field(taken)):
-            raise CacheError(
-                f"the captioner is to learn descriptors of width {taken.descriptor_width} from 7×7 grids, and the "
-                "regions are kept without",
-                where=paths.regions,
-                fix="run `sagecc regions --set regions.store=grids`, or set train.captioner.evidence.descriptor_width: "
-                "null",
-            )
-        masks = _open(path, MASKS, pairs, data) if path.is_file() else None
-        caches["matches"] = _open(paths.matches, MATCHES, {"regions.h5": sha256_file(paths.regions)}, data)
-    if taken.semantics:
-        caches["semantics"] = _open(paths.semantics, SEMANTICS, pairs, data)
-    graph = None
-    if taken.graph:
-        own = data.card.pairs_sha256 if training else None
-        graph = read_source(paths.graph, taken, pairs_sha256=own, weights=training)
-    return EvidenceCaches(taken, caches, graph, masks)
-
-
-def region_field(taken: EvidenceSettings) -> Literal["descriptors", "grids"]:
-    """Return what of regions.h5 a captioner takes as a region's features."""
-    return "descriptors" if taken.descriptor_width is None else "grids"
-
-
-def _open(path: Path, schema: Schema, made_of: dict[str, str], data: Prepared) -> Cache:
-    cache = Cache.open(path, schema, expect=Expectation(upstream=made_of))
-    check_pairs(cache, data)
-    return cache
-
-
-def _width(caches: dict[str, Cache], stage: str, field: str) -> int | None:
-    return math.prod(caches[stage].schema.field(field).row_shape) if stage in caches else None
-
-
-class CacheCard(BaseModel):
-    """A cache as it describes itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    settings: dict[str, Any]
-    settings_hash: str
-    weights: dict[str, str]
-    """SHA-256 of the weight files, by name."""
-    upstream: dict[str, str]
-    """SHA-256 of the inputs, by name."""
+    name: ClassVar[str] = "regions"
+    stages: ClassVar[tuple[str, ...]] = ("masks", "regions", "matches")
 
     @classmethod
-    def of(cls, cache: Cache) -> CacheCard:
-        """Describe an open cache."""
-        made = cache.provenance
+    def open(cls, captioner: CaptionerSettings, paths: Paths, data: Prepared, *, training: bool) -> RegionSource:
+        """See `InputSource.open`.
+
+        Raises:
+            CacheError: Also where regions.h5 keeps no grids and the captioner reads them.
+        """
+        settings = _side_inputs(captioner)
+        pairs = {"pairs.jsonl": data.card.pairs_sha256}
+        masks = paths.masks if paths.masks.is_file() else None
+        upstream = pairs if masks is None else pairs | {masks.name: sha256_file(masks)}
+        regions = open_cache(paths.regions, REGIONS, upstream, data)
+        if not math.prod(regions.schema.field(region_field(settings)).row_shape):
+            raise CacheError(
+                f"the captioner is to learn descriptors of width {settings.descriptor_width} from 7×7 grids, and the "
+                "regions are kept without",
+                where=paths.regions,
+                fix="run `sagecc regions --set regions.store=grids`, or set train.captioner.inputs.descriptor_width: "
+                "null",
+            )
         return cls(
-            settings=dict(made.settings),
-            settings_hash=made.settings_hash,
-            weights=dict(made.weights),
-            upstream=dict(made.upstream),
+            settings,
+            regions,
+            matches=open_cache(paths.matches, MATCHES, {"regions.h5": sha256_file(paths.regions)}, data),
+            masks=None if masks is None else open_cache(masks, MASKS, pairs, data),
         )
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(d,), the width of the descriptors, or C·49 where the captioner makes them of 7×7 grids."""
+        return (math.prod(self.regions.schema.field(region_field(self.settings)).row_shape),)
 
-class EvidenceCard(BaseModel):
-    """What a fused model was trained on beside the scenes."""
+    def card(self) -> SourceCard:
+        """See `InputSource.card`."""
+        masks = {} if self.masks is None else {"masks": CacheCard.of(self.masks)}
+        caches = masks | {"regions": CacheCard.of(self.regions), "matches": CacheCard.of(self.matches)}
+        return SourceCard(shape=self.shape, caches=caches)
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    def read(self, ids: Sequence[str], *, with_rows: bool = False) -> Regions:
+        """Read the unmatched regions of the pairs `ids`, those before first, into tensors on the CPU.
 
-    widths: EvidenceWidths
-    caches: dict[str, CacheCard]
-    """Those that are read, by stage."""
-    masks: CacheCard | None = None
-    """What the regions were made of; None where motion is not taken, or masks.h5 did not lie beside regions.h5."""
-    graph: dict[str, str]
-    """SHA-256 of the files of the graph that are read, by name; empty without a graph."""
+        Args:
+            ids: Which pairs.
+            with_rows: Whether regions tell their rows (`Regions.rows`), for attention maps.
+
+        Raises:
+            CacheError: A pair was left out of a cache, or a value of it is not finite or lies outside of the image;
+                pair and stage are named.
+        """
+        return _unmatched(self.regions, self.matches, self.settings, ids, with_rows)
+
+    def store(
+        self,
+        pairs: Sequence[Pair],
+        device: torch.device,
+        residency: Literal["auto"] | Residency = "auto",
+        *,
+        with_rows: bool = False,
+    ) -> RegionStore:
+        """See `InputSource.store`."""
+        regions = self.read([pair.id for pair in pairs], with_rows=with_rows)
+        return RegionStore(regions, self.name, device, residency)
 
 
-def masks_beside(regions: Path) -> Path:
-    """Return where the masks of a regions.h5 lie, if they were kept."""
-    return regions.with_name("masks.h5")
+@dataclass(frozen=True)
+class SemanticSource(InputSource):
+    """Regions that text prompts name, those that the stage selected (equation 12); shape (e,).
 
-
-def check_alike(
-    trained: EvidenceCard, found: EvidenceCard, *, same_pairs: bool, model: Path, where: Mapping[str, Path]
-) -> None:
-    """Make sure that a model is asked about evidence of the kind that it was trained on.
-
-    Args:
-        trained: What the model's card says.
-        found: What the same settings find now.
-        same_pairs: Whether both are about the same pairs: then the caches must have been made from the same inputs.
-        model: The model's folder.
-        where: The files by stage.
-
-    Raises:
-        CacheError: A cache was made with other settings, weights or inputs, or the graph is another one.
-        CheckpointError: Something is of another width than the model was built for.
+    Attributes:
+        cache: semantics.h5.
     """
-    for stage, card in trained.caches.items():
-        _check_cache(card, found.caches[stage], stage, same_pairs, model, where[stage])
-    if trained.masks is not None and found.masks is not None:
-        masks = masks_beside(where["regions"])
-        _check_cache(trained.masks, found.masks, "masks", same_pairs, model, masks)
-    if other := sorted(name for name, sha in found.graph.items() if trained.graph.get(name, sha) != sha):
-        raise CacheError(
-            f"the graph is not the one that {model.name} was trained with: {', '.join(other)}",
-            where=where["graph"],
-            fix="bring that graph back, or run `sagecc train` with this one",
-        )
-    if trained.widths != found.widths:
-        before, now = asdict(trained.widths), asdict(found.widths)
-        name = next(name for name in before if before[name] != now[name])
-        raise CheckpointError(
-            f"the model takes evidence of other widths: {name} {before[name]}, found {now[name]}",
-            where=model / "settings.json",
-            fix="run `sagecc train` on these caches",
-        )
+
+    cache: Cache
+
+    name: ClassVar[str] = "semantics"
+    stages: ClassVar[tuple[str, ...]] = ("semantics",)
+
+    @classmethod
+    def open(cls, captioner: CaptionerSettings, paths: Paths, data: Prepared, *, training: bool) -> SemanticSource:
+        """See `InputSource.open`."""
+        return cls(open_cache(paths.semantics, SEMANTICS, {"pairs.jsonl": data.card.pairs_sha256}, data))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(e,), the width of the embeddings."""
+        return (math.prod(self.cache.schema.field("embeddings").row_shape),)
+
+    def card(self) -> SourceCard:
+        """See `InputSource.card`."""
+        return SourceCard(shape=self.shape, caches={"semantics": CacheCard.of(self.cache)})
+
+    def read(self, ids: Sequence[str], *, with_rows: bool = False) -> Regions:
+        """Read the semantic regions of the pairs `ids`; see `RegionSource.read`."""
+        return _selected(self.cache, ids, with_rows)
+
+    def store(
+        self,
+        pairs: Sequence[Pair],
+        device: torch.device,
+        residency: Literal["auto"] | Residency = "auto",
+        *,
+        with_rows: bool = False,
+    ) -> RegionStore:
+        """See `InputSource.store`."""
+        regions = self.read([pair.id for pair in pairs], with_rows=with_rows)
+        return RegionStore(regions, self.name, device, residency)
 
 
-def _check_cache(trained: CacheCard, found: CacheCard, stage: str, same_pairs: bool, model: Path, path: Path) -> None:
-    if trained.settings_hash != found.settings_hash:
-        keys = trained.settings.keys() | found.settings.keys()
-        different = sorted(key for key in keys if trained.settings.get(key) != found.settings.get(key))
-        what = f"other settings ({', '.join(different)})"
-    elif trained.weights != found.weights:
-        what = "other weights"
-    elif same_pairs and trained.upstream != found.upstream:
-        names = sorted(name for name, sha in trained.upstream.items() if found.upstream.get(name) != sha)
-        what = f"another {', '.join(names)}"
-    else:
-        return
-    raise CacheError(
-        f"the {stage} were made with {what} than those that {model.name} was trained on",
-        where=path,
-        fix=f"run `sagecc {stage}` as {model / 'settings.json'} tells, or `sagecc train` on these",
-    )
+@dataclass(frozen=True)
+class GraphSource(InputSource):
+    """The caption graph, the same for all pairs; shape (g, R): width of the node features, number of relations.
 
+    A captioner that is trained on it starts with the graph stage's pretrained encoder, unless its settings say
+    otherwise. A trained captioner keeps the graph that it was trained with, whatever pairs it describes.
 
-def read_evidence(caches: EvidenceCaches, ids: Sequence[str], *, places: bool = False) -> Evidence:
-    """Read the evidence of the pairs `ids` into tensors on the CPU, features in the type they are stored in.
-
-    Args:
-        caches: The open caches.
-        ids: Which pairs.
-        places: Whether regions tell their rows (`Regions.rows`), for explanations.
-
-    Raises:
-        CacheError: A pair was left out of a cache, or a value of it is no number or lies outside of the image; pair and
-            stage are named.
+    Attributes:
+        tensors: The graph, on the CPU.
+        weights: Of its pretrained encoder; None where they are not read.
+        digests: SHA-256 of the files that were read, by name.
     """
-    regions, semantics = caches.caches.get("regions"), caches.caches.get("semantics")
-    return Evidence(
-        motion=None if regions is None else _motion(regions, caches.caches["matches"], caches.settings, ids, places),
-        semantics=None if semantics is None else _semantics(semantics, ids, places),
-        graph=None if caches.graph is None else caches.graph.tensors,
-    )
+
+    tensors: GraphTensors
+    weights: Mapping[str, Tensor] | None
+    digests: Mapping[str, str]
+
+    name: ClassVar[str] = "graph"
+    stages: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def open(cls, captioner: CaptionerSettings, paths: Paths, data: Prepared, *, training: bool) -> GraphSource:
+        """See `InputSource.open`; for a training the graph must be made of these pairs' captions."""
+        return cls.read(
+            paths.graph,
+            _side_inputs(captioner),
+            pairs_sha256=data.card.pairs_sha256 if training else None,
+            with_weights=training,
+        )
+
+    @classmethod
+    def read(
+        cls, folder: Path, settings: SideInputSettings, *, pairs_sha256: str | None, with_weights: bool
+    ) -> GraphSource:
+        """Read a folder that `sagecc graph` wrote.
+
+        Args:
+            folder: graph.json, graph.h5, encoder.safetensors.
+            settings: The captioner's graph encoder.
+            pairs_sha256: SHA-256 of the pairs.jsonl whose captions it must be made of; None: any.
+            with_weights: Whether the pretrained weights are read.
+
+        Raises:
+            CacheError: graph.h5 is missing or damaged, belongs to another graph.json or other pairs, has no node
+                features, or holds values that are not finite.
+            DataError: graph.json is missing or damaged.
+            CheckpointError: The weights are missing, damaged, or those of another graph.
+            SettingsError: The weights are those of another encoder.
+        """
+        arrays = read_tensors(folder, pairs_sha256=pairs_sha256)
+        path = folder / TENSORS
+        if not arrays.features.size:
+            raise CacheError("the nodes of the graph have no features", where=path, fix=_GRAPH_AGAIN)
+        tensors = tensors_of(arrays)
+        wrong = ~tensors.features.isfinite().all(1)
+        if wrong.any():
+            node = read_graph(folder).graph.entities[int(wrong.nonzero()[0])].name
+            raise CacheError(f"the features of the node {node!r} hold NaN or infinity", where=path, fix=_GRAPH_AGAIN)
+        digests = {name: sha256_file(folder / name) for name in (GRAPH, TENSORS)}
+        weights = None
+        if with_weights and settings.pretrained_graph:
+            weights = _pretrained(folder / ENCODER, settings.graph_encoder, digests[GRAPH])
+            digests[ENCODER] = sha256_file(folder / ENCODER)
+        return cls(tensors, weights, digests)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(g, R)."""
+        return (self.tensors.features.shape[1], self.tensors.relations)
+
+    def card(self) -> SourceCard:
+        """See `InputSource.card`."""
+        return SourceCard(shape=self.shape, files=dict(self.digests))
+
+    def store(
+        self,
+        pairs: Sequence[Pair],
+        device: torch.device,
+        residency: Literal["auto"] | Residency = "auto",
+        *,
+        with_rows: bool = False,
+    ) -> GraphStore:
+        """See `InputSource.store`; the graph always resides on the device."""
+        return GraphStore(self.tensors, device)
+
+    def pretrained(self) -> Mapping[str, Tensor] | None:
+        """Return the weights of the pretrained graph encoder."""
+        return self.weights
 
 
-def _motion(regions: Cache, matches: Cache, settings: EvidenceSettings, ids: Sequence[str], places: bool) -> Regions:
-    """Regions without a counterpart at the other date, those before first."""
+def region_field(settings: SideInputSettings) -> Literal["descriptors", "grids"]:
+    """Return the field of regions.h5 that a captioner reads as a region's features."""
+    return "descriptors" if settings.descriptor_width is None else "grids"
+
+
+def _side_inputs(captioner: CaptionerSettings) -> SideInputSettings:
+    settings = getattr(captioner, "inputs", None)
+    return settings if isinstance(settings, SideInputSettings) else SideInputSettings()
+
+
+def _unmatched(
+    regions: Cache, matches: Cache, settings: SideInputSettings, ids: Sequence[str], with_rows: bool
+) -> Regions:
     units, pairs = _units(regions, ids), _units(matches, ids)
     centroids, counts = regions.rows("centroids", units)
     sizes, _ = regions.rows("size", units)
     starts = np.cumsum(counts) - counts
-    rule = None
+    assignment = None
     if settings.match_threshold is not None:
-        rule = stage_assignment(matches).model_copy(update={"threshold": settings.match_threshold})
-    chosen: list[NDArray[np.int32]] = []
+        assignment = stage_assignment(matches).model_copy(update={"threshold": settings.match_threshold})
+    unmatched: list[NDArray[np.int32]] = []
     for pair in pairs.tolist():
-        found = read_matches(matches, pair, rule, kept=settings.masks_kept)
-        chosen += [found.unmatched_before, found.unmatched_after]
-    owners = np.repeat(np.arange(len(units)), [len(alone) for alone in chosen])
-    rows = np.concatenate(chosen) + starts[owners]
+        pair_matches = read_matches(matches, pair, assignment, kept=settings.max_masks)
+        unmatched += [pair_matches.unmatched_before, pair_matches.unmatched_after]
+    owners = np.repeat(np.arange(len(units)), [len(rows) for rows in unmatched])
+    rows = np.concatenate(unmatched) + starts[owners]
     table = _Table(regions, ids, owners)
     field = region_field(settings)
     # Unit by unit: grids of all regions may be more than memory holds.
-    features = np.concatenate([regions.row(field, unit)[alone] for unit, alone in zip(units, chosen, strict=True)])
+    features = np.concatenate([regions.row(field, unit)[rows] for unit, rows in zip(units, unmatched, strict=True)])
     features = features.reshape(len(rows), math.prod(features.shape[1:]))
     table.check(field, features)
     # Sizes are stored as height and width, centroids as x and y.
     shares: NDArray[np.float32] = (centroids[rows] / sizes[owners, ::-1]).astype(np.float32)
     table.check("centroids", shares)
     table.refuse(np.any((shares < 0) | (shares > 1), axis=1), "centroids", "lie outside of the image")
-    return table.regions(features, centroids=shares, rows=rows - starts[owners] if places else None)
+    return table.regions(features, centroids=shares, rows=rows - starts[owners] if with_rows else None)
 
 
-def _semantics(semantics: Cache, ids: Sequence[str], places: bool) -> Regions:
-    """Regions that the stage selected, in its order, with their largest similarity to a prompt."""
+def _selected(semantics: Cache, ids: Sequence[str], with_rows: bool) -> Regions:
     units = _units(semantics, ids)
     selected, counts = semantics.rows("selected", units)
     rows = np.flatnonzero(selected)
@@ -325,7 +313,7 @@ def _semantics(semantics: Cache, ids: Sequence[str], places: bool) -> Regions:
     table.check("embeddings", embeddings)
     table.check("similarity", similarity)
     scores = similarity.max(1).astype(np.float32)
-    return table.regions(embeddings, scores=scores, rows=rows - starts[owners] if places else None)
+    return table.regions(embeddings, scores=scores, rows=rows - starts[owners] if with_rows else None)
 
 
 def _units(cache: Cache, ids: Sequence[str]) -> NDArray[np.int64]:
@@ -399,80 +387,29 @@ class _Table:
         )
 
 
-ENCODER = "encoder.safetensors"
-_GRAPH_AGAIN = "run `sagecc graph`"
-_NOT_PRETRAINED = "train.captioner.evidence.pretrained_graph: false"
 # What decides the shapes of an encoder's weights, or where messages flow; by kind only.
 _OF_ALL = ("kind", "widths", "inverse")
 _OF_KIND = {"rgcn": ("bases",), "gat": ("heads",), "monet": ("kernels",)}
 
 
-@dataclass(frozen=True)
-class GraphSource:
-    """A graph that was found whole.
-
-    Attributes:
-        tensors: The graph, on the CPU.
-        weights: Of its pretrained encoder; None where they are not asked for.
-        digests: SHA-256 of the files that were read, by name.
-    """
-
-    tensors: GraphTensors
-    weights: Mapping[str, Tensor] | None
-    digests: dict[str, str]
-
-
-def read_source(folder: Path, settings: EvidenceSettings, *, pairs_sha256: str | None, weights: bool) -> GraphSource:
-    """Read a folder that `sagecc graph` wrote.
-
-    Args:
-        folder: graph.json, graph.h5, encoder.safetensors.
-        settings: The captioner's graph encoder.
-        pairs_sha256: SHA-256 of the pairs.jsonl whose captions it must be made of; None: any.
-        weights: Whether the pretrained weights are wanted.
-
-    Raises:
-        CacheError: graph.h5 is missing or damaged, belongs to another graph.json or other pairs, has no node features,
-            or holds what is no number.
-        DataError: graph.json is missing or damaged.
-        CheckpointError: The weights are missing, damaged, or those of another graph.
-        SettingsError: The weights are those of another encoder.
-    """
-    arrays = read_tensors(folder, pairs_sha256=pairs_sha256)
-    path = folder / TENSORS
-    if not arrays.features.size:
-        raise CacheError("the nodes of the graph have no features", where=path, fix=_GRAPH_AGAIN)
-    tensors = tensors_of(arrays)
-    wrong = ~tensors.features.isfinite().all(1)
-    if wrong.any():
-        node = read_graph(folder).graph.entities[int(wrong.nonzero()[0])].name
-        raise CacheError(f"the features of the node {node!r} hold NaN or infinity", where=path, fix=_GRAPH_AGAIN)
-    digests = {name: sha256_file(folder / name) for name in (GRAPH, TENSORS)}
-    pretrained = None
-    if weights and settings.pretrained_graph:
-        pretrained = _pretrained(folder / ENCODER, settings.graph_encoder, digests[GRAPH])
-        digests[ENCODER] = sha256_file(folder / ENCODER)
-    return GraphSource(tensors, pretrained, digests)
-
-
-def _pretrained(path: Path, wanted: GraphEncoderSettings, graph_sha256: str) -> Mapping[str, Tensor]:
+def _pretrained(path: Path, expected: GraphEncoderSettings, graph_sha256: str) -> Mapping[str, Tensor]:
     weights, about = load_tensors(path, fix=f"{_GRAPH_AGAIN}, or set {_NOT_PRETRAINED}")
     if about.get("graph_sha256") != graph_sha256:
         raise CheckpointError("the encoder was pretrained on another graph", where=path, fix=_GRAPH_AGAIN)
     try:
-        there = GraphEncoderSettings.model_validate(about.get("encoder"))
+        stored = GraphEncoderSettings.model_validate(about.get("encoder"))
     except ValidationError as error:
         raise CheckpointError(
             "the encoder has settings that this version does not know", where=path, fix=_GRAPH_AGAIN
         ) from error
-    names = (*_OF_ALL, *_OF_KIND.get(wanted.kind, ()))
-    different = [name for name in names if getattr(there, name) != getattr(wanted, name)]
+    names = (*_OF_ALL, *_OF_KIND.get(expected.kind, ()))
+    different = [name for name in names if getattr(stored, name) != getattr(expected, name)]
     if different:
-        set_to = there.model_dump(mode="json", include=set(different))
-        values = ", ".join(f"{name}: {set_to[name]}" for name in different)
+        stored_values = stored.model_dump(mode="json", include=set(different))
+        values = ", ".join(f"{name}: {stored_values[name]}" for name in different)
         raise SettingsError(
             f"the pretrained graph encoder differs from the captioner's in {', '.join(different)}",
-            where="train.captioner.evidence.graph_encoder",
+            where="train.captioner.inputs.graph_encoder",
             fix=f"set there {values}; or set graph.encoder to the captioner's and run `sagecc graph`; or set "
             f"{_NOT_PRETRAINED}",
         )

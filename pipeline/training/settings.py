@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from pipeline.captioners.settings import CaptionerSettings
-from pipeline.config import Section
+from pipeline.captioners.registry import CAPTIONERS
+from pipeline.captioners.settings import CaptionerSettings, SageCCSettings
+from pipeline.config import Section, parse_section
 
-Place = Literal["device", "host", "file"]
+Residency = Literal["device", "host", "file"]
+"""Where the inputs of a training are kept."""
 SelectionMetric = Literal["bleu_4", "cider_d", "val_loss"]
 
 
@@ -49,7 +52,7 @@ class TrainSettings(Section):
         ge=0,
         lt=1,
         description="decay of a running average of the weights, taken after each step, which is validated and kept in "
-        "the weights' place; 0.999 looks back over some thousand steps; 0: none (paper)",
+        "the weights' place; 0.999 averages over some thousand steps; 0: none (paper)",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of the forward pass: auto is bf16 on a GPU and fp32 on a CPU; weights stay fp32"
@@ -91,7 +94,15 @@ class TrainSettings(Section):
     overfit: int = Field(
         0, ge=0, description="for debugging: train on the first N pairs only and validate on the same; 0: off"
     )
-    captioner: CaptionerSettings = CaptionerSettings()
+    captioner: SerializeAsAny[CaptionerSettings] = SageCCSettings()
+
+    @field_validator("captioner", mode="before")
+    @classmethod
+    def _of_its_kind(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        kind = values.get("kind", "sage-cc")
+        return parse_section(values, "train.captioner", CAPTIONERS.resolve(str(kind)))
 
     @field_validator("seeds")
     @classmethod
@@ -111,9 +122,14 @@ class TrainSettings(Section):
 
     @model_validator(mode="after")
     def _has_images_to_finetune(self) -> Self:
-        if self.finetune and self.captioner.scene.features == "none":
-            raise ValueError("finetune trains the backbone of the scenes, and captioner.scene.features is none")
+        if self.finetune and "scenes" not in self.captioner.input_names():
+            raise ValueError("finetune trains the backbone of the scenes, and the captioner reads no scenes")
         return self
+
+    def input_names(self) -> tuple[str, ...]:
+        """Return the captioner's input sources; where the backbone is trained too, images in the place of scenes."""
+        names = self.captioner.input_names()
+        return tuple("images" if name == "scenes" and self.finetune else name for name in names)
 
     def result_values(self) -> dict[str, object]:
         """Return the settings that decide what one seed's model becomes, as JSON values."""

@@ -9,17 +9,17 @@ import torch
 
 from pipeline.captioners.inputs import Evidence, EvidenceWidths, Regions
 from pipeline.captioners.sage_cc import SageCC
-from pipeline.captioners.settings import CaptionerSettings
-from pipeline.graph_encoders.encoders import GraphTensors
+from pipeline.captioners.settings import SageCCSettings
+from pipeline.graph_encoders.tensors import GraphTensors
 from tests.captioners.small import SCENE, VOCABULARY, stir
 
 WIDTHS = EvidenceWidths(motion=5, semantics=7, nodes=6, relations=4)
 
 
-def fused_settings(fusion: str, **changes: Any) -> CaptionerSettings:
+def fused_settings(fusion: str, **changes: Any) -> SageCCSettings:
     """`changes` by section; those of `evidence.graph_encoder` are named graph_encoder."""
     encoder = {"widths": (10, 6), **changes.get("graph_encoder", {})}
-    return CaptionerSettings.model_validate(
+    return SageCCSettings.model_validate(
         {
             "fusion": fusion,
             "scene": {"width": 8, "heads": 2, "blocks": 1, "channels": 12},

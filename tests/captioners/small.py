@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from pipeline.captioners.sage_cc import SageCC
-from pipeline.captioners.settings import CaptionerSettings
+from pipeline.captioners.settings import SageCCSettings
 
 SCENE = (6, 2, 3)
 VOCABULARY = 11
 
 
-def settings(scene: dict[str, Any] | None = None, decoder: dict[str, Any] | None = None) -> CaptionerSettings:
-    return CaptionerSettings.model_validate(
+def settings(scene: dict[str, Any] | None = None, decoder: dict[str, Any] | None = None) -> SageCCSettings:
+    return SageCCSettings.model_validate(
         {
             "scene": {"width": 8, "heads": 2, "blocks": 2, "channels": 12, **(scene or {})},
             "decoder": {"width": 8, "heads": 2, "layers": 2, "feedforward": 2, **(decoder or {})},

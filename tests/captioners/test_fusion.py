@@ -15,7 +15,7 @@ from pipeline.captioners.fusion import Condition, CrossBlock, GraphBranch, Learn
 from pipeline.captioners.inputs import Evidence, EvidenceWidths, Regions
 from pipeline.captioners.layers import point_waves
 from pipeline.captioners.sage_cc import SageCC, caption_loss
-from pipeline.captioners.settings import EvidenceSettings, ReleaseFusionSettings
+from pipeline.captioners.settings import SideInputSettings, CrossAttentionSettings
 from pipeline.errors import CheckpointError
 from pipeline.graph_encoders.encoders import GraphEncoder
 from tests.captioners import plain
@@ -205,7 +205,7 @@ def test_without_motion_there_is_no_head() -> None:
 
 def settings(**changes):
     encoder = {"widths": (6, 4), "bases": None, "inverse": False, **changes.pop("graph_encoder", {})}
-    return EvidenceSettings.model_validate({"graph_encoder": encoder, **changes})
+    return SideInputSettings.model_validate({"graph_encoder": encoder, **changes})
 
 
 def plain_rgcn(branch, graph):
@@ -494,7 +494,7 @@ def test_sections_tell_the_tokens(scenes):
 
 
 def test_a_block_with_nothing_to_attend_to():
-    block = CrossBlock(4, ReleaseFusionSettings(heads=2, feedforward=2, dropout=0.0))
+    block = CrossBlock(4, CrossAttentionSettings(heads=2, feedforward=2, dropout=0.0))
     stir(block)
     x, memory = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
     expected = x + block.feedforward(block.feedforward_norm(x))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks._plain_search import Recomputing, plain_generate
-from pipeline.captioners.generation import generate, ranked_top
+from pipeline.captioners.generation import generate, stable_topk
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.datasets.vocabulary import END, PAD, START, UNK
 from tests.captioners.mock import Pairs, TableCaptioner, all_sentences, log_softmax, random_table
@@ -20,14 +20,14 @@ def test_values_and_places_of_a_stable_sort():
     values = torch.randint(-4, 4, (50, 40), generator=generator) / 3  # many ties
     values[:, ::7] = -torch.inf
     expected = values.sort(dim=1, descending=True, stable=True)
-    found, places = ranked_top(values, 25)
+    found, places = stable_topk(values, 25)
     assert torch.equal(found, expected.values[:, :25])
     assert torch.equal(places, expected.indices[:, :25])
 
 
 def test_extremes_and_signed_zeros():
     values = torch.tensor([[-0.0, 0.0, torch.inf, -1e-38, 1e-38, -torch.inf, -3e38, 3e38]])
-    _, places = ranked_top(values, 8)
+    _, places = stable_topk(values, 8)
     assert places.tolist() == [[2, 7, 4, 0, 1, 3, 6, 5]]
 
 

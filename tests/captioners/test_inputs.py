@@ -103,11 +103,11 @@ def test_padding_may_hold_anything():
 def test_thinning_leaves_out_about_the_share_and_nothing_else():
     regions = make_regions((40, 0, 60), 3, seed=0)
     torch.manual_seed(0)
-    thin = regions.thinned(0.25)
+    thin = regions.drop_regions(0.25)
     assert 55 < int(thin.mask.sum()) < 95
     assert not (thin.mask & ~regions.mask).any()
     assert torch.equal(thin.features, regions.features)
-    assert torch.equal(regions.thinned(0.0).mask, regions.mask)
+    assert torch.equal(regions.drop_regions(0.0).mask, regions.mask)
 
 
 def test_widths_and_pairs_are_told():

@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from pipeline.captioners.settings import (
-    CaptionerSettings,
-    EvidenceSettings,
+    SageCCSettings,
+    SideInputSettings,
     GenerationSettings,
-    PaperFusionSettings,
-    ReleaseFusionSettings,
+    ConditionVectorSettings,
+    CrossAttentionSettings,
 )
 from pipeline.config import parse_section, settings_hash
 from pipeline.errors import SettingsError
@@ -34,7 +34,7 @@ from pipeline.errors import SettingsError
 )
 def test_bad_captioners_are_refused(values, message):
     with pytest.raises(SettingsError, match=message):
-        parse_section(values, "captioner", CaptionerSettings)
+        parse_section(values, "captioner", SageCCSettings)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_bad_generation_is_refused(values, message):
 
 
 def test_every_setting_is_described():
-    sections = [CaptionerSettings, GenerationSettings]
+    sections = [SageCCSettings, GenerationSettings]
     for section in sections:
         for name, field in section.model_fields.items():
             assert field.description, name
@@ -83,31 +83,31 @@ NOTHING = {"motion": False, "semantics": False, "graph": False}
 )
 def test_bad_fusions_are_refused(values, message):
     with pytest.raises(SettingsError, match=message):
-        parse_section(values, "captioner", CaptionerSettings)
+        parse_section(values, "captioner", SageCCSettings)
 
 
 def test_without_fusion_nothing_of_it_matters():
-    parse_section({"evidence": NOTHING, "release": {"heads": 7}}, "captioner", CaptionerSettings)
+    parse_section({"evidence": NOTHING, "release": {"heads": 7}}, "captioner", SageCCSettings)
 
 
 def test_captioners_without_fusion_keep_their_settings_and_key():
     """Models that were trained before there was a fusion are known by these."""
-    plain = CaptionerSettings()
+    plain = SageCCSettings()
     assert set(plain.model_dump(mode="json")) == {"scene", "decoder"}
-    assert settings_hash(plain) == settings_hash(CaptionerSettings.model_validate({"evidence": NOTHING}))
-    assert CaptionerSettings.model_validate({"scene": {}, "decoder": {}}).fusion == "none"
+    assert settings_hash(plain) == settings_hash(SageCCSettings.model_validate({"evidence": NOTHING}))
+    assert SageCCSettings.model_validate({"scene": {}, "decoder": {}}).fusion == "none"
 
 
 def test_each_fusion_is_known_by_what_it_uses():
-    paper, release = (CaptionerSettings.model_validate({"fusion": kind}) for kind in ("paper", "release"))
+    paper, release = (SageCCSettings.model_validate({"fusion": kind}) for kind in ("paper", "release"))
     assert set(paper.model_dump()) == {"scene", "decoder", "fusion", "evidence", "paper"}
     assert set(release.model_dump()) == {"scene", "decoder", "fusion", "evidence", "release"}
     for chosen in (paper, release):
-        assert CaptionerSettings.model_validate_json(chosen.model_dump_json()) == chosen
+        assert SageCCSettings.model_validate_json(chosen.model_dump_json()) == chosen
 
 
 def test_every_setting_is_described_fusion_settings():
-    for section in (EvidenceSettings, PaperFusionSettings, ReleaseFusionSettings):
+    for section in (SideInputSettings, ConditionVectorSettings, CrossAttentionSettings):
         assert all(field.description for field in section.model_fields.values())
 
 

@@ -17,7 +17,7 @@ from pipeline.caption_graph.merging import MergeMap
 from pipeline.caption_graph.store import SCHEMA as GRAPH
 from pipeline.caption_graph.store import write_graph as write_graph_json
 from pipeline.caption_graph.store import write_tensors
-from pipeline.captioners.settings import CaptionerSettings
+from pipeline.captioners.settings import SageCCSettings
 from pipeline.datasets.records import read_prepared
 from pipeline.files import content_key, sha256_file
 from pipeline.graph_encoders.encoders import GraphEncoder
@@ -48,9 +48,9 @@ Spoil = Callable[[int, Arrays], None]
 """Changes the arrays of a unit before they are written."""
 
 
-def captioner(fusion: str = "paper", **evidence: Any) -> CaptionerSettings:
+def captioner(fusion: str = "paper", **evidence: Any) -> SageCCSettings:
     """A tiny captioner with a fusion; `evidence` changes what it takes."""
-    return CaptionerSettings.model_validate(
+    return SageCCSettings.model_validate(
         {
             **world.TINY.model_dump(),
             "fusion": fusion,

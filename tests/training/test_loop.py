@@ -11,9 +11,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.training.batches import Feed, caption_table, plan_in_order
+from pipeline.training.batches import BatchLoader, caption_table, plan_in_order
 from pipeline.training.checkpoints import Progress
-from pipeline.training.distributed import Alone, DivergedError, Interrupted
+from pipeline.training.distributed import SingleProcess, DivergedError, Interrupted
 from pipeline.training.loop import Loop, Validator, WeightAverage, improves
 from pipeline.training.model import PairCaptioner, build_model
 from pipeline.training.stores import PairSource, open_store
@@ -63,14 +63,14 @@ VOCABULARY = build_vocabulary(
 )
 
 
-def feed_of(pairs: slice = slice(0, 4), captions: tuple[tuple[str, ...], ...] = world.CAPTIONS) -> Feed:
+def feed_of(pairs: slice = slice(0, 4), captions: tuple[tuple[str, ...], ...] = world.CAPTIONS) -> BatchLoader:
     array = np.random.default_rng(0).normal(size=(len(world.CAPTIONS), 2, *world.SHAPE)).astype(np.float16)
     rows = np.arange(len(array))[pairs]
     source = PairSource(array, rows, [f"p{row}" for row in rows], "scenes.h5")
-    return Feed(open_store(source, CPU), caption_table(captions[pairs], VOCABULARY))
+    return BatchLoader(open_store(source, CPU), caption_table(captions[pairs], VOCABULARY))
 
 
-def validator_of(feed: Feed, metric: str = "bleu_4", pairs: slice = slice(0, 4)) -> Validator:
+def validator_of(feed: BatchLoader, metric: str = "bleu_4", pairs: slice = slice(0, 4)) -> Validator:
     references = {f"p{index}": list(texts) for index, texts in list(enumerate(world.CAPTIONS))[pairs]}
     return Validator(feed, plan_in_order(feed.captions, 3), references, VOCABULARY, metric)
 
@@ -90,7 +90,7 @@ def loop_of(state: Path, *, model: PairCaptioner | None = None, **changes: objec
         feed,
         validator_of(feed, settings.select),
         state,
-        Alone(CPU),
+        SingleProcess(CPU),
         stop,
         save_every=0,
     )
@@ -332,7 +332,7 @@ def test_a_tiny_model_learns_its_pairs_word_for_word(tmp_path):
         ),
     )
     model = build_model(settings.captioner, VOCABULARY.size, world.SHAPE, seed=1)
-    loop = Loop(model, settings, 1, feed, validator, tmp_path / "s", Alone(CPU), lambda: False)
+    loop = Loop(model, settings, 1, feed, validator, tmp_path / "s", SingleProcess(CPU), lambda: False)
     progress: Progress = loop.run()
     assert progress.best is not None and progress.best["bleu_4"] == pytest.approx(100, abs=1e-3)
     assert loop.speed.pairs == 4 * 120 and 0 < loop.speed.data_wait_share < 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.captioners.inputs import EvidenceWidths, Regions
-from pipeline.captioners.settings import CaptionerSettings, EvidenceSettings
+from pipeline.captioners.settings import SageCCSettings, SideInputSettings
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError, SettingsError
 from pipeline.files import sha256_file
@@ -35,7 +35,7 @@ def where(project: Path, prepared: Path) -> EvidencePaths:
 
 
 def opened(
-    where: EvidencePaths, prepared: Path, captioner: CaptionerSettings | None = None, *, training: bool = True
+    where: EvidencePaths, prepared: Path, captioner: SageCCSettings | None = None, *, training: bool = True
 ) -> EvidenceCaches:
     found = open_evidence(captioner or evidence_world.captioner(), where, read_prepared(prepared), training=training)
     assert found is not None
@@ -314,12 +314,12 @@ def test_grids_come_in_the_place_of_descriptors(where, prepared):
     assert seen > 5
 
 
-def settings(**changes: object) -> EvidenceSettings:
+def settings(**changes: object) -> SideInputSettings:
     encoder = {**evidence_world.ENCODER_SETTINGS.model_dump(), **changes}
-    return EvidenceSettings.model_validate({"graph_encoder": encoder})
+    return SideInputSettings.model_validate({"graph_encoder": encoder})
 
 
-def read_graph_source(folder: Path, wanted: EvidenceSettings | None = None, *, weights: bool = True):
+def read_graph_source(folder: Path, wanted: SideInputSettings | None = None, *, weights: bool = True):
     return read_source(folder, wanted or settings(), pairs_sha256=None, weights=weights)
 
 
@@ -343,7 +343,7 @@ def test_weights_are_read_where_they_are_wanted(graph):
     assert "pretrained_graph: false" in caught.value.fix
     for found in (
         read_graph_source(graph, weights=False),
-        read_graph_source(graph, EvidenceSettings(pretrained_graph=False)),
+        read_graph_source(graph, SideInputSettings(pretrained_graph=False)),
     ):
         assert found.weights is None and set(found.digests) == {"graph.json", "graph.h5"}
 

@@ -7,7 +7,7 @@ import torch
 from pipeline.captioners.inputs import Evidence
 from pipeline.errors import CacheError, DataError, OutputError
 from pipeline.training import stores
-from pipeline.training.batches import CaptionTable, Feed, plan_epoch
+from pipeline.training.batches import CaptionTable, BatchLoader, plan_epoch
 from pipeline.training.stores import EvidenceStore, PairSource, choose_place, not_finite, open_store
 from tests.captioners.fused import make_evidence
 
@@ -43,7 +43,7 @@ def test_feeds_give_the_same_batches_and_count_the_wait(place):
         np.arange(1, 25, dtype=np.int32).reshape(6, 4), np.array([4, 3, 2, 4, 3, 2]), np.array([0, 2, 3, 5, 6])
     )
     array = features()
-    feed = Feed(open_store(source(array, [1, 2, 3, 4]), CPU, place), table)
+    feed = BatchLoader(open_store(source(array, [1, 2, 3, 4]), CPU, place), table)
     steps = plan_epoch(table, batch_size=3, one_caption=False, seed=1, epoch=0)
     batches = list(feed.batches(steps))
     assert len(batches) == len(steps) == 2
@@ -60,7 +60,7 @@ def test_a_feed_that_is_closed_early_reads_no_further():
     taken = []
     take = store.take
     store.take = lambda pairs: taken.append(pairs) or take(pairs)
-    batches = Feed(store, table).batches(plan_epoch(table, batch_size=1, one_caption=False, seed=1, epoch=0))
+    batches = BatchLoader(store, table).batches(plan_epoch(table, batch_size=1, one_caption=False, seed=1, epoch=0))
     next(batches)
     batches.close()
     assert len(taken) <= 3
@@ -160,7 +160,7 @@ def test_a_feed_hands_out_each_steps_evidence(place):
     source = PairSource(array, np.arange(4), [f"p{row}" for row in range(4)], "scenes.h5")
     table = CaptionTable(np.ones((4, 3), np.int32), np.full(4, 3), np.arange(5))
     store = EvidenceStore(stored(), CPU_EVIDENCE_STORE, place)
-    feed = Feed(open_store(source, CPU_EVIDENCE_STORE, place), table, store)
+    feed = BatchLoader(open_store(source, CPU_EVIDENCE_STORE, place), table, store)
     steps = plan_epoch(table, batch_size=3, one_caption=False, seed=1, epoch=0)
     for step, batch in zip(steps, feed.batches(steps), strict=True):
         expected = store.take(step.pairs)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.cache.schema import Provenance
 from pipeline.cache.writer import pack
-from pipeline.captioners.settings import CaptionerSettings, DecoderSettings, SceneEncoderSettings
+from pipeline.captioners.settings import SageCCSettings, DecoderSettings, SceneEncoderSettings
 from pipeline.config import settings_hash
 from pipeline.datasets.records import Pair, read_prepared, write_prepared
 from pipeline.datasets.settings import VocabularySettings
@@ -31,7 +31,7 @@ CAPTIONS = (
 )
 SPLITS = ("train", "train", "train", "train", "val", "test")
 
-TINY = CaptionerSettings(
+TINY = SageCCSettings(
     scene=SceneEncoderSettings(width=16, blocks=1, heads=2, dropout=0.1, head_norm="group"),
     decoder=DecoderSettings(width=16, layers=1, heads=2, feedforward=2, dropout=0.1),
 )
