@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.training.batches import Batch, CaptionTable, Feed, Step, plan_epoch
+from pipeline.training.batches import Batch, BatchLoader, CaptionTable, Step, plan_epoch
 from pipeline.training.model import PairCaptioner
-from pipeline.training.stores import PairSource
+from pipeline.training.stores import PairArray
 
 SHAPE = (2048, 8, 8)  # of ResNet-101 at 256 pixels
 SIDE = 256
@@ -27,7 +27,7 @@ _WORDS = (5, 16)  # per caption, start and end counted
 class Side:
     """One way to train; called, it trains for some steps and returns pairs per second."""
 
-    feed: Feed
+    loader: BatchLoader
     steps: int
     batch: int
     one_caption: bool
@@ -41,17 +41,17 @@ class Side:
         plan: list[Step] = []
         while len(plan) < self.steps:
             plan += plan_epoch(
-                self.feed.captions, batch_size=self.batch, one_caption=self.one_caption, seed=0, epoch=self.epoch
+                self.loader.captions, batch_size=self.batch, one_caption=self.one_caption, seed=0, epoch=self.epoch
             )
             self.epoch += 1
         plan = plan[: self.steps]
-        waited, start = self.feed.waited, time.perf_counter()
+        waited, start = self.loader.waited, time.perf_counter()
         for batch in self.batches(plan):
             self.train(batch)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-        self.waited += self.feed.waited - waited
+        self.waited += self.loader.waited - waited
         self.seconds += seconds
         return sum(len(step.pairs) for step in plan) / seconds
 
@@ -61,7 +61,7 @@ def trainer(model: PairCaptioner) -> Callable[[Batch], None]:
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
 
     def step(batch: Batch) -> None:
-        loss = model(batch.inputs, batch.tokens, batch.owners, batch.evidence)
+        loss = model(batch.inputs, batch.tokens, batch.owners)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -79,7 +79,7 @@ def captions(pairs: int) -> CaptionTable:
     return CaptionTable(tokens, lengths.astype(np.int64), np.arange(0, len(lengths) + 1, _CAPTIONS, dtype=np.int64))
 
 
-def features(folder: Path, pairs: int) -> PairSource:
+def features(folder: Path, pairs: int) -> PairArray:
     """Write random features, not negative as a ReLU leaves them, to a file in `folder`."""
     path = folder / "features.npy"
     random = np.random.default_rng(1)
@@ -88,4 +88,4 @@ def features(folder: Path, pairs: int) -> PairSource:
         row[:] = random.standard_normal(row.shape, dtype=np.float32).clip(0)
     array.flush()
     rows = np.arange(pairs, dtype=np.int64)
-    return PairSource(np.load(path, mmap_mode="r"), rows, [str(row) for row in rows], "features")
+    return PairArray(np.load(path, mmap_mode="r"), rows, [str(row) for row in rows], "features")

@@ -17,16 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import Figures
+from cli.options import Settings
 from pipeline.cache.reader import Cache
-from pipeline.config import load_section, parse_section
+from pipeline.config import parse_section
 from pipeline.datasets.images import read_index_map
 from pipeline.datasets.records import Prepared, read_prepared
 from pipeline.errors import DataError
 from pipeline.evaluation.attention_maps import area_under_curve, changed_share, mass_on_change
-from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 from pipeline.training.inference import SCHEMA
 from pipeline.training.settings import TrainSettings
-from stages import caption, paths, train
+from stages import caption, train
 from stages.caption import EXPLANATION
 from stages.settings import CaptionSettings
 
@@ -35,7 +36,7 @@ _SEEDS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ModelFigures:
     """Of one model: means over the changed pairs, and the area under M_map's curve."""
 
     mass: float
@@ -49,33 +50,33 @@ def run(*, quick: bool = False) -> Figures:
     Raises:
         DataError: The prepared data set has no change masks, or none of its pairs changed.
     """
-    data = read_prepared(paths.PREPARED)
+    data = read_prepared(Paths.under().prepared)
     seeds = _SEEDS[:1] if quick else _SEEDS
     figures: Figures = {}
     for name, biased in (("bias", True), ("no_bias", False)):
-        found = _measure(data, seeds, biased=biased)
+        models = _measure(data, seeds, biased=biased)
         for measure in ("mass", "auc"):
-            values = [getattr(of_seed, measure) for of_seed in found]
+            values = [getattr(of_seed, measure) for of_seed in models]
             figures[f"{name}_{measure}"] = statistics.fmean(values)
             if len(values) > 1:
                 figures[f"{name}_{measure}_deviation"] = statistics.stdev(values)
-        figures["even_mass"] = found[0].even
+        figures["even_mass"] = models[0].even
     return figures
 
 
-def _measure(data: Prepared, seeds: tuple[int, ...], *, biased: bool) -> list[_Found]:
-    """Return what each seed's model looks at."""
-    engine = load_section(_PARAMS, "engine", EngineSettings)
-    active = load_section(_PARAMS, "train", TrainSettings).model_dump()
+def _measure(data: Prepared, seeds: tuple[int, ...], *, biased: bool) -> list[_ModelFigures]:
+    """Return each seed's attention maps."""
+    active_settings = Settings(_PARAMS, None)
+    active = active_settings.section("train", TrainSettings).model_dump()
     active["captioner"]["decoder"]["spatial_bias"] = biased
     settings = parse_section(active | {"seeds": seeds}, "train", TrainSettings)
-    search = load_section(_PARAMS, "caption", CaptionSettings)
-    with tempfile.TemporaryDirectory() as folder:
-        models = train.run(settings, paths.PREPARED, paths.SCENES, Path(folder) / "models", engine=engine)
-        written = caption.run(
-            search, paths.PREPARED, paths.SCENES, models, Path(folder) / "captions", engine=engine, explain=True
-        )
-        return [_count(data, written / f"seed-{seed}{EXPLANATION}") for seed in seeds]
+    engine, search = active_settings.engine, active_settings.section("caption", CaptionSettings)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = Paths.under().at(models=folder / "models", curves=folder / "curves", captions=folder / "captions")
+        train.run(settings, paths, engine=engine)
+        caption.run(search, paths, engine=engine, explain=True)
+        return [_count(data, paths.captions / f"seed-{seed}{EXPLANATION}") for seed in seeds]
 
 
 def _count(data: Prepared, path: Path) -> _Found:
@@ -96,4 +97,4 @@ def _count(data: Prepared, path: Path) -> _Found:
             shares.append(share)
     if not masses:
         raise DataError("no pair of the split changed", where=data.folder)
-    return _Found(statistics.fmean(masses), statistics.fmean(evens), area_under_curve(maps, shares))
+    return _ModelFigures(statistics.fmean(masses), statistics.fmean(evens), area_under_curve(maps, shares))

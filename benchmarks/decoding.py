@@ -9,20 +9,75 @@ threads that wait for each other at the end of every one of them measure the nei
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
-from benchmarks._plain_search import Recomputing
 from benchmarks.harness import Figures, interleaved, rate
-from pipeline.captioners.generation import Hypothesis, generate
-from pipeline.captioners.settings import CaptionerSettings, DecoderSettings, GenerationSettings, SceneEncoderSettings
+from pipeline.captioners.generation import EncodedPairs, Hypothesis, MemoryT, generate
+from pipeline.captioners.sage_cc import SageCC
+from pipeline.captioners.settings import DecoderSettings, GenerationSettings, SageCCSettings, SceneEncoderSettings
 
 Search = Callable[[], list[list[Hypothesis]]]
 
 BARS = {"vs_recompute": 8.0, "equal_captions": 1.0}
 
 WORDS, VOCABULARY, SCENE = 40, 500, (512, 8, 8)
+
+
+class TeacherForced(Protocol[MemoryT]):
+    """A captioner that scores given captions."""
+
+    def decode(self, memory: MemoryT, tokens: Tensor, rows: Tensor) -> Tensor:
+        """Return the logits (N, T, V) of captions `tokens` (N, T) on pairs `rows` (N,)."""
+        ...
+
+
+AnyMemory = TypeVar("AnyMemory", bound=EncodedPairs)
+
+
+@dataclass
+class Prefixes(Generic[AnyMemory]):
+    """The state of a search without a cache: everything written so far, (B, K, t), and the pairs it belongs to."""
+
+    memory: AnyMemory
+    rows: Tensor
+    tokens: Tensor
+
+
+class Recomputing(Generic[AnyMemory]):
+    """A captioner that takes each step by decoding the whole prefix of every beam again.
+
+    Args:
+        model: The captioner whose `decode` does it.
+    """
+
+    def __init__(self, model: TeacherForced[AnyMemory]) -> None:
+        self.model = model
+
+    def start(self, memory: AnyMemory, beams: int, length: int) -> Prefixes[AnyMemory]:
+        """Begin with nothing written."""
+        pairs, device = len(memory), memory.device
+        empty = torch.zeros((pairs, beams, 0), dtype=torch.long, device=device)
+        return Prefixes(memory, torch.arange(pairs, device=device), empty)
+
+    def step(self, state: Prefixes[AnyMemory], tokens: Tensor, position: int) -> Tensor:
+        """Append the newest tokens (B, K) and return the logits behind them, (B, K, V)."""
+        state.tokens = torch.cat([state.tokens, tokens.unsqueeze(-1)], dim=-1)
+        beams = tokens.shape[1]
+        logits = self.model.decode(state.memory, state.tokens.flatten(0, 1), state.rows.repeat_interleave(beams))
+        return logits[:, -1].view(*tokens.shape, -1)
+
+    def reorder(self, state: Prefixes[AnyMemory], parents: Tensor) -> None:
+        """Permute the prefixes of each pair."""
+        state.tokens = state.tokens.gather(1, parents.unsqueeze(-1).expand_as(state.tokens))
+
+    def keep(self, state: Prefixes[AnyMemory], pairs: Tensor) -> None:
+        """Drop the prefixes of all other pairs."""
+        state.tokens, state.rows = state.tokens[pairs], state.rows[pairs]
 
 
 def run(quick: bool) -> Figures:
@@ -35,18 +90,16 @@ def run(quick: bool) -> Figures:
 
 
 def _measure(pairs: int, rounds: int) -> Figures:
-    from pipeline.captioners.sage_cc import SageCC
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = CaptionerSettings(
+    settings = SageCCSettings(
         scene=SceneEncoderSettings(width=512, blocks=1), decoder=DecoderSettings(width=512, layers=3)
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = SageCC(settings, VOCABULARY, SCENE).to(device).eval()
+        model = SageCC(settings, VOCABULARY, {"scenes": SCENE}).to(device).eval()
         scenes = torch.randn((pairs, 2, *SCENE)).to(device)
     with torch.inference_mode():
-        memory = model.encode(scenes)
+        memory = model.encode({"scenes": scenes})
     plain = Recomputing(model)
 
     beam = GenerationSettings(beams=3, max_length=WORDS + 1, min_length=WORDS - 1)
@@ -57,16 +110,19 @@ def _measure(pairs: int, rounds: int) -> Figures:
         "greedy_cached": partial(generate, model, memory, greedy),
         "greedy_recomputed": partial(generate, plain, memory, greedy),
     }
-    found: dict[str, list[list[tuple[int, ...]]]] = {}
+    captions: dict[str, list[list[tuple[int, ...]]]] = {}
 
     def search(name: str) -> None:
         # The results are Python lists, so a GPU has been waited for.
-        found[name] = [[best.tokens for best in pair] for pair in searches[name]()]
+        captions[name] = [[best.tokens for best in pair] for pair in searches[name]()]
 
     search("greedy_cached")  # wakes the libraries; one of the cheap sides is enough
     measured = interleaved({name: rate(partial(search, name), pairs) for name in searches}, rounds, warm_up=False)
-    equal = found["beam_cached"] == found["beam_recomputed"] and found["greedy_cached"] == found["greedy_recomputed"]
-    lengths = [len(tokens) for pair in found["beam_cached"] for tokens in pair]
+    equal = (
+        captions["beam_cached"] == captions["beam_recomputed"]
+        and captions["greedy_cached"] == captions["greedy_recomputed"]
+    )
+    lengths = [len(tokens) for pair in captions["beam_cached"] for tokens in pair]
     return {
         **measured.ratio("beam_cached", "beam_recomputed").figures("vs_recompute"),
         **measured.ratio("greedy_cached", "greedy_recomputed").figures("vs_recompute_greedy"),

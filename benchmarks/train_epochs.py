@@ -3,7 +3,7 @@
 6,815 pairs with five captions each, steps of 32 pairs, random features of the true shapes:
 
 - `scenes`: the captioner of scenes alone with the default settings, all five captions in each step;
-- `full`: the same with `fusion: paper`, 20 motion and 20 semantic regions of 256 channels a pair, a graph of 60 nodes;
+- `full`: the same with `fusion: paper`, 20 unmatched and 20 semantic regions of 256 channels a pair, a graph of 60 nodes;
 - `tags`: the captioner of the profile `levir-cc-tags`, 18 tags a pair, one caption in each step;
 - `finetuned`: `scenes` with ResNet-101 trained along from layer2 on, images at hand as arrays.
 
@@ -28,24 +28,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._training import BATCH, SHAPE, SIDE, VOCABULARY, Side, captions, features, trainer
 from benchmarks.harness import Figures, interleaved, rate
-from pipeline.captioners.inputs import Evidence, Regions
-from pipeline.captioners.scene_encoder import NO_SCENES
-from pipeline.captioners.settings import CaptionerSettings
+from pipeline.captioners.inputs import Regions
+from pipeline.captioners.settings import CaptionerSettings, SageCCSettings
 from pipeline.config import parse_section
-from pipeline.graph_encoders.encoders import GraphTensors
+from pipeline.graph_encoders.tensors import GraphTensors
 from pipeline.runtime import deterministic
-from pipeline.training.batches import Feed, plan_epoch
+from pipeline.training.batches import BatchLoader, plan_epoch
 from pipeline.training.model import ImageFront, build_model
 from pipeline.training.settings import TrainSettings
-from pipeline.training.stores import EvidenceStore, PairSource, open_store
+from pipeline.training.stores import GraphStore, PairArray, RegionStore, Store, store_array
 from pipeline.vision.scenes.settings import BackboneSettings
-from stages.profiles import PROFILES
+from stages.profiles import profiles
 
 BARS = {"tags_epochs_a_minute": 1.0}
 
 _PAIRS = 6815  # of LEVIR-CC's training split
 _EPOCHS = 50
 _RELATIONS = 12
+_NODE_FEATURES = 384
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Training:
         captioner: What is trained.
         one_caption: Whether a step learns from one caption of each pair.
         images: Whether it trains on images, the backbone along.
-        motion: Motion regions of a pair.
+        regions: Unmatched regions of a pair.
         semantics: Semantic regions of a pair.
         width: Channels of either.
         nodes: Nodes of the graph.
@@ -65,7 +65,7 @@ class _Training:
     captioner: CaptionerSettings
     one_caption: bool = False
     images: bool = False
-    motion: int = 0
+    regions: int = 0
     semantics: int = 0
     width: int = 256
     nodes: int = 0
@@ -75,13 +75,13 @@ def run(*, quick: bool = False) -> Figures:
     """Measure; quick takes fewer rounds and steps."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps, rounds = (_PAIRS // BATCH, 3) if device.type == "cuda" else (2 if quick else 6, 3 if quick else 5)
-    full = CaptionerSettings.model_validate({"fusion": "paper"})
-    tags = parse_section(PROFILES["levir-cc-tags"]["train"], "train", TrainSettings).captioner
+    full = SageCCSettings.model_validate({"fusion": "paper"})
+    tags = parse_section(profiles()["levir-cc-tags"]["train"], "train", TrainSettings).captioner
     trainings = {
-        "scenes": _Training(CaptionerSettings()),
-        "full": _Training(full, motion=20, semantics=20, nodes=60),
+        "scenes": _Training(SageCCSettings()),
+        "full": _Training(full, regions=20, semantics=20, nodes=60),
         "tags": _Training(tags, one_caption=True, semantics=18, width=384),
-        "finetuned": _Training(CaptionerSettings(), images=True),
+        "finetuned": _Training(SageCCSettings(), images=True),
     }
     with tempfile.TemporaryDirectory() as folder, deterministic(device):
         sides: dict[str, Callable[[], float]] = {"peak": _peak(device)}
@@ -102,14 +102,12 @@ def run(*, quick: bool = False) -> Figures:
 
 
 def _figures(name: str, side: Side, pairs_per_second: float, peak: float) -> Figures:
-    plan = plan_epoch(side.feed.captions, batch_size=side.batch, one_caption=side.one_caption, seed=0, epoch=0)
+    plan = plan_epoch(side.loader.captions, batch_size=side.batch, one_caption=side.one_caption, seed=0, epoch=0)
     batch = next(iter(side.batches(plan[:1])))
     with FlopCounterMode(display=False) as counter:
         side.train(batch)
     work = counter.get_total_flops() / side.batch
-    evidence = batch.evidence
-    parts = [] if evidence is None else [evidence.motion, evidence.semantics]
-    gathered = batch.inputs.nbytes + sum(regions.nbytes for regions in parts if regions is not None)
+    gathered = sum(values.nbytes for name, values in batch.inputs.items() if name != "graph")
     return {
         f"{name}_pairs_per_second": pairs_per_second,
         f"{name}_epoch_seconds": _PAIRS / pairs_per_second,
@@ -139,33 +137,20 @@ def _peak(device: torch.device) -> Callable[[], float]:
 def _side(training: _Training, device: torch.device, folder: Path, steps: int, batch: int) -> Side:
     folder.mkdir()
     pairs = _PAIRS if device.type == "cuda" and not training.images else 4 * BATCH
-    captioner = training.captioner
-    without = captioner.scene.features == "none"
     front = ImageFront(BackboneSettings(backbone="resnet101"), None, "trained") if training.images else None
-    evidence = _evidence(training, pairs)
-    model = build_model(
-        captioner,
-        VOCABULARY,
-        NO_SCENES if without else SHAPE,
-        seed=0,
-        bf16=device.type == "cuda",
-        widths=evidence.widths,
-        front=front,
-    )
-    train = trainer(model.to(device).train())
-    source = _nothing(pairs) if without else _images(pairs) if training.images else features(folder, pairs)
-    known = None if captioner.fusion == "none" else EvidenceStore(evidence, device)
-    feed = Feed(open_store(source, device), captions(pairs), known)
-    return Side(feed, steps, batch, training.one_caption, train, feed.batches)
+    stores = _stores(training, pairs, device, folder)
+    shapes: dict[str, tuple[int, ...]] = {"scenes": SHAPE, "graph": (_NODE_FEATURES, _RELATIONS)}
+    shapes |= {"regions": (training.width,), "semantics": (training.width,)}
+    model = build_model(training.captioner, VOCABULARY, shapes, seed=0, bf16=device.type == "cuda", front=front)
+    loader = BatchLoader(stores, captions(pairs), device)
+    return Side(loader, steps, batch, training.one_caption, trainer(model.to(device).train()), loader.batches)
 
 
-def _evidence(training: _Training, pairs: int) -> Evidence:
-    """Return random evidence of the shapes that `training` names."""
+def _stores(training: _Training, pairs: int, device: torch.device, folder: Path) -> dict[str, Store[Any]]:
+    """Return random inputs of the shapes that `training` names, by the name of their source."""
     generator = torch.Generator().manual_seed(0)
 
-    def regions(count: int, *, centroids: bool) -> Regions | None:
-        if not count:
-            return None
+    def regions(count: int, *, centroids: bool) -> Regions:
         return Regions(
             torch.randn(pairs, count, training.width, generator=generator).half(),
             torch.ones(pairs, count, dtype=torch.bool),
@@ -174,30 +159,28 @@ def _evidence(training: _Training, pairs: int) -> Evidence:
             scores=torch.rand(pairs, count, generator=generator),
         )
 
-    graph = None
+    stores: dict[str, Store[Any]] = {}
+    if training.images:
+        stores["images"] = store_array(_images(pairs), device)
+    elif "scenes" in training.captioner.input_names():
+        stores["scenes"] = store_array(features(folder, pairs), device)
+    if training.regions:
+        stores["regions"] = RegionStore(regions(training.regions, centroids=True), "regions", device)
+    if training.semantics:
+        stores["semantics"] = RegionStore(regions(training.semantics, centroids=False), "semantics", device)
     if training.nodes:
         edges = 6 * training.nodes
         graph = GraphTensors(
-            torch.randn(training.nodes, 384, generator=generator),
+            torch.randn(training.nodes, _NODE_FEATURES, generator=generator),
             torch.randint(training.nodes, (2, edges), generator=generator),
             torch.randint(_RELATIONS, (edges,), generator=generator),
             _RELATIONS,
         )
-    return Evidence(
-        motion=regions(training.motion, centroids=True),
-        semantics=regions(training.semantics, centroids=False),
-        graph=graph,
-    )
+        stores["graph"] = GraphStore(graph, device)
+    return stores
 
 
-def _nothing(pairs: int) -> PairSource:
-    return _source(np.zeros((pairs, 2, *NO_SCENES), np.float16))
-
-
-def _images(pairs: int) -> PairSource:
-    return _source(np.random.default_rng(3).integers(0, 256, (pairs, 2, 3, SIDE, SIDE), dtype=np.uint8))
-
-
-def _source(array: np.ndarray[Any, Any]) -> PairSource:
-    rows = np.arange(len(array), dtype=np.int64)
-    return PairSource(array, rows, [str(row) for row in rows], "arrays")
+def _images(pairs: int) -> PairArray:
+    array = np.random.default_rng(3).integers(0, 256, (pairs, 2, 3, SIDE, SIDE), dtype=np.uint8)
+    rows = np.arange(pairs, dtype=np.int64)
+    return PairArray(array, rows, [str(row) for row in rows], "arrays")

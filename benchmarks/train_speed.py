@@ -29,12 +29,12 @@ from torch import Tensor
 
 from benchmarks._training import BATCH, SHAPE, SIDE, VOCABULARY, Side, captions, features, trainer
 from benchmarks.harness import Figures, interleaved
-from pipeline.captioners.settings import CaptionerSettings
+from pipeline.captioners.settings import SageCCSettings
 from pipeline.datasets.images import read_rgb
 from pipeline.runtime import deterministic
-from pipeline.training.batches import Batch, Feed, Step
+from pipeline.training.batches import Batch, BatchLoader, Step
 from pipeline.training.model import PairCaptioner, build_model
-from pipeline.training.stores import open_store
+from pipeline.training.stores import store_array
 from pipeline.vision.scenes.backbones import Backbone, build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
 
@@ -45,12 +45,12 @@ BARS = {"vs_images": 20.0, "data_wait_share": 0.02}
 class _Training:
     """What is trained, and whether a step learns from one caption of each pair or from all."""
 
-    captioner: CaptionerSettings
+    captioner: SageCCSettings
     one_caption: bool
 
 
-_SMALL = _Training(CaptionerSettings.model_validate({"scene": {"width": 128}, "decoder": {"width": 128}}), True)
-_DEFAULT = _Training(CaptionerSettings(), False)
+_SMALL = _Training(SageCCSettings.model_validate({"scene": {"width": 128}, "decoder": {"width": 128}}), True)
+_DEFAULT = _Training(SageCCSettings(), False)
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,20 @@ def run(*, quick: bool = False) -> Figures:
 
 def _measure(device: torch.device, trainings: dict[str, _Training], work: _Work) -> Figures:
     with tempfile.TemporaryDirectory() as folder, deterministic(device):
-        feed = Feed(open_store(features(Path(folder), work.pairs), device), captions(work.pairs))
+        loader = BatchLoader(
+            {"scenes": store_array(features(Path(folder), work.pairs), device)}, captions(work.pairs), device
+        )
         files = _write_images(Path(folder), work.files)
         backbone = _backbone(device)
         sides: dict[str, Side] = {}
         for name, training in trainings.items():
             one, train = training.one_caption, trainer(_model(training.captioner, device))
-            sides[f"cache{name}"] = Side(feed, work.cache_steps, BATCH, one, train, feed.batches)
+            sides[f"cache{name}"] = Side(loader, work.cache_steps, BATCH, one, train, loader.batches)
 
             def from_images(steps: Sequence[Step]) -> Iterator[Batch]:
-                return _image_batches(steps, files, backbone, feed, device)
+                return _image_batches(steps, files, backbone, loader, device)
 
-            sides[f"images{name}"] = Side(feed, work.image_steps, work.image_batch, one, train, from_images)
+            sides[f"images{name}"] = Side(loader, work.image_steps, work.image_batch, one, train, from_images)
         measured = interleaved(sides, work.rounds)
     figures: Figures = {}
     for name in trainings:
@@ -110,12 +112,16 @@ def _measure(device: torch.device, trainings: dict[str, _Training], work: _Work)
     return figures
 
 
-def _model(captioner: CaptionerSettings, device: torch.device) -> PairCaptioner:
-    return build_model(captioner, VOCABULARY, SHAPE, seed=0, bf16=device.type == "cuda").to(device).train()
+def _model(captioner: SageCCSettings, device: torch.device) -> PairCaptioner:
+    return build_model(captioner, VOCABULARY, {"scenes": SHAPE}, seed=0, bf16=device.type == "cuda").to(device).train()
 
 
 def _image_batches(
-    steps: Sequence[Step], files: Sequence[tuple[Path, Path]], backbone: Backbone, feed: Feed, device: torch.device
+    steps: Sequence[Step],
+    files: Sequence[tuple[Path, Path]],
+    backbone: Backbone,
+    loader: BatchLoader,
+    device: torch.device,
 ) -> Iterator[Batch]:
     settings = BackboneSettings.model_validate({"backbone": "resnet101"})
     with ThreadPoolExecutor(os.cpu_count()) as readers:
@@ -131,7 +137,7 @@ def _image_batches(
             with _frozen(device):
                 inputs = torch.from_numpy(images).to(device).flatten(0, 1).permute(0, 3, 1, 2)
                 features: Tensor = backbone(normalise(inputs, settings).contiguous(memory_format=torch.channels_last))
-            yield feed.assemble(step, features.view(len(step.pairs), 2, *SHAPE))
+            yield loader.assemble(step, {"scenes": features.view(len(step.pairs), 2, *SHAPE)})
 
 
 @contextmanager

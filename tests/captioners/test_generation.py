@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks._plain_search import Recomputing, plain_generate
+from benchmarks.decoding import Recomputing
+from tests.captioners.plain_search import plain_generate
 from pipeline.captioners.generation import generate, stable_topk
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.datasets.vocabulary import END, PAD, START, UNK

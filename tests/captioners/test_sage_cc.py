@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks._plain_search import Recomputing, plain_generate
+from benchmarks.decoding import Recomputing
+from tests.captioners.plain_search import plain_generate
 from pipeline.captioners.attention_maps import by_section, explain
 from pipeline.captioners.generation import generate
 from pipeline.captioners.inputs import Evidence
