@@ -7,10 +7,6 @@ R-GCN's layer as one product for all relations instead of one per relation.
 
 from __future__ import annotations
 
-from pipeline.graph_encoders.tensors import GraphTensors
-
-from dataclasses import dataclass, replace
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,12 +14,8 @@ from torch_geometric import nn as pyg
 from torch_geometric.nn import RGCNConv
 from torch_geometric.utils import degree
 
-from pipeline.caption_graph.store import GraphArrays
 from pipeline.graph_encoders.settings import GraphEncoderSettings
-
-
-
-
+from pipeline.graph_encoders.tensors import GraphTensors
 
 
 class RelationalLayer(RGCNConv):  # type: ignore[misc]  # the library carries no types

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch_geometric import nn as pyg
-from torch_geometric.nn import RGCNConv
-from torch_geometric.utils import degree
+from torch import Tensor
+
 from pipeline.caption_graph.store import GraphArrays
-from pipeline.graph_encoders.settings import GraphEncoderSettings
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,6 @@ class GraphTensors:
             2 * self.relations,
             None if self.stated is None else self.stated.repeat(2),
         )
-
 
 
 def tensors_of(arrays: GraphArrays) -> GraphTensors:
