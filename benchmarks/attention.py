@@ -79,7 +79,7 @@ def _measure(data: Prepared, seeds: tuple[int, ...], *, biased: bool) -> list[_M
         return [_count(data, paths.captions / f"seed-{seed}{EXPLANATION}") for seed in seeds]
 
 
-def _count(data: Prepared, path: Path) -> _Found:
+def _count(data: Prepared, path: Path) -> _ModelFigures:
     masses, evens, maps, shares = [], [], [], []
     with Cache.open(path, SCHEMA) as cache:
         for number, name in enumerate(cache.ids):

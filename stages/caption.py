@@ -126,10 +126,10 @@ def _choose_pairs(inputs: Inputs, settings: CaptionSettings) -> tuple[str, list[
 def _check_vocabulary(card: ModelCard, inputs: Inputs, folder: Path, settings: CaptionSettings) -> None:
     if card.vocabulary_sha256 == inputs.vocabulary.sha256 or settings.allow_other_dataset:
         return
-    here = inputs.data.card.name
-    other = f"of the data set {card.dataset}" if card.dataset != here else "prepared with other settings or captions"
+    dataset = inputs.data.card.name
+    other = f"of the data set {card.dataset}" if card.dataset != dataset else "prepared with other settings or captions"
     raise DataError(
-        f"the model's vocabulary is not that of the prepared data set {here}: it is one {other}",
+        f"the model's vocabulary is not that of the prepared data set {dataset}: it is one {other}",
         where=folder / "vocabulary.json",
         fix="run `sagecc train` on this data set, or set caption.allow_other_dataset: true to describe it anyway",
     )

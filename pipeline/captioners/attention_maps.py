@@ -32,7 +32,7 @@ class AttentionMap:
         cells: (T, L, h, w) float32, the share of each decoder layer's cross-attention, averaged over its heads, that
             falls on each cell of the image grid. With fusion: release a cell is two tokens, X and X'; both count.
         change: M_map of the pair, (h, w) float32.
-        parts: By "motion", "semantics" and "nodes", as far as the captioner takes them, (T, L, N) float32: for each
+        parts: By "motion", "semantics" and "nodes", as far as the captioner reads them, (T, L, N) float32: for each
             region and node (in the order of `Evidence`; of semantic regions, those that `keep_best` keeps) its share
             of the cross-attention with fusion: release, and with fusion: paper its weight in F_disc, F_sem or F_kg,
             which is the same for all words and layers.

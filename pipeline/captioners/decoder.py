@@ -1,6 +1,6 @@
 """The caption decoder, section 3.5 of the paper: words from a scene, its maps of change, and an optional condition.
 
-What a decoder keeps between two words: the keys and values of images and of earlier words.
+`DecoderState` is its cache between two words of a search: the keys and values of images and of earlier words.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.captioners.settings import DecoderSettings
 
 @dataclass(frozen=True)
 class CrossContext:
-    """What one decoder layer sees of the scene.
+    """Keys and values of the scene for one decoder layer.
 
     Attributes:
         keys: (N, H, S, d).
@@ -43,12 +43,12 @@ class DecoderState:
     """Preallocated cache of a beam search over B pairs of K beams each.
 
     The beams of one pair are queries of one attention: they share the pair's image keys without a copy, and the
-    keys of earlier words lie in one buffer per pair, slot `t·K + k` holding word t of the beam that was k-th then.
-    Which slot belongs to whose past is told by a small table of ancestors, and only that table is permuted when
-    beams change places; keys and values never move.
+    keys of earlier words are in one buffer per pair, slot `t·K + k` holding word t of the beam that was k-th then.
+    A small table of ancestors says which slots each beam descends from, and only that table is permuted when beams are
+    reordered; keys and values never move.
 
     Args:
-        cross: The scene as each layer sees it, B rows.
+        cross: The scene for each layer, B rows.
         condition: r as an addend, (B, 1, D), or None.
         beams: K.
         length: Most words that will be generated.
@@ -68,9 +68,9 @@ class DecoderState:
         self._slots = torch.arange(beams, device=device)
 
     def begin(self, position: int) -> Tensor | None:
-        """Open the slots of word `position`; return who sees which slot, (B, 1, K, (position + 1)·K) boolean.
+        """Open the slots of word `position`; return the mask of beams on slots, (B, 1, K, (position + 1)·K) boolean.
 
-        None stands for "all see all", which is so with one beam.
+        None stands for a mask that is True everywhere, as with one beam.
         """
         if self.beams == 1:
             return None
@@ -91,7 +91,7 @@ class DecoderState:
             self.ancestors = self.ancestors.gather(1, parents.unsqueeze(-1).expand_as(self.ancestors))
 
     def keep(self, pairs: Tensor) -> None:
-        """Forget all pairs but `pairs`, (B',) indices."""
+        """Keep only the pairs at indices `pairs`, (B',)."""
         self.cross = [context.select(pairs) for context in self.cross]
         self.condition = None if self.condition is None else self.condition[pairs]
         self.keys = [keys[pairs] for keys in self.keys]
@@ -140,7 +140,7 @@ class Decoder(nn.Module):
             rows: Which pair of `memory` each caption belongs to, (N,).
 
         Returns:
-            Logits (N, T, V); those at t have seen the tokens 0…t.
+            Logits (N, T, V); those at t depend on the tokens 0…t.
         """
         return self._run(memory, tokens, rows, None)
 
@@ -157,7 +157,7 @@ class Decoder(nn.Module):
         """Begin a search of `beams` beams per pair and at most `length` words.
 
         Raises:
-            RuntimeError: The decoder is in training mode, where dropout would make words a matter of chance.
+            RuntimeError: The decoder is in training mode, where dropout would make the words random.
         """
         if self.training:
             raise RuntimeError("call eval() before generating: dropout is on")
@@ -253,12 +253,12 @@ class DecoderLayer(nn.Module):
 
         Args:
             x: Words, (N, T, D): a caption's words, or the newest words of a pair's beams.
-            keys: Self-attention keys of all words that may be seen, (N, H, S', d).
+            keys: Self-attention keys of all words that may be attended to, (N, H, S', d).
             values: Their values, (N, H, S', d).
             cross: The scene, N rows.
             condition: r, (N, 1, D), or None.
-            mask: Which of the keys each word sees, boolean, broadcastable to (N, H, T, S').
-            causal: Word t sees keys 0…t.
+            mask: Which keys each word attends to, boolean, broadcastable to (N, H, T, S').
+            causal: Word t attends to keys 0…t.
             record: Takes the cross-attention weights (N, H, T, S) when given.
 
         Returns:
@@ -271,10 +271,10 @@ class DecoderLayer(nn.Module):
             words = x + attended
         else:
             words = self.self_norm(x + attended)
-        seeking = self.cross_norm(words)
+        query = self.cross_norm(words)
         if record is not None:
-            record.append(self.cross_attention.weights(seeking, cross.keys, cross.bias))
-        fused = words + self.dropout(self.cross_attention(seeking, cross.keys, cross.values, mask=cross.bias))
+            record.append(self.cross_attention.weights(query, cross.keys, cross.bias))
+        fused = words + self.dropout(self.cross_attention(query, cross.keys, cross.values, mask=cross.bias))
         if condition is not None:
             fused = fused + condition
         normed = self.fused_norm(fused)

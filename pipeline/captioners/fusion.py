@@ -29,7 +29,7 @@ class RegionTokens(nn.Module):
     Args:
         features: Width d of the region features z.
         width: Width that z is projected to; None: not projected.
-        dates: Whether a learned vector tells the region's date.
+        dates: Whether a learned vector marks the region's date.
         centroid_width: Channels of the centroid's encoding PE; 0: none.
         centroid_waves: Half periods of its shortest wave.
         feedforward: Hidden width of the feed-forward layer as a multiple of the token's; 0: none.
@@ -54,7 +54,7 @@ class RegionTokens(nn.Module):
         self.dates = nn.Parameter(torch.randn(2, self.width) * self.width**-0.5) if dates else None
 
     def forward(self, regions: Regions) -> Tensor:
-        """Return the tokens (B, N, width); those that pad are finite and mean nothing."""
+        """Return the tokens (B, N, width); those of padding are finite and without meaning."""
         padding = ~regions.mask.unsqueeze(-1)
         # A half-precision cache meets weights of full precision here; under autocast the layer itself casts down.
         tokens: Tensor = self.project(regions.features.masked_fill(padding, 0.0).float())
@@ -80,16 +80,16 @@ def keep_best(regions: Regions, count: int | None) -> Regions:
         return regions
     # Below every score: similarities are cosines or probabilities.
     scores = regions.scores.float().masked_fill(~regions.mask, -torch.inf)
-    _, places = stable_topk(scores, min(count, scores.shape[1]))
-    rows = torch.arange(len(places), device=places.device).unsqueeze(1)
+    _, best = stable_topk(scores, min(count, scores.shape[1]))
+    rows = torch.arange(len(best), device=best.device).unsqueeze(1)
     return replace(
         regions,
-        features=regions.features[rows, places],
-        mask=regions.mask[rows, places],
-        dates=None if regions.dates is None else regions.dates[rows, places],
-        centroids=None if regions.centroids is None else regions.centroids[rows, places],
-        scores=regions.scores[rows, places],
-        rows=None if regions.rows is None else regions.rows[rows, places],
+        features=regions.features[rows, best],
+        mask=regions.mask[rows, best],
+        dates=None if regions.dates is None else regions.dates[rows, best],
+        centroids=None if regions.centroids is None else regions.centroids[rows, best],
+        scores=regions.scores[rows, best],
+        rows=None if regions.rows is None else regions.rows[rows, best],
     )
 
 
@@ -101,7 +101,7 @@ class LearnedDescriptors(nn.Module):
         width: Width d of Z.
 
     Raises:
-        CheckpointError: `features` are no grids.
+        CheckpointError: `features` is not the size of grids.
     """
 
     def __init__(self, features: int, width: int) -> None:
@@ -178,8 +178,8 @@ class GraphBranch(nn.Module):
         except RuntimeError as error:
             raise CheckpointError(
                 "the pretrained graph encoder has other layers than the captioner's",
-                where="inputs.graph_encoder",
-                fix="give it the settings of `graph.encoder`, or run `sagecc graph` with these",
+                where="models.graph_encoder",
+                fix="run `sagecc graph` with these settings",
             ) from error
 
 
@@ -218,7 +218,7 @@ class ConditionVectorFusion(nn.Module):
         self.condition = Condition(widths, width, settings.condition)
 
     def forward(self, memory: Memory, inputs: SideInputs) -> Memory:
-        """Return `memory` with r, (B, D), as its condition, and with what counts how much in it.
+        """Return `memory` with r, (B, D), as its condition, and with the weights of regions and nodes in it.
 
         Args:
             memory: Scenes of B pairs.
@@ -261,7 +261,7 @@ class RegionVector(nn.Module):
         self.width = self.tokens.width * (2 if self.dates_apart else 1)
 
     def forward(self, regions: Regions) -> tuple[Tensor, Tensor]:
-        """Pool the regions of B pairs to (B, width) float32, and tell their weights (B, N); see `SetPooling`."""
+        """Pool the regions of B pairs to (B, width) float32; return their weights (B, N) too, see `SetPooling`."""
         tokens: Tensor = self.tokens(regions)
         if not self.dates_apart or regions.dates is None:
             pooled: tuple[Tensor, Tensor] = self.pooling(tokens, regions.mask)
@@ -282,8 +282,8 @@ class Condition(nn.Module):
 
     def __init__(self, inputs: Sequence[int], width: int, form: Literal["split", "projected"]) -> None:
         super().__init__()
-        parts = len(inputs)
-        shares = [width] * parts if form == "projected" else [(width + part) // parts for part in range(parts)]
+        count = len(inputs)
+        shares = [width] * count if form == "projected" else [(width + index) // count for index in range(count)]
         self.parts = nn.ModuleList(
             nn.Linear(size, share, bias=False) for size, share in zip(inputs, shares, strict=True)
         )
@@ -293,7 +293,7 @@ class Condition(nn.Module):
 
     def forward(self, vectors: Sequence[Tensor]) -> Tensor:
         """Join vectors, each (B, its width), to r (B, D)."""
-        joined = torch.cat([part(vector) for part, vector in zip(self.parts, vectors, strict=True)], dim=-1)
+        joined = torch.cat([project(vector) for project, vector in zip(self.parts, vectors, strict=True)], dim=-1)
         condition: Tensor = self.project(self.norm(joined))
         return condition
 
@@ -339,7 +339,7 @@ class CrossAttentionFusion(nn.Module):
         """
         image = memory.tokens
         sections = self._tokens(inputs, len(image))
-        tokens, mask = (torch.cat(parts, dim=1) for parts in zip(*(pair for _, *pair in sections), strict=True))
+        tokens, mask = (torch.cat(values, dim=1) for values in zip(*(section for _, *section in sections), strict=True))
         attended_image = self.image_block(image, tokens, mask)
         attended_tokens = self.evidence_block(tokens, image, None)
         cells = mask.new_ones(image.shape[:2])
@@ -370,7 +370,7 @@ class CrossAttentionFusion(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """y = x + CA(LN x, LN m), then y + FFN(LN y); where there is nothing to attend to, y = x.
+    """y = x + CA(LN x, LN m), then y + FFN(LN y); without a memory to attend to, y = x.
 
     Args:
         width: Width of both sides, a multiple of the heads.

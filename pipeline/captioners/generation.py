@@ -4,9 +4,6 @@ A sentence is a sequence of words that ends with the end token; its log-probabil
 under the model, the end included, and its score that sum divided by length^α. Each step extends the K live beams
 of a pair by every word and ranks the results. Of the best K, those that end the sentence are finished and compete
 for the n best; the best K of the others live on. At the greatest length every live beam has to end.
-
-
-Choosing the best of many with ties broken by place, on any device.
 """
 
 from __future__ import annotations
@@ -26,26 +23,27 @@ _LOW = (1 << 32) - 1
 def stable_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the `count` largest values of each row, best first; of equal values the earlier comes first.
 
-    `torch.topk` leaves the order of equal values open. Here value and place are packed into one integer, of which
-    no two are equal: the bits of a float32, made to sort like integers, above the place counted backwards.
+    `torch.topk` leaves the order of equal values open, and a stable sort takes three times as long on a CPU. Here value
+    and index are packed into one integer, of which no two are equal: the bits of a float32, made to sort like
+    integers, above the index counted backwards.
 
     Args:
         values: (B, S) float32 without NaN.
         count: How many, at most S.
 
     Returns:
-        Values and their places in the row, both (B, count).
+        Values and their indices in the row, both (B, count).
     """
     bits = (values + 0.0).view(torch.int32)  # + 0.0 makes −0.0 and 0.0 one
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
-    places = torch.arange(values.shape[1], device=values.device)
-    keys = (ordered << 32) + (_LOW - places)
+    indices = torch.arange(values.shape[1], device=values.device)
+    keys = (ordered << 32) + (_LOW - indices)
     best = keys.topk(count, dim=1).values
     chosen = _LOW - (best & _LOW)
     return values.gather(1, chosen), chosen
 
 
-# Pairs that are done leave the batch once this share of it is done: each departure copies what stays.
+# Pairs that are done leave the batch once this share of it is done: each removal copies the remaining pairs.
 _DONE_SHARE = 0.25
 
 
@@ -65,13 +63,13 @@ class Hypothesis:
 
 
 class EncodedPairs(Protocol):
-    """What the engine has to know of a memory: the number of pairs, and where its tensors lie."""
+    """What the engine has to know of a memory: the number of pairs, and its device."""
 
     def __len__(self) -> int: ...
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors lie."""
+        """Device of the tensors."""
         ...
 
 
@@ -80,7 +78,7 @@ StateT = TypeVar("StateT")
 
 
 class StepwiseCaptioner(Protocol[MemoryT, StateT]):
-    """What the engine asks of a captioner; the state between steps is the captioner's own affair."""
+    """What the engine asks of a captioner; the state between steps is the captioner's own."""
 
     def start(self, memory: MemoryT, beams: int, length: int) -> StateT:
         """Begin a search with `beams` beams for each pair and at most `length` words, the end token counted."""
@@ -95,7 +93,7 @@ class StepwiseCaptioner(Protocol[MemoryT, StateT]):
         ...
 
     def keep(self, state: StateT, pairs: Tensor) -> None:
-        """Go on with the pairs at indices `pairs` alone, in that order."""
+        """Keep only the pairs at indices `pairs`, in that order."""
         ...
 
 
@@ -112,8 +110,8 @@ def generate(
 
     Returns:
         For each pair its hypotheses, best first: `n_best` of them, fewer only where the model gives probability
-        zero to everything else. Equal scores keep the order in which the sentences were found, sentences found
-        together that of their beams.
+        zero to everything else. Equal scores keep the order in which the sentences were finished, sentences
+        finished together that of their beams.
     """
     length = settings.max_length - 1  # the start token is given
     search = _Search(len(memory), settings, memory.device)
@@ -123,12 +121,12 @@ def generate(
     for position in range(length):
         logits = model.step(state, search.words, position)
         parents = search.advance(torch.log_softmax(logits.float(), dim=-1), position)
-        staying = search.retire()
+        remaining = search.retire()
         if not len(search):
             break
         model.reorder(state, parents)
-        if staying is not None:
-            model.keep(state, staying)
+        if remaining is not None:
+            model.keep(state, remaining)
     return search.results()
 
 
@@ -153,7 +151,7 @@ class _Search:
         self.best_words = torch.full((pairs, best, self.length), PAD, device=device)
         self.done = torch.zeros(pairs, dtype=torch.bool, device=device)
         self._rows = torch.arange(pairs, device=device)
-        self._found: list[list[Hypothesis]] = [[] for _ in range(pairs)]
+        self._hypotheses: list[list[Hypothesis]] = [[] for _ in range(pairs)]
 
     def __len__(self) -> int:
         return len(self.words)
@@ -164,8 +162,8 @@ class _Search:
         last = position == self.length - 1
         totals = self._allowed(log_probabilities, position, last) + self.scores.unsqueeze(-1)
         # Each beam can end in one way only, so of the best 2K at least K go on.
-        sums, places = stable_topk(totals.flatten(1), 2 * beams)
-        parents, words = places // size, places % size
+        sums, indices = stable_topk(totals.flatten(1), 2 * beams)
+        parents, words = indices // size, indices % size
         ended = words == END
         written = self.written.gather(1, parents.unsqueeze(-1).expand(-1, -1, self.length))
         written[:, :, position] = words
@@ -186,19 +184,19 @@ class _Search:
         return parents.gather(1, going)
 
     def retire(self) -> Tensor | None:
-        """Let pairs that are done go, if they are enough; return the indices of those that stay, None for all."""
+        """Remove pairs that are done, if they are many; return the indices of the remaining pairs, None for all."""
         alive = len(self) - int(self.done.sum())
         if alive > (1 - _DONE_SHARE) * len(self):
             return None
-        leaving, staying = self.done.nonzero().squeeze(1), (~self.done).nonzero().squeeze(1)
-        self._collect(leaving)
+        done, remaining = self.done.nonzero().squeeze(1), (~self.done).nonzero().squeeze(1)
+        self._collect(done)
         for name in ("words", "scores", "written", "best_scores", "best_sums", "best_words", "done", "_rows"):
-            setattr(self, name, getattr(self, name)[staying])
-        return staying
+            setattr(self, name, getattr(self, name)[remaining])
+        return remaining
 
     def results(self) -> list[list[Hypothesis]]:
-        """Return what was found for each pair, best first."""
-        return self._found
+        """Return the finished sentences of each pair, best first."""
+        return self._hypotheses
 
     def _allowed(self, log_probabilities: Tensor, position: int, last: bool) -> Tensor:
         if last:
@@ -221,13 +219,13 @@ class _Search:
         words = torch.cat([self.best_words, written], dim=1)
         self.best_words = words.gather(1, chosen.unsqueeze(-1).expand(-1, -1, self.length))
 
-    def _collect(self, leaving: Tensor) -> None:
-        rows, sums, words = (x[leaving].tolist() for x in (self._rows, self.best_sums, self.best_words))
+    def _collect(self, pairs: Tensor) -> None:
+        rows, sums, words = (x[pairs].tolist() for x in (self._rows, self.best_sums, self.best_words))
         for row, row_sums, row_words in zip(rows, sums, words, strict=True):
             for total, ids in zip(row_sums, row_words, strict=True):
                 if total > -torch.inf:
                     tokens = tuple(ids[: ids.index(END) + 1])
-                    self._found[row].append(Hypothesis(tokens, total / self._divisor(len(tokens)), total))
+                    self._hypotheses[row].append(Hypothesis(tokens, total / self._divisor(len(tokens)), total))
 
     def _divisor(self, length: int) -> float:
         return float(length**self.settings.length_penalty)

@@ -83,9 +83,9 @@ class Regions:
             DataError: A field has another number of regions than `features`.
         """
         counts = torch.tensor([len(values) for values in features])
-        others = {"dates": dates, "centroids": centroids, "scores": scores, "rows": rows}
-        for name, given in others.items():
-            if given is not None and [len(values) for values in given] != counts.tolist():
+        optional = {"dates": dates, "centroids": centroids, "scores": scores, "rows": rows}
+        for name, columns in optional.items():
+            if columns is not None and [len(values) for values in columns] != counts.tolist():
                 raise DataError(
                     f"`{name}` are not of as many regions as `features`",
                     where=f"regions.{name}",
@@ -93,13 +93,13 @@ class Regions:
                 )
         mask = torch.arange(int(counts.max())) < counts[:, None]
 
-        def pad(given: Sequence[Tensor] | None) -> Tensor | None:
-            return None if given is None else pad_sequence(list(given), batch_first=True)
+        def pad(columns: Sequence[Tensor] | None) -> Tensor | None:
+            return None if columns is None else pad_sequence(list(columns), batch_first=True)
 
         return cls(
             pad_sequence(list(features), batch_first=True),
             mask.to(features[0].device),
-            **{name: pad(given) for name, given in others.items()},
+            **{name: pad(columns) for name, columns in optional.items()},
         )
 
     def select(self, rows: Tensor) -> Regions:
@@ -141,11 +141,11 @@ class Regions:
             faulty = wrong.any(2) & self.mask
             if faulty.any():
                 pair, region = faulty.nonzero()[0].tolist()
-                asked = {"dates": "0 or 1", "centroids": "shares of the image from 0 to 1"}.get(
+                expected = {"dates": "0 or 1", "centroids": "shares of the image from 0 to 1"}.get(
                     column, "finite numbers"
                 )
                 raise DataError(
-                    f"region {region} of pair {pair} of the batch has {column} that are not {asked}",
+                    f"region {region} of pair {pair} of the batch has {column} that are not {expected}",
                     where=f"{name}.{column}",
                     fix="compute the cache it comes from anew",
                 )
@@ -155,10 +155,10 @@ class Regions:
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
-def _misfit(name: str, tensor: Tensor, wanted: str) -> DataError:
-    given = f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
+def _misfit(name: str, tensor: Tensor, expected: str) -> DataError:
+    actual = f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
     return DataError(
-        f"`{name}` of regions must be {wanted}, not {given}",
+        f"`{name}` of regions must be {expected}, not {actual}",
         where=f"regions.{name}",
         fix="bring all fields of the regions from the same rows of their cache",
     )
@@ -230,19 +230,19 @@ def validate_inputs(settings: SageCCSettings, shapes: Shapes, inputs: Mapping[st
     regions = _input("regions", inputs, Regions) if chosen.regions else None
     semantics = _input("semantics", inputs, Regions) if chosen.semantics else None
     graph = _input("graph", inputs, GraphTensors) if chosen.graph else None
-    for name, given in (("regions", regions), ("semantics", semantics)):
-        if given is None:
+    for name, of_kind in (("regions", regions), ("semantics", semantics)):
+        if of_kind is None:
             continue
-        if len(given) != pairs:
+        if len(of_kind) != pairs:
             raise DataError(
-                f"{_NAMES[name]} of {len(given)} pairs cannot go with scenes of {pairs}",
+                f"{_NAMES[name]} of {len(of_kind)} pairs cannot go with scenes of {pairs}",
                 where=f"inputs.{name}",
                 fix="take both from the same pairs",
             )
-        _check_width(name, "of width {}", given.features.shape[2], shapes[name][0])
-        _check_dates(name, given, settings)
-        if given.features.device.type == "cpu":
-            given.check_values(f"inputs.{name}")
+        _check_width(name, "of width {}", of_kind.features.shape[2], shapes[name][0])
+        _check_dates(name, of_kind, settings)
+        if of_kind.features.device.type == "cpu":
+            of_kind.check_values(f"inputs.{name}")
     if regions is not None and settings.fusion == "paper" and regions.centroids is None:
         raise _without("regions", "centroids", "give the centroids of `regions`, divided by the image's size")
     if semantics is not None and chosen.top_q is not None and semantics.scores is None:
@@ -273,20 +273,20 @@ def check_graph(graph: GraphTensors) -> None:
 
 
 def _input(name: str, inputs: Mapping[str, Any], kind: type[InputT]) -> InputT:
-    given = inputs.get(name)
-    if not isinstance(given, kind):
+    value = inputs.get(name)
+    if not isinstance(value, kind):
         raise DataError(
             f"the captioner reads {_NAMES[name]}, and none are given",
             where=f"inputs.{name}",
             fix=f"run `sagecc {_STAGES[name]}`, or train a captioner with inputs.{name}: false",
         )
-    return given
+    return value
 
 
-def _check_width(name: str, what: str, given: int, expected: int) -> None:
-    if given != expected:
+def _check_width(name: str, what: str, actual: int, expected: int) -> None:
+    if actual != expected:
         raise CheckpointError(
-            f"the captioner reads {_NAMES[name]} {what.format(expected)}, given {what.format(given)}",
+            f"the captioner reads {_NAMES[name]} {what.format(expected)}, given {what.format(actual)}",
             where=f"inputs.{name}",
             fix=f"use the output of `sagecc {_STAGES[name]}` that the captioner was trained with, or train it on this",
         )

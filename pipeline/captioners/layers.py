@@ -1,9 +1,4 @@
-"""A set of any size as one vector.
-
-Multi-head attention whose keys and values are projected apart from its queries, and the feed-forward branch.
-
-Positional embeddings of words, of grid cells and of points.
-"""
+"""Layers that encoders, fusions and decoder share: attention, feed-forward, positional embeddings, pooling of sets."""
 
 from __future__ import annotations
 
@@ -24,7 +19,7 @@ class Attention(nn.Module):
     Args:
         width: Width D of queries and output, a multiple of `heads`.
         heads: Number of heads H; each has d = D / H channels.
-        memory_width: Width of what is attended to; the same as `width` when not given.
+        memory_width: Width of the memory (keys and values); the same as `width` when not given.
     """
 
     def __init__(self, width: int, heads: int, memory_width: int | None = None) -> None:
@@ -35,7 +30,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Project what is attended to, (N, S, memory_width), to keys and values, each (N, H, S, d)."""
+        """Project the memory, (N, S, memory_width), to keys and values, each (N, H, S, d)."""
         keys, values = self.memory(memory).chunk(2, dim=-1)
         return self._split(keys), self._split(values)
 
@@ -50,7 +45,7 @@ class Attention(nn.Module):
             values: (N, H, S, d).
             mask: Broadcastable to (N, H, T, S): added to the logits when floating, True where attention may go
                 when boolean.
-            causal: Query t sees keys 0…t only; not together with `mask`.
+            causal: Query t attends to keys 0…t only; not together with `mask`.
 
         Returns:
             (N, T, D).
@@ -85,15 +80,15 @@ class FeedForward(nn.Sequential):
 
 def initialise(module: nn.Module) -> None:
     """Give linear layers Xavier-uniform weights and zero biases, convolutions He-normal weights."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def sinusoid(length: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -117,8 +112,8 @@ def point_waves(points: Tensor, width: int, finest: int) -> Tensor:
     """Return sines and cosines of the coordinates of points in an image.
 
     With Q = width / 4 and k = 0 … Q − 1, coordinate x gives sin(π r_k x) and cos(π r_k x) where r_k rises
-    geometrically from 1 to `finest`: the first wave tells the two sides of the image apart, the last what lies
-    1 / `finest` of it from another.
+    geometrically from 1 to `finest`: the first wave distinguishes the two sides of the image, the last points that are
+    1 / `finest` of it apart.
 
     Args:
         points: (…, 2), x and y as shares of the image.
@@ -135,7 +130,7 @@ def point_waves(points: Tensor, width: int, finest: int) -> Tensor:
 
 
 class GridPositions(nn.Module):
-    """The 2-D positional embedding P of equation (1): half the channels tell the row, half the column.
+    """The 2-D positional embedding P of equation (1): half the channels encode the row, half the column.
 
     Args:
         height: Rows h of the grid.
@@ -165,7 +160,7 @@ class GridPositions(nn.Module):
 
 
 class SetPooling(nn.Module):
-    """Pool sets, which neither the order of their members nor padding changes.
+    """Pool sets to one vector each; neither the order of the members nor padding changes it.
 
     "mean": (1/N) Σ_i x_i. "attention": Σ_i a_i x_i with a = softmax_i(q · x_i / √w) and a learned query q, which
     starts at zero and so as the mean. A set without members is pooled to a vector e that is learned, starting at
@@ -197,7 +192,7 @@ class SetPooling(nn.Module):
             weights = mask / mask.sum(1, keepdim=True).clamp(min=1)
         else:
             logits = (members * self.query).sum(-1) * members.shape[-1] ** -0.5
-            # Not −∞: a set without members would get weights that are no numbers.
+            # Not −∞: a set without members would get weights that are NaN.
             weights = logits.masked_fill(~mask, torch.finfo(logits.dtype).min).softmax(1) * mask
         pooled = (weights.unsqueeze(-1) * members).sum(1)
         if self.empty is not None:

@@ -145,14 +145,14 @@ def fuse(first: Tensor, second: Tensor, change: Tensor, consistency: Tensor) -> 
 
 
 def _head(inputs: int, inner: int, channels: int, settings: SceneEncoderSettings) -> nn.Sequential:
-    parts: list[nn.Module] = []
+    layers: list[nn.Module] = []
     for index in range(settings.head_layers):
         # The norm that follows has a bias of its own.
-        parts.append(nn.Conv2d(inner if index else inputs, inner, 3, padding=1, bias=False))
-        parts.append(nn.BatchNorm2d(inner) if settings.head_norm == "batch" else nn.GroupNorm(4, inner))
-        parts.append(nn.ReLU())
-    parts.append(nn.Conv2d(inner, channels, 1))
-    return nn.Sequential(*parts)
+        layers.append(nn.Conv2d(inner if index else inputs, inner, 3, padding=1, bias=False))
+        layers.append(nn.BatchNorm2d(inner) if settings.head_norm == "batch" else nn.GroupNorm(4, inner))
+        layers.append(nn.ReLU())
+    layers.append(nn.Conv2d(inner, channels, 1))
+    return nn.Sequential(*layers)
 
 
 def _numbers(shape: tuple[int, ...] | torch.Size) -> str:
@@ -160,9 +160,9 @@ def _numbers(shape: tuple[int, ...] | torch.Size) -> str:
 
 
 class LearnedScene(nn.Module):
-    """Learned tokens, the same for every pair, in the place of E_img: a scene that is as before everywhere.
+    """Learned tokens, the same for every pair, in the place of E_img, with a change map of zeros.
 
-    Queries by which a fusion of tokens attends to the regions, and something to look at for a decoder whose fusion is
+    They are the queries by which a fusion of tokens attends to the regions, and the memory of a decoder whose fusion is
     one vector. They are drawn from torch's global generator; seed it around the construction.
 
     Args:

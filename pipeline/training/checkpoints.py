@@ -117,9 +117,9 @@ def read_card(folder: Path) -> ModelCard:
         return ModelCard.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"not a model's settings: {place}: {first['msg']}", where=path, fix=_TRAIN_AGAIN
+            f"not a model's settings: {field}: {first['msg']}", where=path, fix=_TRAIN_AGAIN
         ) from error
     except DataError as error:
         raise CheckpointError(error.what, where=path, fix=_TRAIN_AGAIN) from error

@@ -1,7 +1,4 @@
-"""One device or several: what the loop needs to know of the others. Several are joined by Lightning Fabric.
-
-Reasons for which a training ends early: the user, or numbers that run away.
-"""
+"""Training on one device or on several that Lightning Fabric joins, and the reasons for which a training ends early."""
 
 from __future__ import annotations
 
@@ -145,12 +142,14 @@ def count_devices(setting: int | Literal["auto"], device: torch.device) -> int:
     """
     if device.type != "cuda":
         return 1 if setting == "auto" else setting
-    there = torch.cuda.device_count()
+    available = torch.cuda.device_count()
     if setting == "auto":
-        return there
-    if setting > there:
+        return available
+    if setting > available:
         raise ServiceError(
-            f"{setting} GPUs are asked for and there are {there}", where="train.devices", fix="set train.devices: auto"
+            f"{setting} GPUs are asked for and there are {available}",
+            where="train.devices",
+            fix="set train.devices: auto",
         )
     return setting
 

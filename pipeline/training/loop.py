@@ -1,11 +1,6 @@
 """The training loop: epochs of steps, a validation after each, the best weights kept, and no step lost to a kill.
 
-A running average of a model's weights, which generalises better than the last weights and depends less on chance.
-
-Polyak & Juditsky (1992), in the exponential form, with a shorter memory at the start.
-
-
-Scores of a model on its validation pairs: the loss, and the field's scores of greedily generated captions.
+Before it stand what it uses: a running average of the weights, and the scores of a model on its validation pairs.
 """
 
 from __future__ import annotations
@@ -33,9 +28,12 @@ from pipeline.training.settings import SelectionMetric, TrainSettings
 
 
 class WeightAverage:
-    """ā ← d ā + (1 − d) w after every step n, d = min(decay, (1 + n) / (10 + n)).
+    """Running average of weights: ā ← d ā + (1 − d) w after every step n, d = min(decay, (1 + n) / (10 + n)).
 
-    Statistics of batch norms are averaged like weights; what is no floating-point number is the latest.
+    Polyak & Juditsky (1992), in the exponential form, with a shorter memory at the start. `torch.optim.swa_utils` keeps
+    a second module; this keeps tensors by name, which go into the training state as they are.
+
+    Statistics of batch norms are averaged like weights; integers are copied.
 
     Args:
         decay: 0 keeps no average.
@@ -353,9 +351,9 @@ class Loop:
     def _finite(self, value: float) -> float:
         if math.isfinite(value):
             return value
-        kept = f"the last good state is kept in {self.state}" if self.state.is_file() else "no state was saved yet"
+        state = f"the last good state is kept in {self.state}" if self.state.is_file() else "no state was saved yet"
         raise DivergedError(
-            f"the loss is no longer a number in epoch {self._progress.epoch + 1} of seed {self.seed}; {kept}",
+            f"the loss is no longer a number in epoch {self._progress.epoch + 1} of seed {self.seed}; {state}",
             where="train",
             fix="lower train.learning_rate, set train.gradient_clip to 1 or less, or set train.precision: fp32",
         )

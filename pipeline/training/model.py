@@ -43,9 +43,9 @@ class ImageFront(nn.Module):
         return features.view(len(images), 2, *features.shape[1:])
 
     def train(self, mode: bool = True) -> ImageFront:
-        """Switch between training and evaluation; statistics that are to stay do not follow."""
+        """Switch between training and evaluation; frozen batch norms stay in evaluation mode."""
         super().train(mode)
-        frozen = {part for module in self.backbone.frozen_modules() for part in module.modules()}
+        frozen = {inner for module in self.backbone.frozen_modules() for inner in module.modules()}
         for module in self.backbone.modules():
             trained = self._batch_norm == "all" or (self._batch_norm == "trained" and module not in frozen)
             if isinstance(module, nn.BatchNorm2d) and mode and not trained:

@@ -1,15 +1,4 @@
-"""The training loop of the mini models: seeded, resumed after every epoch, with a validation curve.
-
-Settings that the trainings of all mini models share.
-
-AdamW with orthogonalised momentum for the hidden matrices of a transformer (Muon, Jordan et al. 2024).
-
-https://kellerjordan.github.io/posts/muon/. In training the mini SAM's image encoder it reaches AdamW's loss in about
-half the steps.
-
-
-The synthetic worlds that mini models are trained on; models with equal world settings share one.
-"""
+"""The training loop of the mini models, with their optimizer and the synthetic worlds that they are trained on."""
 
 from __future__ import annotations
 
@@ -38,7 +27,10 @@ _ITERATIONS = 5
 
 
 class OrthogonalAdamW(torch.optim.AdamW):
-    """AdamW, in which chosen matrices move by their orthogonalised momentum instead.
+    """AdamW with orthogonalised momentum for the hidden matrices of a transformer (Muon, Jordan et al. 2024).
+
+    https://kellerjordan.github.io/posts/muon/. In training the mini SAM's image encoder it reaches AdamW's loss in
+    about half the steps.
 
     One group of parameters in the model's order, and AdamW's names for the moments, so that a training state holds it
     as it holds AdamW.
@@ -172,12 +164,12 @@ def pretrain(
                 share = (epoch * steps + index) / (schedule.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.learning_rate * one_cycle(share)
-                parts = losses(batch)
+                terms = losses(batch)
                 optimizer.zero_grad()
-                torch.stack(list(parts.values())).sum().backward()
+                torch.stack(list(terms.values())).sum().backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-                for name, value in parts.items():
+                for name, value in terms.items():
                     total[name] = total.get(name, 0.0) + value.item()
                 bar.advance()
             means = {f"loss_{name}": value / steps for name, value in total.items()}

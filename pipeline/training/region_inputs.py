@@ -284,7 +284,7 @@ def _unmatched(
         assignment = stage_assignment(matches).model_copy(update={"threshold": settings.match_threshold})
     unmatched: list[NDArray[np.int32]] = []
     for pair in pairs.tolist():
-        pair_matches = read_matches(matches, pair, assignment, kept=settings.max_masks)
+        pair_matches = read_matches(matches, pair, assignment, max_masks=settings.max_masks)
         unmatched += [pair_matches.unmatched_before, pair_matches.unmatched_after]
     owners = np.repeat(np.arange(len(units)), [len(rows) for rows in unmatched])
     rows = np.concatenate(unmatched) + starts[owners]
@@ -409,8 +409,7 @@ def _pretrained(path: Path, expected: GraphEncoderSettings, graph_sha256: str) -
         values = ", ".join(f"{name}: {stored_values[name]}" for name in different)
         raise SettingsError(
             f"the pretrained graph encoder differs from the captioner's in {', '.join(different)}",
-            where="train.captioner.inputs.graph_encoder",
-            fix=f"set there {values}; or set graph.encoder to the captioner's and run `sagecc graph`; or set "
-            f"{_NOT_PRETRAINED}",
+            where="models.graph_encoder",
+            fix=f"run `sagecc graph` with these settings; or set there {values}; or set {_NOT_PRETRAINED}",
         )
     return weights
