@@ -1,9 +1,4 @@
-"""An experiment as a picture: a dot per row, with its deviation over seeds.
-
-What the rows of an experiment came to, and all of it as one JSON document.
-
-An experiment as Markdown: what matters in one line per row, and the rest below.
-"""
+"""The results of an experiment's rows as a JSON document, as a Markdown table, and as a picture."""
 
 from __future__ import annotations
 
@@ -49,14 +44,14 @@ class RowResult:
     above: Mapping[str, Comparison] | None = None
     first: Mapping[str, Comparison] | None = None
 
-    def numbers(self, part: Subset | str) -> tuple[Numbers | None, Numbers | None]:
+    def numbers(self, subset: Subset | str) -> tuple[Numbers | None, Numbers | None]:
         """Return mean and sample deviation over seeds, by metric, of a subset or of `FLAG`.
 
         The mean is None where there is nothing to score, the deviation also where there is one seed.
         """
         if self.metrics is None:
             return None, None
-        rows = (self.metrics[FLAG] if part == FLAG else self.metrics["words"][part]) or {}
+        rows = (self.metrics[FLAG] if subset == FLAG else self.metrics["words"][subset]) or {}
         return rows.get(MODEL), rows.get(DEVIATION)
 
     def by_seed(self, subset: Subset) -> dict[str, Numbers]:
@@ -136,15 +131,15 @@ def _row(row: RowResult) -> dict[str, Any]:
     }
 
 
-def _compared(found: Mapping[str, Comparison] | None) -> dict[str, Any] | None:
-    return None if found is None else {metric: one.as_dict() for metric, one in found.items()}
+def _compared(comparisons: Mapping[str, Comparison] | None) -> dict[str, Any] | None:
+    return None if comparisons is None else {metric: one.as_dict() for metric, one in comparisons.items()}
 
 
-def _spread(row: RowResult, part: Subset | str) -> dict[str, Any] | None:
-    mean, deviation = row.numbers(part)
+def _spread(row: RowResult, subset: Subset | str) -> dict[str, Any] | None:
+    mean, deviation = row.numbers(subset)
     if mean is None:
         return None
-    names = mean if part == FLAG else METRICS
+    names = mean if subset == FLAG else METRICS
     return {name: {"mean": mean[name], "deviation": deviation and deviation[name]} for name in names}
 
 
@@ -152,32 +147,32 @@ Cells = Callable[[RowResult], Sequence[str]]
 
 
 def markdown(results: Results) -> str:
-    """Write the table, every score by subset, the comparisons, each seed's scores, and what each row was run with."""
+    """Return the summary table, every score by subset, the comparisons, each seed's scores, and each row's settings."""
     scored = [row for row in results.rows if row.metrics is not None]
-    parts = [f"# {results.title or results.name}", _about(results), _lines(_HEAD, results.rows, _summary)]
-    parts.extend(f"**{row.label}** {row.reason}" for row in results.rows if row.failed)
+    sections = [f"# {results.title or results.name}", _about(results), _lines(_HEAD, results.rows, _summary)]
+    sections.extend(f"**{row.label}** {row.reason}" for row in results.rows if row.failed)
     for subset in SUBSETS:
         rows = [row for row in scored if row.numbers(subset)[0] is not None]
         if rows:
-            parts.append(f"## Scores: {subset} pairs ({results.pairs[subset]:,})")
-            parts.append(_lines(["row", *(TITLES[name] for name in METRICS)], rows, _scores(subset, METRICS)))
+            sections.append(f"## Scores: {subset} pairs ({results.pairs[subset]:,})")
+            sections.append(_lines(["row", *(TITLES[name] for name in METRICS)], rows, _scores(subset, METRICS)))
     flagged = [row for row in scored if row.numbers(FLAG)[0] is not None]
     if flagged:
         names = ("accuracy", "precision", "recall", "f1")
-        parts.append("## “Changed”, as the sentences imply it")
-        parts.append(_lines(["row", *(TITLES[name] for name in names)], flagged, _scores(FLAG, names)))
+        sections.append("## “Changed”, as the sentences imply it")
+        sections.append(_lines(["row", *(TITLES[name] for name in names)], flagged, _scores(FLAG, names)))
     for other, against in (("row above", _above), ("first row", _first)):
         compared = [row for row in scored if against(row) is not None]
         # Of two rows the first is the one above.
         if len(compared) > (other == "first row"):
-            parts.append(f"## Against the {other}, changed pairs: difference (95 % of resamples), p")
-            parts.append(_lines(["row", *(TITLES[metric] for metric in COMPARED)], compared, _comparisons(against)))
+            sections.append(f"## Against the {other}, changed pairs: difference (95 % of resamples), p")
+            sections.append(_lines(["row", *(TITLES[metric] for metric in COMPARED)], compared, _comparisons(against)))
     if any(row.by_seed("changed") for row in scored):
-        parts.append("## Each seed, changed pairs")
-        parts.append(_lines(["row", "seed", *(TITLES[name] for name in METRICS)], scored, None))
-    parts.append("## Runs")
-    parts.append(_lines(_RUNS, results.rows, _run))
-    return "\n\n".join(parts) + "\n"
+        sections.append("## Each seed, changed pairs")
+        sections.append(_lines(["row", "seed", *(TITLES[name] for name in METRICS)], scored, None))
+    sections.append("## Runs")
+    sections.append(_lines(_RUNS, results.rows, _run))
+    return "\n\n".join(sections) + "\n"
 
 
 _RUNS = ["row", "folder", "settings of its own"]
@@ -221,8 +216,8 @@ def _summary(row: RowResult) -> Sequence[str]:
     ]
 
 
-def _scores(part: Subset | str, names: Sequence[str]) -> Cells:
-    return lambda row: [_cell(row, part, name) for name in names]
+def _scores(subset: Subset | str, names: Sequence[str]) -> Cells:
+    return lambda row: [_cell(row, subset, name) for name in names]
 
 
 def _above(row: RowResult) -> Mapping[str, Comparison] | None:
@@ -234,7 +229,7 @@ def _first(row: RowResult) -> Mapping[str, Comparison] | None:
 
 
 def _comparisons(against: Callable[[RowResult], Mapping[str, Comparison] | None]) -> Cells:
-    return lambda row: [_difference(found[metric]) for metric in COMPARED] if (found := against(row)) else []
+    return lambda row: [_difference(compared[metric]) for metric in COMPARED] if (compared := against(row)) else []
 
 
 def _run(row: RowResult) -> Sequence[str]:
@@ -258,8 +253,8 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _cell(row: RowResult, part: Subset | str, name: str) -> str:
-    mean, deviation = row.numbers(part)
+def _cell(row: RowResult, subset: Subset | str, name: str) -> str:
+    mean, deviation = row.numbers(subset)
     if mean is None or (value := mean[name]) is None:
         return "–"
     spread = None if deviation is None else deviation[name]
@@ -270,12 +265,12 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _difference(found: Comparison) -> str:
-    return f"{found.difference:+.2f} ({found.low:+.2f} to {found.high:+.2f}), {_p(found)}"
+def _difference(comparison: Comparison) -> str:
+    return f"{comparison.difference:+.2f} ({comparison.low:+.2f} to {comparison.high:+.2f}), {_p(comparison)}"
 
 
-def _p(found: Comparison) -> str:
-    return f"{found.p:.3f}"
+def _p(comparison: Comparison) -> str:
+    return f"{comparison.p:.3f}"
 
 
 _MEAN, _SEED = "#1b6ca8", "#b9b9b9"
@@ -286,7 +281,7 @@ _LONGEST: Final = 40
 def draw_rows(results: Results, path: Path) -> Path:
     """Draw CIDEr-D and BLEU-4 of every row that has scores, on changed pairs or, where there are none, on all.
 
-    Rows without scores keep their place and stay empty.
+    Rows without scores keep their position and stay empty.
 
     Raises:
         OutputError: The file cannot be written.
@@ -298,14 +293,14 @@ def draw_rows(results: Results, path: Path) -> Path:
     figure = Figure(figsize=(10, 1.6 + 0.4 * len(rows)), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(COMPARED), sharey=True)
     for axis, metric in zip(axes, COMPARED, strict=True):
-        for place, row in enumerate(rows):
+        for position, row in enumerate(rows):
             mean, deviation = row.numbers(subset)
             if mean is None or (centre := mean[metric]) is None:
                 continue
             seeds = [scores[metric] for scores in row.by_seed(subset).values()]
-            axis.scatter(seeds, [place] * len(seeds), s=14, color=_SEED, zorder=2)
+            axis.scatter(seeds, [position] * len(seeds), s=14, color=_SEED, zorder=2)
             spread = None if deviation is None else deviation[metric]
-            axis.errorbar(centre, place, xerr=spread, fmt="o", color=_MEAN, capsize=3, zorder=3)
+            axis.errorbar(centre, position, xerr=spread, fmt="o", color=_MEAN, capsize=3, zorder=3)
         axis.set_title(f"{TITLES[metric]}, {subset} pairs ({results.pairs.get(subset, 0):,})")
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(rows)), [_short(row.label) for row in rows])
