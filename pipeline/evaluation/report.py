@@ -1,12 +1,7 @@
-"""Everything that is measured of one set of captions: rows by subset, on words and on vocabulary ids.
+"""Evaluation of captions: the captioner's scores by subset, on words and on vocabulary ids, beside two baselines.
 
-Names of the rows that an evaluation puts side by side.
-
-Mean and deviation over models that differ in their seed.
-
-How well sentences tell changed pairs from unchanged ones.
-
-What a reader must know about an evaluation, in sentences made from the evaluation itself.
+In the order of the data: `evaluate` scores every row, takes change flags from the sentences, averages over training
+seeds, and adds notes that a reader needs.
 """
 
 from __future__ import annotations
@@ -26,7 +21,7 @@ from pipeline.evaluation.java import JAVA_CURE, Java
 from pipeline.evaluation.scores import SUBSETS, Corpus, Subset, corpus_of, score_corpora, split_by_change, tokenize
 
 MODEL: Final = "model"
-"""The captioner; the mean over seeds when there are several."""
+"""The captioner; with several seeds, their mean."""
 
 DEVIATION: Final = "model_deviation"
 """Sample standard deviation of `MODEL` over seeds."""
@@ -35,170 +30,17 @@ CONSTANT: Final = "constant"
 """The best constant sentence of the subset."""
 
 TRUE_FLAG: Final = "true_flag"
-"""The true change flag, said in one sentence for changed pairs and one for unchanged pairs."""
+"""The true change flag: one sentence for all changed pairs and one for all unchanged pairs."""
 
 LABELS: Final = {MODEL: "model", CONSTANT: "best constant sentence", TRUE_FLAG: "true flag, generic sentence"}
-"""How the rows are called in tables and plots."""
-
+"""Labels of the rows in tables and plots."""
 
 Numbers = Mapping[str, float | None]
 """Numbers by name; None where one does not exist."""
 
 
-def mean_over_seeds(results: Sequence[Numbers]) -> dict[str, float | None]:
-    """Return the mean of each number over the seeds; None where any seed has none.
-
-    Raises:
-        ValueError: There are no seeds, or their names differ.
-    """
-    return _over_seeds(results, _mean)
-
-
-def deviation_over_seeds(results: Sequence[Numbers]) -> dict[str, float | None]:
-    """Return the sample standard deviation (divisor n - 1) of each number; None where any seed has none.
-
-    Raises:
-        ValueError: There are fewer than two seeds, or their names differ.
-    """
-    if len(results) < 2:
-        raise ValueError("a deviation wants two seeds or more")
-    return _over_seeds(results, _deviation)
-
-
-def _over_seeds(results: Sequence[Numbers], combine: Callable[[Sequence[float]], float]) -> dict[str, float | None]:
-    if not results:
-        raise ValueError("there are no seeds")
-    names = list(results[0])
-    if any(list(result) != names for result in results):
-        raise ValueError("the seeds have different numbers")
-    combined: dict[str, float | None] = {}
-    for name in names:
-        values = [result[name] for result in results]
-        known = [value for value in values if value is not None]
-        combined[name] = combine(known) if len(known) == len(values) else None
-    return combined
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    centre = _mean(values)
-    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
-
-
-@dataclass(frozen=True)
-class ChangeFlagScores:
-    """Scores of "changed" as sentences imply it, times 100.
-
-    Attributes:
-        accuracy: Share of pairs whose sentence implies the true flag.
-        precision: Share of truly changed pairs among those said to be changed; None where none is said to be.
-        recall: Share of changed pairs that are said to be changed; None where none is changed.
-        f1: Harmonic mean of precision and recall; None where either is, 0 where both are 0.
-    """
-
-    accuracy: float
-    precision: float | None
-    recall: float | None
-    f1: float | None
-
-    def as_dict(self) -> dict[str, float | None]:
-        """Return the scores by name."""
-        return asdict(self)
-
-
-def change_flag_scores(
-    captions: Mapping[str, str], changed: Mapping[str, bool], implies_change: Callable[[str], bool]
-) -> ChangeFlagScores:
-    """Compare what captions imply with the true flags.
-
-    Args:
-        captions: A caption by pair id; those of pairs without a flag are not looked at.
-        changed: The true flag by pair id.
-        implies_change: Tells whether a sentence says that something changed.
-
-    Raises:
-        DataError: There are no flags, or a pair with a flag has no caption.
-    """
-    if not changed:
-        raise DataError("no pair has a change flag")
-    missing = changed.keys() - captions.keys()
-    if missing:
-        raise DataError(f"pairs without a caption: {len(missing)}, first {min(missing)!r}")
-    said = {pair: implies_change(captions[pair]) for pair in changed}
-    hits = sum(said[pair] and changed[pair] for pair in changed)
-    right = sum(said[pair] == changed[pair] for pair in changed)
-    precision = _share(hits, sum(said.values()))
-    recall = _share(hits, sum(changed.values()))
-    f1 = None
-    if precision is not None and recall is not None:
-        f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-    return ChangeFlagScores(100.0 * right / len(changed), precision, recall, f1)
-
-
-def _share(part: int, whole: int) -> float | None:
-    return 100.0 * part / whole if whole else None
-
-
-def notes_on(
-    oracle: Numbers | None,
-    subsets: Mapping[Subset, Sequence[Pair]],
-    constants: Mapping[Subset, str | None],
-    java: Java | None,
-    meteor: bool,
-) -> list[str]:
-    """Say what a reader must know about the numbers.
-
-    Args:
-        oracle: Scores of the row `TRUE_FLAG` on all pairs, on words; None where it could not be made.
-        subsets: The evaluated pairs.
-        constants: The constant sentence of each subset.
-        java: The runtime that was found.
-        meteor: Whether METEOR was asked for.
-    """
-    notes = []
-    if oracle is not None and subsets["changed"] and subsets["unchanged"]:
-        reached = ", ".join(
-            f"{label} {value:.1f}"
-            for label, metric in (("BLEU-4", "bleu_4"), ("CIDEr-D", "cider_d"), ("S*m", "s_m"))
-            if (value := oracle[metric]) is not None
-        )
-        notes.append(
-            f"The row {TRUE_FLAG} sees no picture: told the true flag, it says one sentence of every changed pair "
-            f"({constants['changed']!r}) and one of every unchanged pair ({constants['unchanged']!r}). On all pairs "
-            f"together it reaches {reached}, so an unsplit score says little: compare captioners on changed pairs."
-        )
-    notes.append(
-        f"The row {CONSTANT} says, within each subset, the sentence that scores best on the training pairs of that "
-        f"subset; on changed pairs alone and on unchanged pairs alone {TRUE_FLAG} therefore says the same."
-    )
-    notes.extend(f"There are no {subset} pairs to score." for subset in SUBSETS if not subsets[subset])
-    unflagged = len(subsets["all"]) - len(subsets["changed"]) - len(subsets["unchanged"])
-    if unflagged:
-        notes.append(f"{unflagged} pairs have no change flag: they count among all pairs only.")
-    if any(constants[subset] is None and subsets[subset] for subset in SUBSETS):
-        notes.append("The training split lacks captions to choose a constant sentence from: trivial rows are missing.")
-    for subset in SUBSETS:
-        described = {tuple(sorted(pair.captions)) for pair in subsets[subset]}
-        if len(described) == 1:
-            notes.append(
-                f"The {subset} pairs all have the same references: every n-gram is in every document, so CIDEr-D is 0 "
-                "for any caption and S*m cannot pass 75."
-            )
-    if java is None:
-        notes.append(
-            "There is no Java here: METEOR and S*m are missing, and captions were tokenized by the project's own rule "
-            f"instead of Stanford's PTBTokenizer. Cure: {JAVA_CURE}."
-        )
-    elif not meteor:
-        notes.append("METEOR is switched off (`meteor: off`), and with it S*m.")
-    return notes
-
-
 Row = Mapping[Subset, Mapping[str, str] | None]
-"""What a captioner says of the pairs of each subset, by pair id; None where it has nothing to say."""
+"""A captioner's captions of each subset by pair id; None where it has none."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +53,7 @@ class Report:
         seeds: Seed → the model's part of `scores` and `change_flag`; empty when there is one seed.
         pairs: Number of evaluated pairs by subset.
         constants: The constant sentence of each subset.
-        notes: What a reader must know about the numbers.
+        notes: Caveats that a reader needs beside the numbers.
     """
 
     scores: Mapping[str, Mapping[Subset, Mapping[str, Numbers] | None]]
@@ -232,12 +74,12 @@ def evaluate(
     vocabulary: Vocabulary | None = None,
     candidates: int = 1000,
 ) -> Report:
-    """Score the captions of every seed, beside two trivial rows.
+    """Score the captions of every training seed, and the two baselines beside them.
 
     Args:
         seeds: Seed → caption by pair id, for all `pairs` or more.
-        pairs: The pairs to evaluate on; those without references are left out, and a note says so.
-        training: Pairs of the training split: the constants are chosen among their captions.
+        pairs: Pairs to evaluate on; those without references are left out, with a note.
+        training: Pairs of the training split, whose captions are the candidates for the constants.
         java: Runs the PTB tokenizer and METEOR, or None.
         meteor: False leaves METEOR out.
         vocabulary: Turns captions into ids for the family "ids"; None leaves that family out.
@@ -301,7 +143,7 @@ def _score_rows(
     families: Mapping[str, Callable[[str], str]],
     java: Java | None,
 ) -> dict[str, dict[Subset, dict[str, Numbers | None]]]:
-    places: list[tuple[str, Subset, str]] = []
+    cells: list[tuple[str, Subset, str]] = []
     corpora: list[Corpus] = []
     scored: dict[str, dict[Subset, dict[str, Numbers | None]]] = {}
     for family, convert in families.items():
@@ -313,11 +155,65 @@ def _score_rows(
                 captions = row[subset]
                 if ids and captions is not None:
                     candidates = {pair: convert(captions[pair]) for pair in ids}
-                    places.append((family, subset, name))
+                    cells.append((family, subset, name))
                     corpora.append(corpus_of(candidates, references, ids))
-    for (family, subset, name), scores in zip(places, score_corpora(corpora, java), strict=True):
+    for (family, subset, name), scores in zip(cells, score_corpora(corpora, java), strict=True):
         scored[family][subset][name] = scores.as_dict()
     return scored
+
+
+@dataclass(frozen=True)
+class ChangeFlagScores:
+    """Scores of the change flag that sentences imply, times 100.
+
+    Attributes:
+        accuracy: Share of pairs whose sentence implies the true flag.
+        precision: Share of truly changed pairs among those predicted as changed; None where none is.
+        recall: Share of changed pairs that are predicted as changed; None where none is changed.
+        f1: Harmonic mean of precision and recall; None where either is, 0 where both are 0.
+    """
+
+    accuracy: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Return the scores by name."""
+        return asdict(self)
+
+
+def change_flag_scores(
+    captions: Mapping[str, str], changed: Mapping[str, bool], implies_change: Callable[[str], bool]
+) -> ChangeFlagScores:
+    """Compare the change flags that captions imply with the true ones.
+
+    Args:
+        captions: A caption by pair id; those of pairs without a flag are ignored.
+        changed: The true flag by pair id.
+        implies_change: Tells whether a sentence says that something changed.
+
+    Raises:
+        DataError: There are no flags, or a pair with a flag has no caption.
+    """
+    if not changed:
+        raise DataError("no pair has a change flag")
+    missing = changed.keys() - captions.keys()
+    if missing:
+        raise DataError(f"pairs without a caption: {len(missing)}, first {min(missing)!r}")
+    predicted = {pair: implies_change(captions[pair]) for pair in changed}
+    true_positives = sum(predicted[pair] and changed[pair] for pair in changed)
+    correct = sum(predicted[pair] == changed[pair] for pair in changed)
+    precision = _percent(true_positives, sum(predicted.values()))
+    recall = _percent(true_positives, sum(changed.values()))
+    f1 = None
+    if precision is not None and recall is not None:
+        f1 = 2 * precision * recall / (precision + recall) if true_positives else 0.0
+    return ChangeFlagScores(100.0 * correct / len(changed), precision, recall, f1)
+
+
+def _percent(count: int, total: int) -> float | None:
+    return 100.0 * count / total if total else None
 
 
 def _flags(captions: Mapping[str, str] | None, pairs: Sequence[Pair]) -> Numbers | None:
@@ -337,6 +233,49 @@ def _with_mean(rows: Mapping[str, Numbers | None], seeds: Sequence[str]) -> dict
     return merged
 
 
+def mean_over_seeds(results: Sequence[Numbers]) -> dict[str, float | None]:
+    """Return the mean of each number over the seeds; None where any seed has none.
+
+    Raises:
+        ValueError: There are no seeds, or their names differ.
+    """
+    return _over_seeds(results, _mean)
+
+
+def deviation_over_seeds(results: Sequence[Numbers]) -> dict[str, float | None]:
+    """Return the sample standard deviation (divisor n - 1) of each number; None where any seed has none.
+
+    Raises:
+        ValueError: There are fewer than two seeds, or their names differ.
+    """
+    if len(results) < 2:
+        raise ValueError("a deviation needs two seeds or more")
+    return _over_seeds(results, _deviation)
+
+
+def _over_seeds(results: Sequence[Numbers], combine: Callable[[Sequence[float]], float]) -> dict[str, float | None]:
+    if not results:
+        raise ValueError("there are no seeds")
+    names = list(results[0])
+    if any(list(result) != names for result in results):
+        raise ValueError("the seeds have different numbers")
+    combined: dict[str, float | None] = {}
+    for name in names:
+        values = [result[name] for result in results]
+        defined = [value for value in values if value is not None]
+        combined[name] = combine(defined) if len(defined) == len(values) else None
+    return combined
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    centre = _mean(values)
+    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
 def _of_seed(
     by_row: Mapping[str, Mapping[Subset, Mapping[str, Numbers | None]]],
     flags: Mapping[str, Numbers | None],
@@ -348,3 +287,58 @@ def _of_seed(
         for family, per_subset in by_row.items()
     }
     return {**scores, "change_flag": flags[name]}
+
+
+def notes_on(
+    oracle: Numbers | None,
+    subsets: Mapping[Subset, Sequence[Pair]],
+    constants: Mapping[Subset, str | None],
+    java: Java | None,
+    meteor: bool,
+) -> list[str]:
+    """Return the caveats that a reader needs beside the numbers.
+
+    Args:
+        oracle: Scores of the row `TRUE_FLAG` on all pairs, on words; None where it could not be made.
+        subsets: The evaluated pairs.
+        constants: The constant sentence of each subset.
+        java: The Java runtime, None where there is none.
+        meteor: Whether METEOR was asked for.
+    """
+    notes = []
+    if oracle is not None and subsets["changed"] and subsets["unchanged"]:
+        reached = ", ".join(
+            f"{label} {value:.1f}"
+            for label, metric in (("BLEU-4", "bleu_4"), ("CIDEr-D", "cider_d"), ("S*m", "s_m"))
+            if (value := oracle[metric]) is not None
+        )
+        notes.append(
+            f"The row {TRUE_FLAG} sees no picture: told the true flag, it says one sentence of every changed pair "
+            f"({constants['changed']!r}) and one of every unchanged pair ({constants['unchanged']!r}). On all pairs "
+            f"together it reaches {reached}, so an unsplit score says little: compare captioners on changed pairs."
+        )
+    notes.append(
+        f"The row {CONSTANT} says, within each subset, the sentence that scores best on the training pairs of that "
+        f"subset; on changed pairs alone and on unchanged pairs alone {TRUE_FLAG} therefore says the same."
+    )
+    notes.extend(f"There are no {subset} pairs to score." for subset in SUBSETS if not subsets[subset])
+    unflagged = len(subsets["all"]) - len(subsets["changed"]) - len(subsets["unchanged"])
+    if unflagged:
+        notes.append(f"{unflagged} pairs have no change flag: they count among all pairs only.")
+    if any(constants[subset] is None and subsets[subset] for subset in SUBSETS):
+        notes.append("The training split lacks captions to choose a constant sentence from: trivial rows are missing.")
+    for subset in SUBSETS:
+        described = {tuple(sorted(pair.captions)) for pair in subsets[subset]}
+        if len(described) == 1:
+            notes.append(
+                f"The {subset} pairs all have the same references: every n-gram is in every document, so CIDEr-D is 0 "
+                "for any caption and S*m cannot pass 75."
+            )
+    if java is None:
+        notes.append(
+            "There is no Java here: METEOR and S*m are missing, and captions were tokenized by the project's own rule "
+            f"instead of Stanford's PTBTokenizer. Cure: {JAVA_CURE}."
+        )
+    elif not meteor:
+        notes.append("METEOR is switched off (`meteor: off`), and with it S*m.")
+    return notes

@@ -1,8 +1,6 @@
 """BLEU, METEOR, ROUGE-L, CIDEr-D and S*m of candidate captions, computed by pycocoevalcap.
 
-Captions as the metrics see them: Penn Treebank tokens without punctuation, in lower case.
-
-The parts of a split that are scored apart: changed pairs, unchanged pairs, all.
+In the order of the data: captions are tokenized, gathered into corpora (by subset of pairs), and the corpora scored.
 """
 
 from __future__ import annotations
@@ -52,8 +50,8 @@ def tokenize(captions: Iterable[str], java: Java | None) -> dict[str, str]:
 def ptb_tokens(captions: list[str], java: Java) -> list[str]:
     """Tokenize as `pycocoevalcap.tokenizer.PTBTokenizer` does, with the same jar, options and list of punctuation.
 
-    Its own class runs whatever `java` is first on PATH and writes into the folder of the installed package, which may
-    be read-only; here the text goes through a pipe. White space within a caption counts as one space.
+    That class runs the first `java` on PATH and writes into the folder of the installed package, which may be
+    read-only; here the text goes through a pipe. White space within a caption counts as one space.
 
     Raises:
         ServiceError: Java failed or answered with another number of lines.
@@ -103,13 +101,13 @@ def plain_tokens(caption: str) -> str:
     it does not.
     """
     text = caption.lower().replace("’", "'").translate(_BRACKETS)
-    text = _COMPOUNDS.sub(lambda match: " ".join(part for part in match.groups() if part), text)
+    text = _COMPOUNDS.sub(lambda match: " ".join(filter(None, match.groups())), text)
     return " ".join(_WORD.findall(_CONTRACTION.sub(r" \1", text)))
 
 
 Subset = Literal["changed", "unchanged", "all"]
 SUBSETS: Final[tuple[Subset, ...]] = get_args(Subset)
-"""Changed pairs come first: they are where captioners differ."""
+"""Subsets of a split that are scored separately; changed pairs, where captioners differ, come first."""
 
 
 def split_by_change(pairs: Sequence[Pair]) -> dict[Subset, tuple[Pair, ...]]:
@@ -205,7 +203,7 @@ def score(
 
 
 def corpus_of(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], pairs: Sequence[str]) -> Corpus:
-    """Gather the tokenized captions of some pairs, in the order of `pairs`."""
+    """Gather the tokenized captions of `pairs`, in their order."""
     return Corpus(
         candidates=tuple(candidates[pair] for pair in pairs),
         references=tuple(tuple(references[pair]) for pair in pairs),
@@ -236,14 +234,14 @@ def score_corpora(corpora: Sequence[Corpus], java: Java | None) -> list[Scores]:
             process = stack.enter_context(Meteor(java))
             meteor = stack.enter_context(ThreadPoolExecutor(1)).submit(_meteor, process, distinct)
             stack.callback(process.close)
-        caches = _Cooked()
-        rest = [(_bleu(corpus, caches), _rouge_l(corpus), _cider_d(corpus, caches)) for corpus in distinct]
+        counts = _NgramCounts()
+        others = [(_bleu(corpus, counts), _rouge_l(corpus), _cider_d(corpus, counts)) for corpus in distinct]
         meteors: Sequence[float | None] = [None] * len(distinct) if meteor is None else meteor.result()
-    found = {
+    scores = {
         corpus: _scores(bleu, meteor_score, rouge_l, cider_d)
-        for corpus, (bleu, rouge_l, cider_d), meteor_score in zip(distinct, rest, meteors, strict=True)
+        for corpus, (bleu, rouge_l, cider_d), meteor_score in zip(distinct, others, meteors, strict=True)
     }
-    return [found[corpus] for corpus in corpora]
+    return [scores[corpus] for corpus in corpora]
 
 
 def _check(corpus: Corpus) -> None:
@@ -263,8 +261,8 @@ def _scores(bleu: Sequence[float], meteor: float | None, rouge_l: float, cider_d
     return Scores(bleu_1, bleu_2, bleu_3, bleu_4, meteor, rouge_l, cider_d, s_m)
 
 
-class _Cooked:
-    """n-gram counts as pycocoevalcap takes them, each sentence counted once for all corpora that hold it."""
+class _NgramCounts:
+    """n-gram counts in pycocoevalcap's form, each sentence counted once for all corpora that contain it."""
 
     def __init__(self) -> None:
         self.bleu_references: dict[tuple[str, ...], Any] = {}
@@ -272,42 +270,58 @@ class _Cooked:
         self.cider_sentences: dict[str, Any] = {}
 
 
-def _bleu(corpus: Corpus, cooked: _Cooked) -> Sequence[float]:
+def _bleu(corpus: Corpus, counts: _NgramCounts) -> Sequence[float]:
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer, cook_refs, cook_test
 
     scorer = BleuScorer(n=4)
     for segment in corpus.segments:
         candidate, references = segment
-        if references not in cooked.bleu_references:
-            cooked.bleu_references[references] = cook_refs(list(references), n=4)
-        if segment not in cooked.bleu_segments:
-            cooked.bleu_segments[segment] = cook_test(candidate, cooked.bleu_references[references], eff=None, n=4)
-        scorer.crefs.append(cooked.bleu_references[references])
-        scorer.ctest.append(cooked.bleu_segments[segment])
+        if references not in counts.bleu_references:
+            counts.bleu_references[references] = cook_refs(list(references), n=4)
+        if segment not in counts.bleu_segments:
+            counts.bleu_segments[segment] = cook_test(candidate, counts.bleu_references[references], eff=None, n=4)
+        scorer.crefs.append(counts.bleu_references[references])
+        scorer.ctest.append(counts.bleu_segments[segment])
     bleu: Sequence[float] = scorer.compute_score(option="closest", verbose=0)[0]
     return bleu
+
+
+def bleu_4(correct: Sequence[int], guesses: Sequence[int], length: int, reference_length: int) -> float:
+    """Return pycocoevalcap's BLEU-4 in [0, 1] of counts summed over a corpus.
+
+    Args:
+        correct: Clipped n-grams of the candidates that are in their references, for n = 1…4.
+        guesses: All n-grams of the candidates, for n = 1…4.
+        length: Words of the candidates.
+        reference_length: Words of the closest reference of each.
+    """
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+    scorer = BleuScorer(n=4)
+    scorer.ctest = [{"correct": correct, "guess": guesses, "testlen": length, "reflen": [reference_length]}]
+    return float(scorer.compute_score(option="closest", verbose=0)[0][-1])
 
 
 def _rouge_l(corpus: Corpus) -> float:
     from pycocoevalcap.rouge.rouge import Rouge
 
     scorer = Rouge()
-    known = {segment: scorer.calc_score([segment[0]], list(segment[1])) for segment in dict.fromkeys(corpus.segments)}
-    return float(np.mean(np.array([known[segment] for segment in corpus.segments])))
+    scores = {segment: scorer.calc_score([segment[0]], list(segment[1])) for segment in dict.fromkeys(corpus.segments)}
+    return float(np.mean(np.array([scores[segment] for segment in corpus.segments])))
 
 
-def _cider_d(corpus: Corpus, cooked: _Cooked) -> float:
+def _cider_d(corpus: Corpus, counts: _NgramCounts) -> float:
     from pycocoevalcap.cider.cider_scorer import CiderScorer, precook
 
-    def counts(sentence: str) -> Any:
-        if sentence not in cooked.cider_sentences:
-            cooked.cider_sentences[sentence] = precook(sentence, 4)
-        return cooked.cider_sentences[sentence]
+    def ngrams(sentence: str) -> Any:
+        if sentence not in counts.cider_sentences:
+            counts.cider_sentences[sentence] = precook(sentence, 4)
+        return counts.cider_sentences[sentence]
 
     scorer = CiderScorer(n=4, sigma=6.0)
     for candidate, references in corpus.segments:
-        scorer.crefs.append([counts(reference) for reference in references])
-        scorer.ctest.append(counts(candidate))
+        scorer.crefs.append([ngrams(reference) for reference in references])
+        scorer.ctest.append(ngrams(candidate))
     return float(scorer.compute_score()[0])
 
 

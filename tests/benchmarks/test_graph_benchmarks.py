@@ -15,10 +15,10 @@ from pipeline.graph_encoders.settings import PretrainingSettings
 
 SENTENCES = (
     *(
-        f"a {head} {verb} {place} the {tail}"
+        f"a {head} {verb} {preposition} the {tail}"
         for head in ("house", "road", "lake")
         for tail in ("grass", "bareland", "trees")
-        for verb, place in (("is built", "on"), ("appears", "beside"), ("is demolished", "near"))
+        for verb, preposition in (("is built", "on"), ("appears", "beside"), ("is demolished", "near"))
     ),
     "there is no difference",
 )
@@ -87,11 +87,11 @@ def test_without_captions_all_say_why_they_measure_nothing(
     assert graph_sizes.main(["--captions", *map(str, ABSENT)]) == 0
     monkeypatch.setattr(graph_accuracy, "score_synthetic", lambda pairs: graph_accuracy.agreement({}, {}))
     assert graph_accuracy.main(["--captions", *map(str, ABSENT)]) == 0
-    told = capsys.readouterr()
-    assert told.err.count("skipped: no reference captions") == 3
-    assert "SAGECC_REFERENCE_DATA" in told.err
-    assert "synthetic gold" in told.out
-    assert "labels" not in told.out
+    messages = capsys.readouterr()
+    assert messages.err.count("skipped: no reference captions") == 3
+    assert "SAGECC_REFERENCE_DATA" in messages.err
+    assert "synthetic gold" in messages.out
+    assert "labels" not in messages.out
     with pytest.raises(DataError, match="no reference captions"):
         real.real_captions(ABSENT)
 

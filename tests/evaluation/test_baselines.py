@@ -12,8 +12,8 @@ WORDS = ("road", "house", "tree", "built", "the", "a", "many", "near")
 
 def corpus(seed: int, pairs: int) -> list[list[str]]:
     rng = np.random.default_rng(seed)
-    known = [" ".join(rng.choice(WORDS, size=rng.integers(1, 12))) for _ in range(pairs)]
-    return [[known[index] for index in rng.integers(0, pairs, size=rng.integers(1, 6))] for _ in range(pairs)]
+    sentences = [" ".join(rng.choice(WORDS, size=rng.integers(1, 12))) for _ in range(pairs)]
+    return [[sentences[index] for index in rng.integers(0, pairs, size=rng.integers(1, 6))] for _ in range(pairs)]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -23,27 +23,27 @@ def test_a_constant_scores_what_pycocoevalcap_says(seed: int) -> None:
     # Known, unknown, of one word, with repetitions, longer than all references.
     sentences = [references[3][0], "the unknown pool", "road", "the the the the", " ".join(WORDS * 3)]
     for sentence in sentences:
-        found = scorer.score(sentence)
-        wanted = score(
-            {str(place): sentence for place in range(len(references))},
-            {str(place): texts for place, texts in enumerate(references)},
+        scores = scorer.score(sentence)
+        expected = score(
+            {str(pair): sentence for pair in range(len(references))},
+            {str(pair): texts for pair, texts in enumerate(references)},
             tokenized=True,
             meteor=False,
         )
-        assert 100 * found.bleu_4 == pytest.approx(wanted.bleu_4, abs=1e-9)
-        assert 100 * found.rouge_l == pytest.approx(wanted.rouge_l, abs=1e-9)
-        assert 100 * found.cider_d == pytest.approx(wanted.cider_d, abs=1e-9)
-        assert found.mean == pytest.approx((found.bleu_4 + found.rouge_l + found.cider_d) / 3)
+        assert 100 * scores.bleu_4 == pytest.approx(expected.bleu_4, abs=1e-9)
+        assert 100 * scores.rouge_l == pytest.approx(expected.rouge_l, abs=1e-9)
+        assert 100 * scores.cider_d == pytest.approx(expected.cider_d, abs=1e-9)
+        assert scores.mean == pytest.approx((scores.bleu_4 + scores.rouge_l + scores.cider_d) / 3)
 
 
 def test_an_empty_reference_counts_as_in_pycocoevalcap() -> None:
     references = [["", "a road"], ["many houses"]]
-    wanted = score(
+    expected = score(
         {"0": "a road", "1": "a road"}, dict(zip("01", references, strict=True)), tokenized=True, meteor=False
     )
-    found = ConstantScorer(references).score("a road")
-    assert 100 * found.rouge_l == pytest.approx(wanted.rouge_l, abs=1e-9)
-    assert 100 * found.cider_d == pytest.approx(wanted.cider_d, abs=1e-9)
+    scores = ConstantScorer(references).score("a road")
+    assert 100 * scores.rouge_l == pytest.approx(expected.rouge_l, abs=1e-9)
+    assert 100 * scores.cider_d == pytest.approx(expected.cider_d, abs=1e-9)
 
 
 @pytest.mark.parametrize("words", [0, LONGEST + 1])

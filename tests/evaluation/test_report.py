@@ -29,43 +29,43 @@ from tests.evaluation.conftest import reference_data
 YES, NO = "a road is built", "nothing"
 
 
-def scores(said: str, true: str) -> ChangeFlagScores:
-    captions = {str(place): YES if flag == "1" else NO for place, flag in enumerate(said)}
-    changed = {str(place): flag == "1" for place, flag in enumerate(true)}
+def flag_scores(predicted: str, true: str) -> ChangeFlagScores:
+    captions = {str(pair): YES if flag == "1" else NO for pair, flag in enumerate(predicted)}
+    changed = {str(pair): flag == "1" for pair, flag in enumerate(true)}
     return change_flag_scores(captions, changed, lambda caption: caption == YES)
 
 
-def test_numbers() -> None:
-    found = scores(said="1110000011", true="1101000000")
-    assert found.accuracy == pytest.approx(60)
-    assert found.precision == pytest.approx(100 * 2 / 5)
-    assert found.recall == pytest.approx(100 * 2 / 3)
-    assert found.f1 == pytest.approx(100 * 2 * 0.4 * (2 / 3) / (0.4 + 2 / 3))
+def test_change_flag_scores() -> None:
+    result = flag_scores(predicted="1110000011", true="1101000000")
+    assert result.accuracy == pytest.approx(60)
+    assert result.precision == pytest.approx(100 * 2 / 5)
+    assert result.recall == pytest.approx(100 * 2 / 3)
+    assert result.f1 == pytest.approx(100 * 2 * 0.4 * (2 / 3) / (0.4 + 2 / 3))
 
 
-def test_what_is_undefined_is_missing() -> None:
-    assert scores("00", "10") == ChangeFlagScores(50, None, 0, None)
-    assert scores("10", "00") == ChangeFlagScores(50, 0, None, None)
-    assert scores("10", "01") == ChangeFlagScores(0, 0, 0, 0)
+def test_undefined_change_flag_scores_are_none() -> None:
+    assert flag_scores("00", "10") == ChangeFlagScores(50, None, 0, None)
+    assert flag_scores("10", "00") == ChangeFlagScores(50, 0, None, None)
+    assert flag_scores("10", "01") == ChangeFlagScores(0, 0, 0, 0)
 
 
-def test_bad_input() -> None:
+def test_a_change_flag_without_flags_or_captions_is_refused() -> None:
     with pytest.raises(DataError, match="no pair has a change flag"):
-        scores("1", "")
+        flag_scores("1", "")
     with pytest.raises(DataError, match="without a caption: 1, first '1'"):
-        scores("1", "10")
+        flag_scores("1", "10")
 
 
 RESULTS = [{"a": 1.0, "b": None}, {"a": 2.5, "b": 1.0}, {"a": 7.0, "b": 2.0}]
 
 
-def test_mean_and_deviation() -> None:
+def test_mean_and_deviation_over_seeds() -> None:
     assert mean_over_seeds(RESULTS) == {"a": pytest.approx(3.5), "b": None}
     assert deviation_over_seeds(RESULTS) == {"a": pytest.approx(statistics.stdev([1, 2.5, 7])), "b": None}
     assert mean_over_seeds(RESULTS[:1]) == RESULTS[0]
 
 
-def test_bad_input_seeds() -> None:
+def test_seeds_that_cannot_be_averaged_are_refused() -> None:
     with pytest.raises(ValueError, match="no seeds"):
         mean_over_seeds([])
     with pytest.raises(ValueError, match="different numbers"):
@@ -132,8 +132,8 @@ def test_trivial_rows_say_the_training_sentences() -> None:
     ):
         rows = words[subset]
         assert rows is not None
-        wanted = score(sentences, {name: references(PAIRS)[name] for name in sentences}, java=None)
-        assert rows[TRUE_FLAG] == wanted.as_dict()
+        expected = score(sentences, {name: references(PAIRS)[name] for name in sentences}, java=None)
+        assert rows[TRUE_FLAG] == expected.as_dict()
     changed = words["changed"]
     assert changed is not None and changed[CONSTANT] == changed[TRUE_FLAG]
 

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
@@ -21,6 +19,7 @@ from pipeline.evaluation.scores import (
     tokenize,
 )
 from tests.evaluation.conftest import CANDIDATES, REFERENCES, reference_data
+from tests.evaluation.plain_scores import plain_bleu_4, plain_cider_d
 
 CAPTIONS = [
     *CANDIDATES.values(),
@@ -38,8 +37,8 @@ def direct_tokens(captions: list[str], java: Java, monkeypatch: pytest.MonkeyPat
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     monkeypatch.setenv("PATH", f"{java.path.parent}{os.pathsep}{os.environ['PATH']}")
-    found = PTBTokenizer().tokenize({place: [{"caption": text}] for place, text in enumerate(captions)})
-    return [found[place][0] for place in range(len(captions))]
+    tokens = PTBTokenizer().tokenize({number: [{"caption": text}] for number, text in enumerate(captions)})
+    return [tokens[number][0] for number in range(len(captions))]
 
 
 def test_tokens_are_those_of_pycocoevalcap(java: Java, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,9 +68,9 @@ def test_the_rule_without_java_equals_the_ptb_tokenizer_on_real_captions(java: J
         for image in json.loads((root / name).read_text(encoding="utf-8"))["images"]
         for sentence in image["sentences"]
     }
-    found = tokenize(sorted(captions), java)
-    assert len(found) > 16_000
-    assert {caption: plain_tokens(caption) for caption in found} == found
+    tokens = tokenize(sorted(captions), java)
+    assert len(tokens) > 16_000
+    assert {caption: plain_tokens(caption) for caption in tokens} == tokens
 
 
 def test_repeated_captions_are_tokenized_once(java: Java) -> None:
@@ -121,19 +120,19 @@ def direct(
         wrap = PTBTokenizer().tokenize
         truth = wrap({pair: [{"caption": text} for text in texts] for pair, texts in truth.items()})
         result = wrap({pair: [{"caption": text} for text in texts] for pair, texts in result.items()})
-    found = dict(zip(METRICS, Bleu(4).compute_score(truth, result, verbose=0)[0], strict=False))
+    scores = dict(zip(METRICS, Bleu(4).compute_score(truth, result, verbose=0)[0], strict=False))
     for name, scorer in (("meteor", Meteor()), ("rouge_l", Rouge()), ("cider_d", Cider())):
-        found[name] = scorer.compute_score(truth, result)[0]
-    return {name: 100 * float(value) for name, value in found.items()}
+        scores[name] = scorer.compute_score(truth, result)[0]
+    return {name: 100 * float(value) for name, value in scores.items()}
 
 
 def assert_equal(scores: Scores, expected: Mapping[str, float]) -> None:
-    found = scores.as_dict()
-    assert list(found) == list(METRICS)
+    values = scores.as_dict()
+    assert list(values) == list(METRICS)
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=1e-9, rel=0), name
-    parts = [expected[name] for name in ("bleu_4", "meteor", "rouge_l", "cider_d")]
-    assert found["s_m"] == pytest.approx(sum(parts) / 4, abs=1e-9, rel=0)
+        assert values[name] == pytest.approx(value, abs=1e-9, rel=0), name
+    averaged = [expected[name] for name in ("bleu_4", "meteor", "rouge_l", "cider_d")]
+    assert values["s_m"] == pytest.approx(sum(averaged) / 4, abs=1e-9, rel=0)
 
 
 def test_scores_are_those_of_pycocoevalcap(java: Java, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,12 +145,12 @@ def test_subsets_and_ids_in_one_process_are_those_of_pycocoevalcap(java: Java, m
     ids = {"a": "4 5 6 7", "b": "4 5 1 9 9", "c": "8"}
     references = {"a": ["4 5 7", "4 6 7 5"], "b": ["4 5 1 9", "5 9 10"], "c": ["8 8 8", "11"]}
     corpora = [corpus_of(ids, references, pairs) for pairs in (("a", "b", "c"), ("b", "c"), ("a", "b", "c"))]
-    found = score_corpora(corpora, java)
+    scores = score_corpora(corpora, java)
     monkeypatch.delenv("JAVA_TOOL_OPTIONS")
-    assert found[0] == found[2] != found[1]
-    part = {pair: ids[pair] for pair in ("b", "c")}
-    expected = direct(part, {pair: references[pair] for pair in part}, java, monkeypatch, tokenized=True)
-    assert_equal(found[1], expected)
+    assert scores[0] == scores[2] != scores[1]
+    subset = {pair: ids[pair] for pair in ("b", "c")}
+    expected = direct(subset, {pair: references[pair] for pair in subset}, java, monkeypatch, tokenized=True)
+    assert_equal(scores[1], expected)
 
 
 @pytest.mark.reference_data
@@ -164,52 +163,6 @@ def test_scores_on_real_captions_are_those_of_pycocoevalcap(java: Java, monkeypa
     assert_equal(score(candidates, references, java=java), direct(candidates, references, java, monkeypatch))
 
 
-def ngrams(text: str, order: int) -> Counter[tuple[str, ...]]:
-    words = text.split()
-    return Counter(tuple(words[start : start + order]) for start in range(len(words) - order + 1))
-
-
-def plain_bleu_4(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """BLEU-4 by equations (1) to (3) of Papineni et al. (2002), with the closest reference length."""
-    logs = 0.0
-    for order in range(1, 5):
-        right = total = 0
-        for candidate, texts in zip(candidates, references, strict=True):
-            for ngram, count in ngrams(candidate, order).items():
-                right += min(count, max(ngrams(text, order)[ngram] for text in texts))
-                total += count
-        logs += math.log(right / total) / 4
-    length = sum(len(candidate.split()) for candidate in candidates)
-    closest = 0
-    for candidate, texts in zip(candidates, references, strict=True):
-        size = len(candidate.split())
-        closest += min((len(text.split()) for text in texts), key=lambda other: (abs(other - size), other))
-    return math.exp(logs + min(0.0, 1 - closest / length))
-
-
-def plain_cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """CIDEr-D by equations (1) to (4) of Vedantam et al. (2015), lengths in bigrams as the released code has them."""
-    total = 0.0
-    for candidate, texts in zip(candidates, references, strict=True):
-        for text in texts:
-            for order in range(1, 5):
-
-                def weights(sentence: str, order: int = order) -> dict[tuple[str, ...], float]:
-                    found = {}
-                    for ngram, count in ngrams(sentence, order).items():
-                        documents = sum(any(ngram in ngrams(other, order) for other in row) for row in references)
-                        found[ngram] = count * math.log(len(references) / max(1, documents))
-                    return found
-
-                one, other = weights(candidate), weights(text)
-                norm = math.dist(one.values(), [0.0] * len(one)) * math.dist(other.values(), [0.0] * len(other))
-                product = sum(min(value, other.get(ngram, 0)) * other.get(ngram, 0) for ngram, value in one.items())
-                apart = sum(ngrams(candidate, 2).values()) - sum(ngrams(text, 2).values())
-                similarity = product / norm if norm else 0.0
-                total += 10 * similarity * math.exp(-(apart**2) / 72) / 4 / len(texts) / len(candidates)
-    return total
-
-
 def test_bleu_and_cider_d_against_plain_loops() -> None:
     candidates = ["a road is built near the houses", "many houses are built", "the scene is the same as before"]
     references = [
@@ -218,39 +171,39 @@ def test_bleu_and_cider_d_against_plain_loops() -> None:
         ["the scene is the same as before", "no change has occurred", "there is no difference"],
     ]
     pairs = ("a", "b", "c")
-    found = score(
+    scores = score(
         dict(zip(pairs, candidates, strict=True)),
         dict(zip(pairs, references, strict=True)),
         tokenized=True,
         meteor=False,
     )
-    assert found.bleu_4 == pytest.approx(100 * plain_bleu_4(candidates, references), abs=1e-6)
-    assert found.cider_d == pytest.approx(100 * plain_cider_d(candidates, references), abs=1e-9)
-    assert 20 < found.bleu_4 < 90 and 100 < found.cider_d < 900
+    assert scores.bleu_4 == pytest.approx(100 * plain_bleu_4(candidates, references), abs=1e-6)
+    assert scores.cider_d == pytest.approx(100 * plain_cider_d(candidates, references), abs=1e-9)
+    assert 20 < scores.bleu_4 < 90 and 100 < scores.cider_d < 900
 
 
 def test_without_java_all_but_meteor_is_there(no_java: None, java: Java, capfd: pytest.CaptureFixture[str]) -> None:
-    found = score(CANDIDATES, REFERENCES)
-    assert found.meteor is None and found.s_m is None
+    scores = score(CANDIDATES, REFERENCES)
+    assert scores.meteor is None and scores.s_m is None
     with_java = score(CANDIDATES, REFERENCES, java=java, meteor=False)
-    assert found == with_java
+    assert scores == with_java
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
 
 
 def test_subsets_take_their_own_document_frequencies() -> None:
     whole = corpus_of(CANDIDATES, REFERENCES, tuple(CANDIDATES))
-    part = corpus_of(CANDIDATES, REFERENCES, ("a", "b"))
-    first, second, third = score_corpora([whole, part, whole], None)
-    alone = {pair: CANDIDATES[pair] for pair in ("a", "b")}
-    assert second == score(alone, {pair: REFERENCES[pair] for pair in alone}, tokenized=True, meteor=False)
+    subset = corpus_of(CANDIDATES, REFERENCES, ("a", "b"))
+    first, second, third = score_corpora([whole, subset, whole], None)
+    candidates = {pair: CANDIDATES[pair] for pair in ("a", "b")}
+    assert second == score(candidates, {pair: REFERENCES[pair] for pair in candidates}, tokenized=True, meteor=False)
     assert first == third != second
 
 
 def test_an_empty_caption_scores_nothing_and_hurts_nobody() -> None:
-    found = score({"a": ""}, {"a": ["a road", "houses"]}, java=None)
-    assert (found.rouge_l, found.cider_d) == (0, 0)
-    assert found.bleu_4 < 1e-6
+    scores = score({"a": ""}, {"a": ["a road", "houses"]}, java=None)
+    assert (scores.rouge_l, scores.cider_d) == (0, 0)
+    assert scores.bleu_4 < 1e-6
 
 
 @pytest.mark.parametrize(
