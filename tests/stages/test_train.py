@@ -19,6 +19,7 @@ from pipeline.datasets.records import Pair, read_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError, OutputError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
+from pipeline.paths import Paths
 from pipeline.training import run as training
 from pipeline.training.checkpoints import load_model
 from pipeline.training.distributed import Interrupted
@@ -36,12 +37,19 @@ OUTPUT = Path("models/baseline")
 FILES = {"model.safetensors", "settings.json", "vocabulary.json", "history.json"}
 
 
+CURVES = Path("curves/default")
+
+
+def paths_of(prepared: Path, scenes: Path, models: Path = OUTPUT, curves: Path = CURVES) -> Paths:
+    return Paths.under().at(prepared=prepared, scenes=scenes, models=models, curves=curves)
+
+
 @pytest.fixture
 def run(prepared: Path, scenes: Path, engine: EngineSettings):
     """Run the stage on the tiny data set."""
 
-    def run(output: Path = OUTPUT, curves: Path | None = None, **changes: object) -> Path:
-        return train.run(train_settings(**changes), prepared, scenes, output, engine=engine, curves=curves)
+    def run(models: Path = OUTPUT, curves: Path = CURVES, **changes: object) -> Path:
+        return train.run(train_settings(**changes), paths_of(prepared, scenes, models, curves), engine=engine)
 
     return run
 
@@ -71,7 +79,7 @@ def test_a_model_folder_is_whole_and_says_where_it_comes_from(run, prepared, sce
         assert card["seed"] == seed and card["dataset"] == "folder"
         assert card["pairs_sha256"] == sha256_file(prepared / "pairs.jsonl")
         assert card["weights_sha256"] == sha256_file(folder / "model.safetensors")
-        assert card["scenes"]["shape"] == list(world.SHAPE)
+        assert card["inputs"]["scenes"]["shape"] == list(world.SHAPE)
         assert card["train"]["epochs"] == 3 and card["train"]["captioner"]["decoder"]["width"] == 16
         history = json.loads((folder / "history.json").read_text())
         assert history["validated_on"] == "val" and history["pairs"] == {"train": 4, "validation": 1}
@@ -102,10 +110,8 @@ def test_finished_seeds_are_not_trained_again(run, monkeypatch):
     run(seeds=(1,), curves=Path("curves"))
     before, curves = content(OUTPUT), content(Path("curves"))
     trained: list[int] = []
-    train_seeds = training.train_seeds
-    monkeypatch.setattr(
-        training, "train_seeds", lambda job, ranks: trained.extend(job.seeds) or train_seeds(job, ranks)
-    )
+    train_seeds = train.train_seeds
+    monkeypatch.setattr(train, "train_seeds", lambda job, ranks: trained.extend(job.seeds) or train_seeds(job, ranks))
     run(seeds=(1, 2), curves=Path("curves"))
     assert trained == [2]
     assert content(OUTPUT / "seed-1") == {name.partition("/")[2]: data for name, data in before.items()}
@@ -114,7 +120,7 @@ def test_finished_seeds_are_not_trained_again(run, monkeypatch):
 
     shutil.rmtree(OUTPUT)
     shutil.rmtree("curves")
-    monkeypatch.setattr(training, "train_seeds", no_training)
+    monkeypatch.setattr(train, "train_seeds", no_training)
     run(seeds=(1,), curves=Path("curves"))
     assert content(OUTPUT) == before and content(Path("curves")) == curves
 
@@ -184,21 +190,14 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, capfd):
     assert "best bleu_4" in capfd.readouterr().err
 
 
-def _train_and_leave(settings: TrainSettings, prepared: Path, scenes: Path, **evidence: Path) -> None:
+def _train_and_leave(settings: TrainSettings, paths: Paths) -> None:
     training.Loop = functools.partial(Loop, save_every=0.0)
-    train.run(settings, prepared, scenes, OUTPUT, engine=EngineSettings(device="cpu"), **evidence)
+    train.run(settings, paths, engine=EngineSettings(device="cpu"))
     os._exit(0)
 
 
 def kill_until_done(
-    settings: TrainSettings,
-    prepared: Path,
-    scenes: Path,
-    whole: dict[str, bytes],
-    *,
-    most: int,
-    longest: float,
-    **evidence: Path,
+    settings: TrainSettings, paths: Paths, whole: dict[str, bytes], *, most: int, longest: float
 ) -> int:
     """Train in processes of which all but the last are killed, at most `most` after at most `longest` seconds each.
 
@@ -208,9 +207,7 @@ def kill_until_done(
     moments = random.Random(1)
     kills, states = 0, 0
     while True:
-        process = get_context("fork").Process(
-            target=_train_and_leave, args=(settings, prepared, scenes), kwargs=evidence
-        )
+        process = get_context("fork").Process(target=_train_and_leave, args=(settings, paths))
         process.start()
         process.join(moments.uniform(longest / 10, longest) if kills < most else 60)
         if process.exitcode is not None:
@@ -230,7 +227,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(run, prep
     changes = {"epochs": 40, "batch_size": 1, "captions_per_pair": "one", "validate_every": 7}
     whole = content(run(Path("whole"), **changes))
     forget()
-    assert kill_until_done(train_settings(**changes), prepared, scenes, whole, most=20, longest=0.5) >= 3
+    assert kill_until_done(train_settings(**changes), paths_of(prepared, scenes), whole, most=20, longest=0.5) >= 3
 
 
 def test_two_runs_do_not_work_in_one_folder(run, monkeypatch):
@@ -238,7 +235,7 @@ def test_two_runs_do_not_work_in_one_folder(run, monkeypatch):
         with pytest.raises(OutputError, match="another run"):
             run()
 
-    monkeypatch.setattr(training, "train_seeds", again)
+    monkeypatch.setattr(train, "train_seeds", again)
     run()
 
 
@@ -373,7 +370,7 @@ def images(project: Path) -> tuple[Path, Path, BackboneSettings]:
 def test_finetuning_trains_the_backbone_from_layer2_on(images, engine, batch_norm):
     prepared, scenes, _ = images
     settings = train_settings(finetune=True, batch_norm=batch_norm, epochs=1)
-    folder = train.run(settings, prepared, scenes, OUTPUT, engine=engine) / "seed-1"
+    folder = train.run(settings, paths_of(prepared, scenes), engine=engine) / "seed-1"
     before, after = load_file("mini.safetensors"), load_file(folder / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[f"front.backbone.{name}"])}
     early = {name for name in before if name.startswith(("conv1.", "bn1.", "layer1."))}
@@ -381,17 +378,17 @@ def test_finetuning_trains_the_backbone_from_layer2_on(images, engine, batch_nor
     assert changed - statistics and not (changed - statistics) & early
     assert bool(changed & statistics & early) == (batch_norm == "all")
     assert bool(changed & statistics - early) == (batch_norm != "frozen")
-    assert load_model(folder, torch.device("cpu")).takes_images
+    assert load_model(folder, torch.device("cpu")).model.front is not None
 
 
 def test_finetuning_is_deterministic_wherever_the_images_lie(images, engine):
     prepared, scenes, _ = images
-    found = []
+    models = []
     for place in ("device", "host", "file"):
         settings = train_settings(finetune=True, epochs=1, data=place)
-        found.append(content(train.run(settings, prepared, scenes, Path(place), engine=engine)))
+        models.append(content(train.run(settings, paths_of(prepared, scenes, Path(place)), engine=engine)))
         forget()
-    assert found[0] == found[1] == found[2]
+    assert models[0] == models[1] == models[2]
 
 
 def test_finetuning_refuses_other_backbone_weights_and_changed_images(images, engine):
@@ -399,12 +396,12 @@ def test_finetuning_refuses_other_backbone_weights_and_changed_images(images, en
     settings = train_settings(finetune=True, epochs=1)
     save_file(build_backbone("mini", None, seed=1).state_dict(), "mini.safetensors")
     with pytest.raises(CheckpointError, match="not the backbone weights"):
-        train.run(settings, prepared, scenes, OUTPUT, engine=engine)
+        train.run(settings, paths_of(prepared, scenes), engine=engine)
     forget()
     save_file(build_backbone("mini", None).state_dict(), "mini.safetensors")
     Image.new("RGB", (32, 32)).save("images/B/p1.png")
     with pytest.raises(DataError, match="has changed") as caught:
-        train.run(settings, prepared, scenes, OUTPUT, engine=engine)
+        train.run(settings, paths_of(prepared, scenes), engine=engine)
     assert caught.value.where == str(Path("images/B/p1.png"))
 
 
@@ -418,10 +415,10 @@ def test_images_of_another_size_are_refused_or_resized(images, engine):
     settings = train_settings(finetune=True, epochs=1)
     world.write_scenes(scenes, prepared, shape=(256, 2, 2), backbone=backbone, weights=weights)
     with pytest.raises(DataError, match="40×40 pixels, the first one 32×32"):
-        train.run(settings, prepared, scenes, OUTPUT, engine=engine)
+        train.run(settings, paths_of(prepared, scenes), engine=engine)
     sized = backbone.model_copy(update={"size": 32})
     world.write_scenes(scenes, prepared, shape=(256, 2, 2), backbone=sized, weights=weights)
-    train.run(settings, prepared, scenes, OUTPUT, engine=engine)
+    train.run(settings, paths_of(prepared, scenes), engine=engine)
     assert (OUTPUT / "seed-1").is_dir()
 
 
