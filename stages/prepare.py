@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.datasets.adapters import adapter_of
+from pipeline.datasets.adapters import ADAPTERS
+from pipeline.datasets.adapters.base import DatasetAdapter
 from pipeline.datasets.audit import Audit, describe_pairs
-from pipeline.datasets.caption_files import Entry
-from pipeline.datasets.checks import settle_captions, verify_pairs
+from pipeline.datasets.caption_files import CaptionEntry
+from pipeline.datasets.checks import check_captions, check_images
+from pipeline.datasets.listing import Listing
 from pipeline.datasets.records import Pair, write_prepared
 from pipeline.datasets.settings import MismatchKind, VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
@@ -27,7 +29,7 @@ OUTPUTS = ("pairs.jsonl", "dataset.json", "vocabulary.json", "audit.json", "worl
 
 
 def run(settings: PrepareSettings, output: Path, *, engine: EngineSettings) -> Path:
-    """Bring a data set into pair records, a vocabulary and an audit.
+    """Write the pair records, the vocabulary and the audit of a data set.
 
     Args:
         settings: The data set, strictness, vocabulary.
@@ -45,86 +47,92 @@ def run(settings: PrepareSettings, output: Path, *, engine: EngineSettings) -> P
     audit = Audit()
     # DVC keeps a .gitignore beside files that it tracks; it may go with an older result, since DVC writes it again.
     with atomic_folder(output, replaces=(*OUTPUTS, ".gitignore")) as folder:
-        if settings.dataset == "synthetic":
+        adapter = ADAPTERS.resolve(settings.dataset)
+        if adapter.list_pairs is None:
             root = str(output / "world")
-            found = _synthetic(settings, folder / "world", audit, engine)
+            prepared = _generate(settings, folder / "world", audit, engine)
         else:
             root = settings.root
-            found = _on_disk(settings, audit, engine)
+            prepared = _read(settings, adapter, adapter.list_pairs(settings, audit), audit, engine)
         vocabulary = build_vocabulary(
-            _counted_captions(found, settings.vocabulary), settings.vocabulary, settings.dataset
+            _counted_captions(prepared, settings.vocabulary), settings.vocabulary, settings.dataset
         )
-        write_prepared(folder, settings.dataset, root, found.pairs, images=settings.images == "read")
+        write_prepared(folder, settings.dataset, root, prepared.pairs, images=settings.images == "read")
         vocabulary.save(folder / "vocabulary.json")
         report = {
             "dataset": settings.dataset,
-            "left_out_pairs": found.left_out,
+            "left_out_pairs": prepared.left_out,
             "mismatches": audit.report(_strict(settings)),
-            "statistics": describe_pairs(found.pairs, vocabulary, found.sizes),
+            "statistics": describe_pairs(prepared.pairs, vocabulary, prepared.sizes),
         }
         write_json(folder / "audit.json", report)
     return output
 
 
 def summary(output: Path) -> list[str]:
-    """Say in a few lines what a prepared folder holds: pairs, those left out, and mismatches that were let pass."""
+    """Describe a prepared folder in a few lines: its pairs, those left out, and mismatches that were not errors."""
     report = read_json(output / "audit.json", fix="run `sagecc prepare`")
     splits = report["statistics"]["splits"]
     counts = ", ".join(f"{split} {numbers['pairs']:,}" for split, numbers in splits.items())
     lines = [f"{report['dataset']}: {counts} pairs; {report['statistics']['vocabulary']['words']} words"]
     if report["left_out_pairs"]:
         lines.append(f"left out: {report['left_out_pairs']:,} pairs whose images are missing or cannot be used")
-    for kind, found in report["mismatches"].items():
-        if found["total"]:
-            lines.append(f"{kind}: {found['total']:,} {found['meaning']}")
+    for kind, mismatches in report["mismatches"].items():
+        if mismatches["total"]:
+            lines.append(f"{kind}: {mismatches['total']:,} {mismatches['meaning']}")
     return lines
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The pairs to keep, how many of them have which image size, and what was left out."""
+class _Prepared:
+    """Pairs of a data set.
+
+    Attributes:
+        pairs: Those that can be used.
+        sizes: Their number per image size ("256×256").
+        left_out: Number of pairs that cannot be used.
+        without_images: Entries of the caption file that lack images.
+    """
 
     pairs: Sequence[Pair]
     sizes: Mapping[str, int]
     left_out: int = 0
-    without_images: Sequence[Entry] = ()
+    without_images: Sequence[CaptionEntry] = ()
 
 
-def _synthetic(settings: PrepareSettings, folder: Path, audit: Audit, engine: EngineSettings) -> _Found:
-
+def _generate(settings: PrepareSettings, folder: Path, audit: Audit, engine: EngineSettings) -> _Prepared:
     world = settings.world
     with track("prepare: the synthetic world", world.train + world.val + world.test) as bar:
         generated = generate_world(world, folder, engine=engine, progress=lambda _done, _all: bar.advance())
-    pairs = settle_captions(generated, settings.vocabulary, audit)
-    return _Found(pairs, {f"{settings.world.size}×{settings.world.size}": len(pairs)})
+    pairs = check_captions(generated, settings.vocabulary, audit)
+    return _Prepared(pairs, {f"{settings.world.size}×{settings.world.size}": len(pairs)})
 
 
-def _on_disk(settings: PrepareSettings, audit: Audit, engine: EngineSettings) -> _Found:
-
+def _read(
+    settings: PrepareSettings, adapter: DatasetAdapter, listing: Listing, audit: Audit, engine: EngineSettings
+) -> _Prepared:
     root, strict = Path(settings.root), _strict(settings)
-    adapter = adapter_of(settings.dataset)
-    listing = adapter.list_pairs(settings, audit)
-    listed = settle_captions(listing.pairs, settings.vocabulary, audit)
-    # What the names alone show is told before minutes are spent on the images.
+    listed = check_captions(listing.pairs, settings.vocabulary, audit)
+    # Mismatches of the names alone are reported before minutes are spent on the images.
     audit.check(strict, root)
     if settings.images == "none":
-        return _Found(pairs=listed, sizes={})
+        return _Prepared(pairs=listed, sizes={})
     threads = engine.workers or os.cpu_count() or 1
-    kept = []
+    checked = []
     with track("prepare: checking images", len(listed)) as bar:
-        for found in verify_pairs(listed, settings, adapter, audit, threads):
+        for pair_and_size in check_images(listed, settings, adapter, audit, threads):
             bar.advance()
-            if found is not None:
-                kept.append(found)
+            if pair_and_size is not None:
+                checked.append(pair_and_size)
     audit.check(strict, root)
-    if not kept:
+    if not checked:
         raise DataError(
             "no pair of the data set can be used", where=root, fix="set prepare.root to a folder with images"
         )
-    return _Found(
-        pairs=[pair for pair, _ in kept],
-        sizes=Counter(size for _, size in kept),
-        left_out=len(listing.left_out) + len(listed) - len(kept),
+    return _Prepared(
+        pairs=[pair for pair, _ in checked],
+        sizes=Counter(size for _, size in checked),
+        left_out=len(listing.left_out) + len(listed) - len(checked),
         without_images=listing.left_out,
     )
 
@@ -134,10 +142,10 @@ def _strict(settings: PrepareSettings) -> frozenset[MismatchKind]:
     return frozenset((*settings.strict, *missing))
 
 
-def _counted_captions(found: _Found, settings: VocabularySettings) -> list[str]:
-    """Return the captions whose words are counted, by the settings' policy."""
-    counted = [(pair.split, pair.captions) for pair in found.pairs]
+def _counted_captions(prepared: _Prepared, settings: VocabularySettings) -> list[str]:
+    """Return the captions whose words the vocabulary counts, by the settings' policy."""
+    counted = [(pair.split, pair.captions) for pair in prepared.pairs]
     if settings.pairs == "all":
-        counted += [(entry.split, entry.captions) for entry in found.without_images if entry.split]
-    every = settings.policy == "all-splits"
-    return [caption for split, captions in counted if every or split == "train" for caption in captions]
+        counted += [(entry.split, entry.captions) for entry in prepared.without_images if entry.split]
+    all_splits = settings.policy == "all-splits"
+    return [caption for split, captions in counted if all_splits or split == "train" for caption in captions]

@@ -1,7 +1,4 @@
-"""Numbers about a prepared data set, for audit.json.
-
-The audit: every mismatch of a data set, counted and listed.
-"""
+"""The audit of a data set for audit.json: its mismatches, counted and listed, and its statistics."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import DataError
 
 LISTED: Final = 50
-"""So many mismatches of a kind are listed in audit.json; all are counted."""
+"""Mismatches of a kind that audit.json lists; all are counted."""
 
 _FIX_FILES: Final = "correct the files, or take {kind} out of prepare.strict to leave these pairs out"
 _MEANING: Final[dict[MismatchKind, tuple[str, str]]] = {
@@ -64,8 +61,8 @@ _MEANING: Final[dict[MismatchKind, tuple[str, str]]] = {
 class Audit:
     """Collects mismatches while a data set is read.
 
-    `note` never raises: reading goes on, so that one run tells of everything. `check` raises afterwards for the kinds
-    that the user wants to be errors.
+    `note` never raises, so that one run finds every mismatch. `check` raises afterwards for the kinds that the settings
+    call errors.
     """
 
     def __init__(self) -> None:
@@ -76,9 +73,9 @@ class Audit:
         """Record one mismatch.
 
         Args:
-            kind: What sort of mismatch.
+            kind: Kind of mismatch.
             item: The pair, file or entry, with what is wrong about it.
-            error: Where a file is at fault: the error that says where and what to do.
+            error: The error to raise for it if its kind is strict, where a file is at fault.
         """
         self._notes[kind].append(item)
         if error is not None:
@@ -92,7 +89,7 @@ class Audit:
         """Raise for the first kind of `strict` that was noted.
 
         Raises:
-            DataError: Says how many there are, names the first ones and the cure.
+            DataError: Gives their number, the first ones and the remedy.
         """
         for kind in MISMATCH_KINDS:
             notes = self._notes[kind]
@@ -133,13 +130,15 @@ def describe_pairs(pairs: Sequence[Pair], vocabulary: Vocabulary, sizes: Mapping
         greatest length in words, and the share of words that the vocabulary knows (None without captions).
     """
     return {
-        "splits": {split: _split([pair for pair in pairs if pair.split == split], vocabulary) for split in SPLITS},
+        "splits": {
+            split: _describe_split([pair for pair in pairs if pair.split == split], vocabulary) for split in SPLITS
+        },
         "vocabulary": {"words": len(vocabulary.words), "size": vocabulary.size},
         "image_sizes": dict(sorted(sizes.items())),
     }
 
 
-def _split(pairs: Sequence[Pair], vocabulary: Vocabulary) -> dict[str, Any]:
+def _describe_split(pairs: Sequence[Pair], vocabulary: Vocabulary) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     lengths: list[int] = []
     for pair in pairs:
@@ -147,7 +146,7 @@ def _split(pairs: Sequence[Pair], vocabulary: Vocabulary) -> dict[str, Any]:
             tokens = vocabulary.tokenize(caption)
             lengths.append(len(tokens))
             counts.update(tokens)
-    known = sum(count for word, count in counts.items() if word in vocabulary.index)
+    in_vocabulary = sum(count for word, count in counts.items() if word in vocabulary.index)
     flags = Counter(pair.changed for pair in pairs)
     return {
         "pairs": len(pairs),
@@ -159,5 +158,5 @@ def _split(pairs: Sequence[Pair], vocabulary: Vocabulary) -> dict[str, Any]:
         "mean_words": round(sum(lengths) / len(lengths), 3) if lengths else None,
         "longest_words": max(lengths, default=None),
         "distinct_words": len(counts),
-        "known_share": round(known / sum(lengths), 6) if lengths else None,
+        "known_share": round(in_vocabulary / sum(lengths), 6) if lengths else None,
     }

@@ -1,10 +1,7 @@
 """Caption files in the style of Karpathy's COCO splits, as LEVIR-CC, WHU-CDC, SECOND-CC and Dubai-CC have them.
 
 `{"images": [{"filename", "split", "sentences": [{"raw", "tokens"}]}]}`, with `filepath`, `changeflag`, `sentids` and
-various ids beside them. Ids are not read: files number from zero again, and joins are by file stem.
-
-
-What a caption file says about a pair, before any image is looked for.
+various ids beside them. Ids are not read, since each file numbers from zero; pairs and images are joined by file stem.
 """
 
 from __future__ import annotations
@@ -28,16 +25,18 @@ _SPLIT_NAMES: Final[dict[str, Split]] = {
     "testing": "test",
 }
 
+_FIX: Final = 'the caption file must hold {"images": [{"filename", "split", "sentences": [{"raw"}]}]}'
+
 
 @dataclass(frozen=True)
-class Entry:
-    """One pair as a caption file names it.
+class CaptionEntry:
+    """A pair of a caption file.
 
     Attributes:
-        stem: File name without folder and suffix; pairs and images are joined by it.
-        split: The split it is given to, if any.
-        folder_split: The split that the folder it names stands for, if any.
-        captions: Its sentences, in file order, white space tidied.
+        stem: File name without folder and suffix.
+        split: The split that the entry gives, if any.
+        folder_split: The split whose name is a folder of the entry's path, if any.
+        captions: Its sentences, in file order, white space normalised.
         changed: Its change flag, if it has one.
     """
 
@@ -54,10 +53,10 @@ def split_named(text: str) -> Split | None:
 
 
 def parse_split(value: Any, where: str) -> Split | None:
-    """Read a split from a file; None or an empty text says nothing.
+    """Parse a split; None or an empty text gives None.
 
     Raises:
-        DataError: It is no split's name.
+        DataError: It is not the name of a split.
     """
     if value is None or value == "":
         return None
@@ -68,7 +67,7 @@ def parse_split(value: Any, where: str) -> Split | None:
 
 
 def parse_flag(value: Any, where: str) -> bool | None:
-    """Read a change flag from a file: 0 or 1, true or false, also as text; None or an empty text says nothing.
+    """Parse a change flag: 0 or 1, true or false, also as text; None or an empty text gives None.
 
     Raises:
         DataError: It is anything else.
@@ -82,14 +81,11 @@ def parse_flag(value: Any, where: str) -> bool | None:
     return flag
 
 
-_FIX: Final = 'the caption file must hold {"images": [{"filename", "split", "sentences": [{"raw"}]}]}'
-
-
-def read_captions(path: Path) -> list[Entry]:
+def read_captions(path: Path) -> list[CaptionEntry]:
     """Read a caption file.
 
     Returns:
-        Its entries in file order; duplicates are still in.
+        Its entries in file order; duplicates are kept.
 
     Raises:
         DataError: It is missing, not UTF-8, truncated, of another schema, or names a path outside its root.
@@ -97,7 +93,7 @@ def read_captions(path: Path) -> list[Entry]:
     return parse_captions(read_json(path, fix="set prepare.captions to the name of the caption file"), path)
 
 
-def parse_captions(document: Any, path: Path) -> list[Entry]:
+def parse_captions(document: Any, path: Path) -> list[CaptionEntry]:
     """Read the parsed content of a caption file; see `read_captions`."""
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(images, list):
@@ -107,7 +103,7 @@ def parse_captions(document: Any, path: Path) -> list[Entry]:
     return [_parse_image(image, f"{path}, images[{number}]") for number, image in enumerate(images)]
 
 
-def _parse_image(image: Any, where: str) -> Entry:
+def _parse_image(image: Any, where: str) -> CaptionEntry:
     if not isinstance(image, dict):
         raise DataError("the caption file has another schema: an image is no object", where=where, fix=_FIX)
     name = image.get("filename")
@@ -117,21 +113,21 @@ def _parse_image(image: Any, where: str) -> Entry:
     folder = image.get("filepath")
     if folder is not None and not isinstance(folder, str):
         raise DataError("the caption file has another schema: `filepath` is no text", where=where, fix=_FIX)
-    parts = (*(inner_path(folder, where).parts if folder else ()), *file.parts[:-1])
+    folders = (*(inner_path(folder, where).parts if folder else ()), *file.parts[:-1])
     sentences = image.get("sentences")
     if not isinstance(sentences, list):
         raise DataError("the caption file has another schema: an image has no list `sentences`", where=where, fix=_FIX)
-    return Entry(
+    return CaptionEntry(
         stem=file.stem,
         split=parse_split(image.get("split"), where),
-        folder_split=next((split for part in parts if (split := split_named(part))), None),
+        folder_split=next((split for name in folders if (split := split_named(name))), None),
         captions=tuple(_parse_sentence(sentence, f"{where}.sentences[{i}]") for i, sentence in enumerate(sentences)),
         changed=parse_flag(image.get("changeflag"), where),
     )
 
 
 def _parse_sentence(sentence: Any, where: str) -> str:
-    """Take `raw`, or the joined `tokens` where there is no raw text."""
+    """Return `raw`, or the joined `tokens` where there is no raw text."""
     raw = sentence.get("raw") if isinstance(sentence, dict) else None
     if isinstance(raw, str) and raw.strip():
         return clean_text(raw, where)

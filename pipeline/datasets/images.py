@@ -1,4 +1,4 @@
-"""Reading and judging image files: PNG, JPEG, TIFF and GeoTIFF."""
+"""Image files: PNG, JPEG, TIFF and GeoTIFF as RGB images or index maps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn.functional import interpolate
 
 from pipeline.errors import DataError
 from pipeline.files import sha256_bytes
@@ -42,7 +40,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """What a decoder found: the pixels as they are stored, and as RGB where that loses nothing but alpha."""
+    """Decoded pixels as they are stored, and as RGB without alpha."""
 
     kind: Kind
     stored: NDArray[np.uint8]
@@ -63,15 +61,19 @@ def read_rgb(path: Path, *, convert: bool = False, max_megapixels: float = MAX_M
     Raises:
         DataError: The file is missing, damaged, too large, not 8-bit, or not RGB and `convert` is off.
     """
-    return check_image(path, convert=convert, max_megapixels=max_megapixels).pixels
+    return read_image(path, convert=convert, max_megapixels=max_megapixels).pixels
 
 
 def resized(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bring an image, uint8 (H, W, 3), to `shape`, height and width: bilinear, antialiased."""
+    """Resize an image, uint8 (H, W, 3), to `shape`, height and width: bilinear, antialiased."""
+    # Stages that only read images start a second sooner without torch.
+    import torch
+    from torch.nn.functional import interpolate
+
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     image = interpolate(image, size=shape, mode="bilinear", align_corners=False, antialias=True)
-    found: NDArray[np.uint8] = image[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    return found
+    resized_pixels: NDArray[np.uint8] = image[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return resized_pixels
 
 
 def read_unchanged(path: Path, sha256: str) -> NDArray[np.uint8]:
@@ -79,20 +81,20 @@ def read_unchanged(path: Path, sha256: str) -> NDArray[np.uint8]:
 
     Args:
         path: The file.
-        sha256: What `prepare` has seen in it.
+        sha256: Hash of the file when the data set was prepared.
 
     Raises:
         DataError: It cannot be read, or has changed since.
     """
-    found = check_image(path, convert=True)
-    if found.sha256 != sha256:
+    image = read_image(path, convert=True)
+    if image.sha256 != sha256:
         raise DataError("the image has changed since `sagecc prepare`", where=path, fix="run `sagecc prepare`")
-    return found.pixels
+    return image.pixels
 
 
-def check_image(path: Path, *, convert: bool = False, max_megapixels: float = MAX_MEGAPIXELS) -> ImageFile:
+def read_image(path: Path, *, convert: bool = False, max_megapixels: float = MAX_MEGAPIXELS) -> ImageFile:
     """Read an image file once, for its pixels and its hash; see `read_rgb` for arguments and errors."""
-    data = _read(path)
+    data = _read_bytes(path)
     decoded = _decode(data, path, max_megapixels)
     if decoded.kind == "other":
         raise _not_rgb(path)
@@ -111,7 +113,7 @@ def read_index_map(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> NDA
     Raises:
         DataError: The file is missing, damaged, too large, not 8-bit, or holds colours.
     """
-    stored = _decode(_read(path), path, max_megapixels).stored
+    stored = _decode(_read_bytes(path), path, max_megapixels).stored
     if stored.ndim == 2:
         return stored
     if stored.shape[2] >= 3 and not (stored[..., :3] == stored[..., :1]).all():
@@ -127,11 +129,11 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: The file is missing or damaged.
     """
-    height, width = _decode(_read(path), path, MAX_MEGAPIXELS).stored.shape[:2]
+    height, width = _decode(_read_bytes(path), path, MAX_MEGAPIXELS).stored.shape[:2]
     return height, width
 
 
-def _read(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Joining what a caption file says with the images that are there, by split and stem."""
+"""Image files of a data set, and their join with the entries of its caption file by split and stem."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 from pipeline.datasets.audit import Audit
-from pipeline.datasets.caption_files import Entry
+from pipeline.datasets.caption_files import CaptionEntry
 from pipeline.datasets.images import IMAGE_SUFFIXES
 from pipeline.datasets.paths import files_in
 from pipeline.datasets.records import SPLITS, Pair, Split
+from pipeline.datasets.settings import DatasetSettings
 from pipeline.errors import DataError
 
 Stems = Mapping[str, str]
@@ -33,12 +34,12 @@ class Listing:
     """
 
     pairs: list[Pair] = field(default_factory=list)
-    left_out: list[Entry] = field(default_factory=list)
+    left_out: list[CaptionEntry] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps its images.
+    """Image files of a data set.
 
     Attributes:
         before: Earlier images per split.
@@ -51,7 +52,7 @@ class Layout:
     split_folders: bool
 
     def both(self, split: Split, stem: str) -> tuple[str, str] | None:
-        """Return the paths of both images of a pair, None unless both are there."""
+        """Return the paths of both images of a pair, None unless both exist."""
         before, after = self.before[split].get(stem), self.after[split].get(stem)
         return None if before is None or after is None else (before, after)
 
@@ -62,15 +63,34 @@ def list_images(root: Path, folder: str, audit: Audit) -> dict[str, str]:
     Returns:
         Stem → path relative to `root`. Of two files with one stem, the first by name is taken and the other noted.
     """
-    found: dict[str, str] = {}
+    images: dict[str, str] = {}
     for path in files_in(root, folder):
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
-        if path.stem in found:
-            audit.note("duplicate-name", f"{path.relative_to(root)} beside {found[path.stem]}")
+        if path.stem in images:
+            audit.note("duplicate-name", f"{path.relative_to(root)} beside {images[path.stem]}")
             continue
-        found[path.stem] = path.relative_to(root).as_posix()
-    return found
+        images[path.stem] = path.relative_to(root).as_posix()
+    return images
+
+
+def find_images(
+    entries: Iterable[CaptionEntry], before: str, after: str, suffix: str, settings: DatasetSettings, audit: Audit
+) -> Layout:
+    """List the images of a data set; with `images: none`, the paths that the entries' images would have.
+
+    Args:
+        entries: Entries of the caption file.
+        before: Folder of the earlier images; `{split}` in it stands for the split's name.
+        after: Folder of the later images, likewise.
+        suffix: Suffix of the image files, for `images: none`.
+        settings: Root, and whether to look for images.
+        audit: Notes images that lack their other date.
+    """
+    if settings.images == "none":
+        return expected_layout(entries, f"{before}/{{stem}}{suffix}", f"{after}/{{stem}}{suffix}")
+    list_layout = split_layout if "{split}" in before else shared_layout
+    return list_layout(Path(settings.root), before, after, audit)
 
 
 def split_layout(root: Path, before: str, after: str, audit: Audit) -> Layout:
@@ -80,21 +100,23 @@ def split_layout(root: Path, before: str, after: str, audit: Audit) -> Layout:
         {split: list_images(root, after.format(split=split), audit) for split in SPLITS},
         split_folders=True,
     )
-    return _checked(layout, root, f"{before} and {after}", audit)
+    _check_layout(layout, root, f"{before} and {after}", audit)
+    return layout
 
 
 def shared_layout(root: Path, before: str, after: str, audit: Audit) -> Layout:
     """List a layout with one folder per date for all splits."""
     earlier, later = list_images(root, before, audit), list_images(root, after, audit)
     layout = Layout(dict.fromkeys(SPLITS, earlier), dict.fromkeys(SPLITS, later), split_folders=False)
-    return _checked(layout, root, f"{before} and {after}", audit)
+    _check_layout(layout, root, f"{before} and {after}", audit)
+    return layout
 
 
-def supposed_layout(entries: Iterable[Entry], before: str, after: str) -> Layout:
-    """Suppose an image pair for every entry, without looking for any.
+def expected_layout(entries: Iterable[CaptionEntry], before: str, after: str) -> Layout:
+    """Return the paths that the entries' images would have, whether they exist or not.
 
     Args:
-        entries: What a caption file says.
+        entries: Entries of the caption file.
         before: Path of an earlier image; `{split}`, if splits have folders of their own, and `{stem}` stand for the
             entry's.
         after: Path of a later image.
@@ -109,7 +131,7 @@ def supposed_layout(entries: Iterable[Entry], before: str, after: str) -> Layout
     return Layout(earlier, later, split_folders="{split}" in before)
 
 
-def _checked(layout: Layout, root: Path, folders: str, audit: Audit) -> Layout:
+def _check_layout(layout: Layout, root: Path, folders: str, audit: Audit) -> None:
     if not any(layout.before[split] or layout.after[split] for split in SPLITS):
         raise DataError(
             f"no images in {folders}",
@@ -122,15 +144,14 @@ def _checked(layout: Layout, root: Path, folders: str, audit: Audit) -> Layout:
             audit.note("before-without-after", before[stem])
         for stem in sorted(after.keys() - before.keys()):
             audit.note("after-without-before", after[stem])
-    return layout
 
 
-def join(entries: Sequence[Entry], layout: Layout, audit: Audit, where: Path) -> Listing:
+def join(entries: Sequence[CaptionEntry], layout: Layout, audit: Audit, where: Path) -> Listing:
     """Join entries of a caption file with images, by split and stem.
 
     Args:
-        entries: What the caption file says.
-        layout: The images that are there.
+        entries: Entries of the caption file.
+        layout: The images.
         audit: Notes duplicates, contradicting splits, captions without images, images without captions.
         where: The caption file, for errors.
 
@@ -138,20 +159,20 @@ def join(entries: Sequence[Entry], layout: Layout, audit: Audit, where: Path) ->
         Pairs in file order. A pair's id is its stem, or `<split>_<stem>` where several splits have that stem.
 
     Raises:
-        DataError: An entry's split is neither given nor to be seen from its folder.
+        DataError: An entry's split follows neither from the entry nor from its folder or images.
     """
-    placed = _place(entries, layout, audit, where)
-    owners = Counter(stem for _, stem in placed)
+    assigned = _assign_splits(entries, layout, audit, where)
+    owners = Counter(stem for _, stem in assigned)
     listing = Listing()
     used: set[tuple[Split, str]] = set()
-    for (split, stem), entry in placed.items():
-        home = _home(split, stem, layout, placed, audit)
-        images = layout.both(home, stem) if home else None
-        if home is None or images is None:
+    for (split, stem), entry in assigned.items():
+        folder_split = _folder_split(split, stem, layout, assigned, audit)
+        images = layout.both(folder_split, stem) if folder_split else None
+        if folder_split is None or images is None:
             audit.note("caption-without-image", f"{split} {stem}")
             listing.left_out.append(replace(entry, split=split))
             continue
-        used.add((home, stem))
+        used.add((folder_split, stem))
         identity = stem if owners[stem] == 1 else f"{split}_{stem}"
         listing.pairs.append(
             Pair(
@@ -167,9 +188,11 @@ def join(entries: Sequence[Entry], layout: Layout, audit: Audit, where: Path) ->
     return listing
 
 
-def _place(entries: Iterable[Entry], layout: Layout, audit: Audit, where: Path) -> dict[tuple[Split, str], Entry]:
-    """Give every entry its split; drop what is named twice."""
-    placed: dict[tuple[Split, str], Entry] = {}
+def _assign_splits(
+    entries: Iterable[CaptionEntry], layout: Layout, audit: Audit, where: Path
+) -> dict[tuple[Split, str], CaptionEntry]:
+    """Return the entries by split and stem; of entries with the same split and stem, the first is kept."""
+    assigned: dict[tuple[Split, str], CaptionEntry] = {}
     first: dict[str, Split] = {}
     for entry in entries:
         split = entry.split or entry.folder_split or _split_of_images(entry.stem, layout)
@@ -177,32 +200,32 @@ def _place(entries: Iterable[Entry], layout: Layout, audit: Audit, where: Path) 
             raise DataError(f"{entry.stem} is given to no split", where=where, fix=_NO_SPLIT_FIX)
         if entry.folder_split not in (None, split):
             audit.note("split-contradiction", f"{entry.stem}: given to {split} and to {entry.folder_split}")
-        if (split, entry.stem) in placed:
+        if (split, entry.stem) in assigned:
             audit.note("duplicate-name", f"{split} {entry.stem} in {where.name}")
             continue
         if not layout.split_folders and entry.stem in first:
             audit.note("split-contradiction", f"{entry.stem}: given to {first[entry.stem]} and to {split}")
             continue
         first.setdefault(entry.stem, split)
-        placed[split, entry.stem] = entry
-    return placed
+        assigned[split, entry.stem] = entry
+    return assigned
 
 
 def _split_of_images(stem: str, layout: Layout) -> Split | None:
-    homes = [split for split in SPLITS if layout.both(split, stem)]
-    return homes[0] if layout.split_folders and len(homes) == 1 else None
+    splits = [split for split in SPLITS if layout.both(split, stem)]
+    return splits[0] if layout.split_folders and len(splits) == 1 else None
 
 
-def _home(
-    split: Split, stem: str, layout: Layout, placed: Mapping[tuple[Split, str], Entry], audit: Audit
+def _folder_split(
+    split: Split, stem: str, layout: Layout, assigned: Mapping[tuple[Split, str], CaptionEntry], audit: Audit
 ) -> Split | None:
-    """Return the split whose folders hold the pair's images, which should be its own."""
+    """Return the split whose folders hold the pair's images, which should be the pair's own split."""
     if layout.both(split, stem):
         return split
     for other in SPLITS:
         if layout.both(other, stem):
             audit.note("split-contradiction", f"{stem}: split {split}, but its images are in the folders of {other}")
-            return None if (other, stem) in placed else other
+            return None if (other, stem) in assigned else other
     return None
 
 
@@ -210,8 +233,8 @@ def _note_unused(layout: Layout, used: set[tuple[Split, str]], audit: Audit) -> 
     stems_used = {stem for _, stem in used}
     for split in SPLITS if layout.split_folders else SPLITS[:1]:
         for stem in sorted(layout.before[split].keys() & layout.after[split].keys()):
-            taken = (split, stem) in used if layout.split_folders else stem in stems_used
-            if not taken:
+            captioned = (split, stem) in used if layout.split_folders else stem in stems_used
+            if not captioned:
                 audit.note("image-without-caption", layout.before[split][stem])
 
 
@@ -224,10 +247,10 @@ def attach(listing: Listing, field_name: MaskField, files: Mapping[Split, Stems]
         files: Masks per split.
         audit: Notes pairs without mask and masks without pair.
     """
-    known = {(entry.split, entry.stem) for entry in listing.left_out}
+    listed = {(entry.split, entry.stem) for entry in listing.left_out}
     for position, pair in enumerate(listing.pairs):
         stem = PurePosixPath(pair.before).stem
-        known.add((pair.split, stem))
+        listed.add((pair.split, stem))
         path = files[pair.split].get(stem)
         if path is None:
             audit.note("pair-without-mask", f"{pair.id}: no {field_name}")
@@ -235,5 +258,5 @@ def attach(listing: Listing, field_name: MaskField, files: Mapping[Split, Stems]
             listing.pairs[position] = pair.model_copy(update={field_name: path})
     for split, stems in files.items():
         for stem in sorted(stems):
-            if (split, stem) not in known:
+            if (split, stem) not in listed:
                 audit.note("mask-without-pair", stems[stem])

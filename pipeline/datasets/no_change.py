@@ -1,38 +1,18 @@
-"""What a sentence says about change: the known no-change sentences, and a rule for any sentence."""
+"""Whether a sentence states a change: the no-change sentences of the data sets, and a rule for any sentence."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-_LEVIR: Final = (
-    "there is no difference",
-    "the two scenes seem identical",
-    "the scene is the same as before",
-    "no change has occurred",
-    "almost nothing has changed",
-)
+from pipeline.datasets.adapters import ADAPTERS
 
-NO_CHANGE_SENTENCES: Final[dict[str, tuple[str, ...]]] = {
-    "levir-cc": _LEVIR,
-    "levir-mci": _LEVIR,
-    "synthetic": _LEVIR,
-    "dubai-cc": (
-        "everything remains the same",
-        "nothing has changed",
-        "there is no difference",
-        "there is no change to mention",
-        "no change was made",
-        "the area appears the same",
-        "no change occurred",
-        "no difference in this area",
-        "all remained the same",
-        "all is the same",
-    ),
-}
-"""The sentences that annotators of a data set give to unchanged pairs, most frequent first, in lower case without
-punctuation. LEVIR-CC's five are all there are; Dubai-CC's come with endings such as "in this area" and are its ten
-commonest. Data sets that are not listed (WHU-CDC, SECOND-CC, own pairs) are read by the rule alone."""
+
+def no_change_sentences() -> dict[str, tuple[str, ...]]:
+    """Return the no-change sentences by data set, for the data sets whose sentences are known; see `DatasetAdapter`."""
+    sentences = {name: ADAPTERS.resolve(name).no_change for name in ADAPTERS.names}
+    return {name: texts for name, texts in sentences.items() if texts}
+
 
 _NOUN: Final = r"(?:changes?|changed|differences?|modifications?|alterations?|variations?|transformations?)"
 _LINK: Final = (
@@ -76,7 +56,7 @@ _SPACES: Final = re.compile(r"\s+")
 
 
 def implies_change(caption: str) -> bool:
-    """Tell whether a sentence says that something changed.
+    """Return whether a sentence says that something changed.
 
     The sentence is cut into clauses at punctuation and conjunctions. A clause with a no-change phrase ("no change",
     "nothing has changed", "remains the same", "are identical", "has not changed") denies change; any other clause

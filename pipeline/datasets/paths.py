@@ -1,4 +1,4 @@
-"""Paths and texts that come out of other people's files: what may not leave a root, and what may not be written."""
+"""Checks of paths and texts from a data set's files: paths stay within the root, texts can be written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REFUSED: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def inner_path(text: str, where: str) -> PurePosixPath:
-    """Check a path that a data set's file names: relative, without `..`, of writable characters.
+    """Parse a path from a data set's file: relative, without `..`, of writable characters.
 
     Args:
         text: The path as it stands in the file.
@@ -40,7 +40,7 @@ def inner_path(text: str, where: str) -> PurePosixPath:
 
 
 def refuse_outside(path: Path, root: Path) -> None:
-    """Refuse a file or folder whose links lead out of the data set's root.
+    """Raise if the links of a file or folder lead out of the data set's root.
 
     Raises:
         DataError: `path`, all links followed, does not lie within `root`, all links followed.
@@ -54,20 +54,20 @@ def refuse_outside(path: Path, root: Path) -> None:
 
 
 def files_in(root: Path, folder: str) -> Iterator[Path]:
-    """Yield the files directly in `root/folder`, sorted by name, hidden ones left out; none if it is not there.
+    """Yield the files directly in `root/folder`, sorted by name, without hidden ones; none if it does not exist.
 
     Raises:
         DataError: The folder or a file in it is a link that leads out of `root`, or it cannot be read.
     """
-    place = root / folder
+    directory = root / folder
     try:
-        if not place.is_dir():
+        if not directory.is_dir():
             return
-        refuse_outside(place, root)
-        found = sorted(path for path in place.iterdir() if not path.name.startswith("."))
+        refuse_outside(directory, root)
+        paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise DataError(f"cannot read the folder: {error.strerror or error}", where=place) from error
-    for path in found:
+        raise DataError(f"cannot read the folder: {error.strerror or error}", where=directory) from error
+    for path in paths:
         if path.is_symlink():
             refuse_outside(path, root)
         if path.is_file():
@@ -91,7 +91,7 @@ def check_root(root: Path) -> None:
 
 
 def clean_text(text: str, where: str) -> str:
-    """Bring a text into one line without spaces at its ends.
+    """Return a text as one line without spaces at its ends.
 
     Raises:
         DataError: It cannot be written as UTF-8 (a lone surrogate from a JSON escape).

@@ -1,4 +1,4 @@
-"""Pair records: the one form into which every data set is brought, and the folder that holds them."""
+"""Pair records, the common form of all data sets, and the folder of a prepared data set."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PREPARE_AGAIN = "run `sagecc prepare`"
 
 
 class Pair(BaseModel):
-    """Two co-registered images of one place at two dates, with what is known about them.
+    """Two co-registered images of one place at two dates, with captions, change flag and masks.
 
     All paths are POSIX paths relative to the data set's root. `sha256` maps each path field that is set to the
-    SHA-256 of its file, so that a changed image is noticed wherever the pair is used. Of a data set prepared without
-    images (`DatasetCard.images`) it is empty, and `before` and `after` say where the images would lie.
+    SHA-256 of its file, so that a changed image is noticed wherever the pair is used. In a data set prepared without
+    images (`DatasetCard.images`) it is empty, and `before` and `after` are the paths that the images would have.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +36,7 @@ class Pair(BaseModel):
     after: str
     captions: tuple[str, ...] = ()
     changed: bool | None = None
-    """The change flag: does anything of interest change? None where the data set does not say."""
+    """The change flag: whether anything of interest changes; None where unknown."""
     semantic_before: str | None = None
     semantic_after: str | None = None
     """Index maps or palette images of land-cover classes per date."""
@@ -49,10 +49,10 @@ class DatedImage:
     """One date of a pair.
 
     Attributes:
-        unit: Its place among the units of the caches that hold something per image: 2i + t for pair i at date t.
-        label: What messages call it.
+        unit: Its row in caches with one row per image: 2i + t for pair i at date t.
+        label: Its name in messages.
         path: The file, absolute: workers of a Dask cluster may have another working directory.
-        sha256: What `prepare` has seen in it.
+        sha256: Hash of the file when the data set was prepared.
     """
 
     unit: int
@@ -62,12 +62,12 @@ class DatedImage:
 
 
 class DatasetCard(BaseModel):
-    """What dataset.json says about a prepared data set."""
+    """Content of dataset.json, the description of a prepared data set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """The data set's name: synthetic, levir-cc, levir-mci, dubai-cc, whu-cdc, second-cc or folder."""
+    """The data set's name, a key of `pipeline.datasets.adapters.ADAPTERS`."""
     root: str
     """Folder that the pairs' paths are relative to; relative to the project folder or absolute, as it was given."""
     pairs: dict[str, int]
@@ -75,7 +75,7 @@ class DatasetCard(BaseModel):
     pairs_sha256: str
     """SHA-256 of pairs.jsonl."""
     images: bool = True
-    """Whether the images were there and are those of the hashes; written only where not."""
+    """Whether the data set was prepared with its images; written only if not."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ class Prepared:
         return {pair.id: position for position, pair in enumerate(self.pairs)}
 
     def require_images(self) -> None:
-        """Refuse a data set that was prepared without its images; for stages that read them.
+        """Raise unless the data set was prepared with its images; for stages that read them.
 
         Raises:
-            DataError: It was.
+            DataError: It was prepared without its images.
         """
         if not self.card.images:
             raise DataError(
@@ -121,7 +121,7 @@ class Prepared:
             )
 
     def require_pairs(self) -> None:
-        """Refuse a data set without pairs.
+        """Raise if the data set has no pairs.
 
         Raises:
             DataError: It has none.
@@ -147,11 +147,11 @@ def write_prepared(folder: Path, name: str, root: str, pairs: Iterable[Pair], *,
     """Write pairs.jsonl and dataset.json; pairs are sorted by split, then by id.
 
     Args:
-        folder: Where to.
-        name: The data set's.
+        folder: Folder to write into.
+        name: The data set's name.
         root: Folder that the pairs' paths are relative to.
         pairs: In any order.
-        images: Whether their images are there.
+        images: Whether the data set is prepared with its images.
 
     Raises:
         DataError: Two pairs share an id.

@@ -1,15 +1,13 @@
-"""Settings of a data set: which one, where, and what to do about its mismatches.
-
-Settings of the vocabulary.
-"""
+"""Settings of a data set and its vocabulary: which one, where, and which of its mismatches are errors."""
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import Final, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import Section
+from pipeline.datasets.adapters import ADAPTERS
 
 TokenRule = Literal["words", "release"]
 
@@ -41,7 +39,8 @@ class VocabularySettings(Section):
     )
 
 
-DatasetName = Literal["synthetic", "levir-cc", "levir-mci", "dubai-cc", "whu-cdc", "second-cc", "folder"]
+SYNTHETIC: Final = "synthetic"
+"""Name of the generated data set, the only one without a root."""
 
 MismatchKind = Literal[
     "caption-without-image",
@@ -79,9 +78,6 @@ STRICT_BY_DEFAULT: tuple[MismatchKind, ...] = (
     "mask-unreadable",
 )
 
-WITHOUT_IMAGES: tuple[DatasetName, ...] = ("levir-cc", "whu-cdc", "dubai-cc")
-"""Data sets whose captions name all pairs and their splits, so that they may be prepared without any image."""
-
 
 class FolderSettings(Section):
     """Own pairs: two folders of images with the same stems, or a list named in `captions`."""
@@ -97,7 +93,7 @@ class FolderSettings(Section):
     test_share: float = Field(0.1, ge=0, le=1, description="seeded: share of pairs in the test split")
 
     @model_validator(mode="after")
-    def _shares_leave_some_for_training(self) -> Self:
+    def _shares_leave_pairs_for_training(self) -> Self:
         if self.val_share + self.test_share >= 1:
             raise ValueError("val_share and test_share must leave something for training")
         return self
@@ -106,10 +102,7 @@ class FolderSettings(Section):
 class DatasetSettings(Section):
     """A data set on disk, in its own layout."""
 
-    dataset: DatasetName = Field(
-        "synthetic",
-        description="synthetic (generated here), levir-cc, levir-mci, dubai-cc, whu-cdc, second-cc, folder (own pairs)",
-    )
+    dataset: str = Field(SYNTHETIC, description=ADAPTERS.describe())
     root: str = Field(
         "", description="folder of the data set, relative to the project folder or absolute; not for synthetic"
     )
@@ -121,7 +114,7 @@ class DatasetSettings(Section):
     images: Literal["read", "none"] = Field(
         "read",
         description="read: every image is looked for and checked; none: captions alone make the pairs, and stages that "
-        "need pixels refuse them (levir-cc, whu-cdc, dubai-cc; see semantics.source)",
+        "need pixels refuse them; for data sets whose captions name all pairs (see semantics.source)",
     )
     allow_missing_images: bool = Field(
         False, description="work with the pairs whose images are there and leave the others out; says how many"
@@ -141,10 +134,20 @@ class DatasetSettings(Section):
     )
     folder: FolderSettings = Field(FolderSettings(), description="own pairs; only for dataset: folder")
 
+    @field_validator("dataset")
+    @classmethod
+    def _dataset_is_registered(cls, name: str) -> str:
+        return ADAPTERS.validate(name)
+
     @model_validator(mode="after")
     def _root_is_given(self) -> Self:
-        if self.dataset != "synthetic" and not self.root:
+        if self.dataset != SYNTHETIC and not self.root:
             raise ValueError(f"root must name the folder of {self.dataset}")
-        if self.images == "none" and self.dataset not in WITHOUT_IMAGES:
-            raise ValueError(f"images: none is for {', '.join(WITHOUT_IMAGES)}, not for {self.dataset}")
+        return self
+
+    @model_validator(mode="after")
+    def _images_can_be_left_out(self) -> Self:
+        if self.images == "none" and not ADAPTERS.resolve(self.dataset).without_images:
+            names = [name for name in ADAPTERS.names if ADAPTERS.resolve(name).without_images]
+            raise ValueError(f"images: none is for {', '.join(names)}, not for {self.dataset}")
         return self

@@ -1,7 +1,4 @@
-"""The vocabulary: words to numbers and back.
-
-From a sentence to its words, by one of two rules.
-"""
+"""Tokenisation of captions, and the vocabulary that maps words to ids and back."""
 
 from __future__ import annotations
 
@@ -20,6 +17,14 @@ from pipeline.datasets.settings import TokenRule, VocabularySettings
 from pipeline.errors import DataError
 from pipeline.files import content_key, read_json, write_json
 
+PAD: Final = 0
+UNK: Final = 1
+START: Final = 2
+END: Final = 3
+SPECIALS: Final = ("<pad>", "<unk>", "<start>", "<end>")
+
+_SCHEMA: Final = 1
+
 _WORD: Final = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 _SAME_SIGN: Final = str.maketrans({"\u2019": "'", "\u2010": "-", "\u2011": "-"})
 
@@ -36,31 +41,22 @@ def tokenize(caption: str, rule: TokenRule = "words") -> tuple[str, ...]:
 
     Args:
         caption: One sentence.
-        rule: Which rule to use.
+        rule: `words` or `release`.
 
     Returns:
         The words in order; none for a caption without any.
     """
     if rule == "release":
-        kept = caption.replace("?", "").replace(".", "").replace(";", " ; ").replace(",", " , ")
-        return tuple(kept.split())
+        spaced = caption.replace("?", "").replace(".", "").replace(";", " ; ").replace(",", " , ")
+        return tuple(spaced.split())
     # Lower case of a composed letter may be decomposed and the reverse, hence the second normalisation.
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", caption).lower())
     return tuple(_WORD.findall(text.translate(_SAME_SIGN)))
 
 
-PAD: Final = 0
-UNK: Final = 1
-START: Final = 2
-END: Final = 3
-SPECIALS: Final = ("<pad>", "<unk>", "<start>", "<end>")
-
-_SCHEMA: Final = 1
-
-
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words a captioner knows.
+    """The words that a captioner knows.
 
     Ids 0 to 3 are PAD, UNK, START and END; word i of `words` has the id 4 + i.
 
@@ -100,11 +96,11 @@ class Vocabulary:
             DataError: It is longer than `max_length` and `too_long` is not `truncate`.
         """
         tokens = self.tokenize(caption)
-        room = self.settings.max_length - 2
-        if len(tokens) > room:
+        max_words = self.settings.max_length - 2
+        if len(tokens) > max_words:
             if self.settings.too_long == "error":
                 raise too_long_error(caption, len(tokens) + 2, self.settings.max_length)
-            tokens = tokens[:room]
+            tokens = tokens[:max_words]
         return [START, *(self.index.get(token, UNK) for token in tokens), END]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -139,8 +135,8 @@ class Vocabulary:
             stored = _Stored.model_validate(read_json(path, fix=fix))
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "document"
-            raise DataError(f"not a vocabulary: {place}: {first['msg']}", where=path, fix=fix) from error
+            key = ".".join(str(name) for name in first["loc"]) or "document"
+            raise DataError(f"not a vocabulary: {key}: {first['msg']}", where=path, fix=fix) from error
         words = tuple(stored.words)
         if stored.version != _SCHEMA:
             raise DataError(f"vocabulary of schema {stored.version}, not {_SCHEMA}", where=path, fix=fix)
@@ -160,7 +156,7 @@ class Vocabulary:
 
 
 class _Stored(BaseModel):
-    """What vocabulary.json holds."""
+    """Content of vocabulary.json."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -200,7 +196,7 @@ def build_vocabulary(captions: Iterable[str], settings: VocabularySettings, data
 
 
 def too_long_error(caption: str, length: int, limit: int) -> DataError:
-    """Say that a caption has `length` tokens where `limit` are allowed, both with start and end token."""
+    """Return the error of a caption with `length` tokens where `limit` are allowed, both with start and end token."""
     start = caption if len(caption) <= 60 else caption[:57] + "…"
     return DataError(
         f"a caption has {length} tokens with its start and end, the limit is {limit}: {start!r}",

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets.adapters import adapter_of
+from pipeline.datasets.adapters import ADAPTERS
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.listing import Listing
-from pipeline.datasets.settings import DatasetName, DatasetSettings
+from pipeline.datasets.settings import DatasetSettings
 
 List = Callable[..., tuple[Listing, Audit]]
 
@@ -17,9 +17,10 @@ List = Callable[..., tuple[Listing, Audit]]
 def listed() -> List:
     """Run an adapter: name, root and further settings in, listing and audit out."""
 
-    def run(dataset: DatasetName, root: Path, **changes: object) -> tuple[Listing, Audit]:
+    def run(dataset: str, root: Path, **changes: object) -> tuple[Listing, Audit]:
         settings = DatasetSettings.model_validate({"dataset": dataset, "root": str(root), **changes})
-        audit = Audit()
-        return adapter_of(dataset).list_pairs(settings, audit), audit
+        list_pairs, audit = ADAPTERS.resolve(dataset).list_pairs, Audit()
+        assert list_pairs is not None
+        return list_pairs(settings, audit), audit
 
     return run

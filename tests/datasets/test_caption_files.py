@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.datasets.caption_files import Entry, parse_captions, read_captions
+from pipeline.datasets.caption_files import CaptionEntry, parse_captions, read_captions
 from pipeline.errors import DataError
 from tests.datasets import fakes
 
@@ -23,7 +23,7 @@ def one(**changes: Any) -> dict[str, Any]:
 def test_reads_a_whole_entry() -> None:
     document = {"images": [fakes.entry("train_000016", "train", True, 3)]}
     assert parse_captions(document, WHERE) == [
-        Entry("train_000016", "train", "train", tuple(f"{text} ." for text in fakes.CHANGED), True)
+        CaptionEntry("train_000016", "train", "train", tuple(f"{text} ." for text in fakes.CHANGED), True)
     ]
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.datasets.adapters import adapter_of
+from pipeline.datasets.adapters import ADAPTERS
 from pipeline.datasets.audit import Audit
-from pipeline.datasets.checks import settle_captions, verify_pairs
+from pipeline.datasets.checks import check_captions, check_images
 from pipeline.datasets.records import Pair
-from pipeline.datasets.settings import MISMATCH_KINDS, DatasetName, DatasetSettings, VocabularySettings
+from pipeline.datasets.settings import MISMATCH_KINDS, DatasetSettings, VocabularySettings
 from pipeline.errors import DataError
 from pipeline.files import sha256_file
 from tests.datasets import fakes
@@ -17,11 +17,11 @@ from tests.datasets import fakes
 SAME, OTHER = "nothing has changed", "a house is built"
 
 
-def settle(*captions: str, changed: bool | None = None, **limits: object) -> tuple[Pair, dict[str, int]]:
+def check(*captions: str, changed: bool | None = None, **limits: object) -> tuple[Pair, dict[str, int]]:
     audit = Audit()
     pair = Pair(id="x", split="train", before="a.png", after="b.png", captions=captions, changed=changed)
-    (settled,) = settle_captions([pair], VocabularySettings.model_validate(limits), audit)
-    return settled, {kind: audit.count(kind) for kind in MISMATCH_KINDS if audit.count(kind)}
+    (checked,) = check_captions([pair], VocabularySettings.model_validate(limits), audit)
+    return checked, {kind: audit.count(kind) for kind in MISMATCH_KINDS if audit.count(kind)}
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,9 @@ def settle(*captions: str, changed: bool | None = None, **limits: object) -> tup
     ],
 )
 def test_missing_flags_are_derived(captions: tuple[str, ...], changed: bool | None, notes: dict[str, int]) -> None:
-    pair, found = settle(*captions)
+    pair, noted = check(*captions)
     assert pair.changed is changed
-    assert found == notes
+    assert noted == notes
 
 
 @pytest.mark.parametrize(
@@ -50,39 +50,38 @@ def test_missing_flags_are_derived(captions: tuple[str, ...], changed: bool | No
     ],
 )
 def test_given_flags_are_kept_and_checked(captions: tuple[str, ...], changed: bool, notes: dict[str, int]) -> None:
-    pair, found = settle(*captions, changed=changed)
+    pair, noted = check(*captions, changed=changed)
     assert pair.changed is changed
-    assert found == notes
+    assert noted == notes
 
 
 @pytest.mark.parametrize("empty", ["", " ", ".", " ?!"])
 def test_empty_captions_are_dropped_and_noted(empty: str) -> None:
-    pair, found = settle(empty, OTHER, changed=True)
+    pair, noted = check(empty, OTHER, changed=True)
     assert pair.captions == (OTHER,)
-    assert found == {"caption-empty": 1}
+    assert noted == {"caption-empty": 1}
 
 
 def test_too_long_captions() -> None:
-    assert settle(OTHER, changed=True, max_length=6)[1] == {}
+    assert check(OTHER, changed=True, max_length=6)[1] == {}
     with pytest.raises(DataError, match="6 tokens") as caught:
-        settle(OTHER, changed=True, max_length=5)
+        check(OTHER, changed=True, max_length=5)
     assert caught.value.where == "pair x"
-    pair, found = settle(OTHER, changed=True, max_length=5, too_long="truncate")
+    pair, noted = check(OTHER, changed=True, max_length=5, too_long="truncate")
     assert pair.captions == (OTHER,)
-    assert found == {"caption-too-long": 1}
+    assert noted == {"caption-too-long": 1}
 
 
-def verify(
-    root: Path, dataset: DatasetName = "levir-cc", **changes: object
-) -> tuple[dict[str, tuple[Pair, str]], Audit]:
+def verify(root: Path, dataset: str = "levir-cc", **changes: object) -> tuple[dict[str, tuple[Pair, str]], Audit]:
     settings = DatasetSettings.model_validate({"dataset": dataset, "root": str(root), **changes})
-    adapter, audit = adapter_of(dataset), Audit()
+    adapter, audit = ADAPTERS.resolve(dataset), Audit()
+    assert adapter.list_pairs is not None
     pairs = adapter.list_pairs(settings, Audit()).pairs
-    found = list(verify_pairs(pairs, settings, adapter, audit, threads=3))
-    assert [None if item is None else item[0].id for item in found] == [
-        pair.id if any(item and item[0].id == pair.id for item in found) else None for pair in pairs
+    checked = list(check_images(pairs, settings, adapter, audit, threads=3))
+    assert [None if item is None else item[0].id for item in checked] == [
+        pair.id if any(item and item[0].id == pair.id for item in checked) else None for pair in pairs
     ]
-    return {item[0].id: item for item in found if item is not None}, audit
+    return {item[0].id: item for item in checked if item is not None}, audit
 
 
 def notes(audit: Audit) -> dict[str, int]:
@@ -90,8 +89,8 @@ def notes(audit: Audit) -> dict[str, int]:
 
 
 def test_hashes_of_every_file(tmp_path: Path) -> None:
-    found, audit = verify(fakes.second_cc(tmp_path), "second-cc")
-    pair, size = found["00001"]
+    pairs, audit = verify(fakes.second_cc(tmp_path), "second-cc")
+    pair, size = pairs["00001"]
     assert size == "32×32"
     fields = ("before", "after", "semantic_before", "semantic_after")
     assert pair.sha256 == {name: sha256_file(tmp_path / getattr(pair, name)) for name in fields}
@@ -103,17 +102,17 @@ def test_unreadable_images_cost_their_pair_only(tmp_path: Path, date: str) -> No
     fakes.levir_cc(tmp_path)
     path = tmp_path / "images" / "train" / date / "train_000002.png"
     path.write_bytes(path.read_bytes()[:50])
-    found, audit = verify(tmp_path)
-    assert "train_000002" not in found
-    assert len(found) == 6
+    pairs, audit = verify(tmp_path)
+    assert "train_000002" not in pairs
+    assert len(pairs) == 6
     assert notes(audit) == {"image-unreadable": 1}
 
 
 def test_sizes_within_a_pair(tmp_path: Path) -> None:
     fakes.levir_cc(tmp_path)
     fakes.save(tmp_path / "images" / "val" / "B" / "val_000001.png", np.zeros((32, 24, 3), dtype=np.uint8))
-    found, audit = verify(tmp_path)
-    assert "val_000001" not in found
+    pairs, audit = verify(tmp_path)
+    assert "val_000001" not in pairs
     assert audit.report(())["size-mismatch"]["listed"] == ["val_000001: 32×32 and 24×32"]
 
 
@@ -138,8 +137,8 @@ def test_masks_that_contradict_flags(tmp_path: Path) -> None:
 def test_unreadable_masks_are_taken_off(tmp_path: Path) -> None:
     fakes.second_cc(tmp_path)
     fakes.save(tmp_path / "train" / "sem" / "A" / "00001.png", np.full((32, 32, 3), 7, dtype=np.uint8))
-    found, audit = verify(tmp_path, "second-cc")
-    pair, _ = found["00001"]
+    pairs, audit = verify(tmp_path, "second-cc")
+    pair, _ = pairs["00001"]
     assert (pair.semantic_before, pair.semantic_after, set(pair.sha256)) == (None, None, {"before", "after"})
     assert notes(audit) == {"mask-unreadable": 1}
 
@@ -147,8 +146,8 @@ def test_unreadable_masks_are_taken_off(tmp_path: Path) -> None:
 def test_masks_of_another_size_are_taken_off(tmp_path: Path) -> None:
     fakes.levir_mci(tmp_path)
     fakes.save(tmp_path / "images" / "val" / "label" / "val_000001.png", np.zeros((16, 16), dtype=np.uint8))
-    found, audit = verify(tmp_path, "levir-mci")
-    assert found["val_000001"][0].change_mask is None
+    pairs, audit = verify(tmp_path, "levir-mci")
+    assert pairs["val_000001"][0].change_mask is None
     assert audit.report(())["mask-unreadable"]["listed"] == ["val_000001: the mask is 16×16, its images 32×32"]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rasterio.transform import from_origin
 
-from pipeline.datasets.images import check_image, image_size, read_index_map, read_rgb
+from pipeline.datasets.images import image_size, read_image, read_index_map, read_rgb
 from pipeline.errors import DataError
 from pipeline.files import sha256_file
 from tests.datasets.fakes import picture, save
@@ -70,7 +70,7 @@ def test_format_is_told_by_content_not_by_suffix(tmp_path: Path) -> None:
 
 def test_hash_is_that_of_the_file(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", PIXELS)
-    assert check_image(path).sha256 == sha256_file(path)
+    assert read_image(path).sha256 == sha256_file(path)
 
 
 def test_size(tmp_path: Path) -> None:

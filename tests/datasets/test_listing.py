@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets.audit import Audit
-from pipeline.datasets.caption_files import Entry
+from pipeline.datasets.caption_files import CaptionEntry
 from pipeline.datasets.listing import Layout, Listing, join, list_images, split_layout
 from pipeline.datasets.records import SPLITS, Split
 from pipeline.datasets.settings import MISMATCH_KINDS
@@ -23,14 +23,14 @@ def layout(**stems: str) -> Layout:
     return Layout({s: folder(s, "A") for s in SPLITS}, {s: folder(s, "B") for s in SPLITS}, split_folders=True)
 
 
-def joined(entries: list[Entry], images: Layout) -> tuple[Listing, dict[str, int]]:
+def joined(entries: list[CaptionEntry], images: Layout) -> tuple[Listing, dict[str, int]]:
     audit = Audit()
     listing = join(entries, images, audit, WHERE)
     return listing, {kind: audit.count(kind) for kind in MISMATCH_KINDS if audit.count(kind)}
 
 
 def test_joins_by_stem_whatever_the_order() -> None:
-    entries = [Entry("b", "train", None, ("of b",)), Entry("a", "train", None, ("of a",))]
+    entries = [CaptionEntry("b", "train", None, ("of b",)), CaptionEntry("a", "train", None, ("of a",))]
     listing, notes = joined(entries, layout(train="a b"))
     assert {pair.id: (pair.before, pair.after, pair.captions) for pair in listing.pairs} == {
         "a": ("images/train/A/a.png", "images/train/B/a.png", ("of a",)),
@@ -40,49 +40,53 @@ def test_joins_by_stem_whatever_the_order() -> None:
 
 
 def test_split_comes_from_entry_then_folder_then_images() -> None:
-    entries = [Entry("a", "train"), Entry("b", None, "val"), Entry("c")]
+    entries = [CaptionEntry("a", "train"), CaptionEntry("b", None, "val"), CaptionEntry("c")]
     listing, _ = joined(entries, layout(train="a", val="b", test="c"))
     assert [pair.split for pair in listing.pairs] == ["train", "val", "test"]
 
 
 def test_no_split_at_all() -> None:
     with pytest.raises(DataError, match="a is given to no split"):
-        joined([Entry("a")], layout(train="b"))
+        joined([CaptionEntry("a")], layout(train="b"))
 
 
 def test_caption_without_image_and_image_without_caption() -> None:
-    listing, notes = joined([Entry("a", "train", None, ("x",))], layout(train="b"))
+    listing, notes = joined([CaptionEntry("a", "train", None, ("x",))], layout(train="b"))
     assert listing.pairs == []
     assert [entry.captions for entry in listing.left_out] == [("x",)]
     assert notes == {"caption-without-image": 1, "image-without-caption": 1}
 
 
 def test_a_name_given_twice_keeps_the_first() -> None:
-    listing, notes = joined([Entry("a", "train", None, ("1",)), Entry("a", "train", None, ("2",))], layout(train="a"))
+    listing, notes = joined(
+        [CaptionEntry("a", "train", None, ("1",)), CaptionEntry("a", "train", None, ("2",))], layout(train="a")
+    )
     assert [pair.captions for pair in listing.pairs] == [("1",)]
     assert notes == {"duplicate-name": 1}
 
 
 def test_split_and_folder_contradict() -> None:
-    listing, notes = joined([Entry("a", "train", "val")], layout(train="a"))
+    listing, notes = joined([CaptionEntry("a", "train", "val")], layout(train="a"))
     assert [pair.split for pair in listing.pairs] == ["train"]
     assert notes == {"split-contradiction": 1}
 
 
 def test_images_in_the_folder_of_another_split() -> None:
-    listing, notes = joined([Entry("a", "train")], layout(val="a"))
+    listing, notes = joined([CaptionEntry("a", "train")], layout(val="a"))
     assert [(pair.split, pair.before) for pair in listing.pairs] == [("train", "images/val/A/a.png")]
     assert notes == {"split-contradiction": 1}
 
 
 def test_one_image_given_to_two_splits() -> None:
-    listing, notes = joined([Entry("a", "train"), Entry("a", "val")], layout(val="a"))
+    listing, notes = joined([CaptionEntry("a", "train"), CaptionEntry("a", "val")], layout(val="a"))
     assert [(pair.id, pair.split) for pair in listing.pairs] == [("val_a", "val")]
     assert notes == {"split-contradiction": 1, "caption-without-image": 1}
 
 
 def test_one_stem_in_two_splits_with_images_of_their_own() -> None:
-    listing, notes = joined([Entry("1", "train"), Entry("1", "val"), Entry("2", "val")], layout(train="1", val="1 2"))
+    listing, notes = joined(
+        [CaptionEntry("1", "train"), CaptionEntry("1", "val"), CaptionEntry("2", "val")], layout(train="1", val="1 2")
+    )
     assert [(pair.id, pair.before) for pair in listing.pairs] == [
         ("train_1", "images/train/A/1.png"),
         ("val_1", "images/val/A/1.png"),
@@ -94,7 +98,7 @@ def test_one_stem_in_two_splits_with_images_of_their_own() -> None:
 def test_shared_folders_hold_one_pair_per_stem() -> None:
     stems = {"a": "2000/a.tif"}
     images = Layout(dict.fromkeys(SPLITS, stems), dict.fromkeys(SPLITS, stems), split_folders=False)
-    listing, notes = joined([Entry("a", "train"), Entry("a", "val")], images)
+    listing, notes = joined([CaptionEntry("a", "train"), CaptionEntry("a", "val")], images)
     assert [pair.split for pair in listing.pairs] == ["train"]
     assert notes == {"split-contradiction": 1}
 

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,9 @@ def audit(output: Path) -> dict[str, Any]:
 
 
 def totals(output: Path) -> dict[str, int]:
-    return {kind: found["total"] for kind, found in audit(output)["mismatches"].items() if found["total"]}
+    return {
+        kind: mismatches["total"] for kind, mismatches in audit(output)["mismatches"].items() if mismatches["total"]
+    }
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -343,10 +344,7 @@ def stand_in_world(monkeypatch: pytest.MonkeyPatch) -> None:
             )
         return pairs
 
-    module = types.ModuleType("pipeline.datasets.world")
-    module.generate_world = generate_world
-    module.__path__ = list(sys.modules["pipeline.datasets.world"].__path__)
-    monkeypatch.setitem(sys.modules, "pipeline.datasets.world", module)
+    monkeypatch.setattr("stages.prepare.generate_world", generate_world)
 
 
 @pytest.mark.usefixtures("stand_in_world")

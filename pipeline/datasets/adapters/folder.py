@@ -1,8 +1,6 @@
 """Own pairs: two folders of images with the same stems, or a list of pairs as CSV or JSONL.
 
-Drawing splits for pairs that come without any.
-
-Lists of own pairs: CSV with a header, or one JSON object per line.
+Pairs that come without splits get them at random.
 """
 
 from __future__ import annotations
@@ -15,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.datasets.adapters import find_captions, no_masks
+from pipeline.datasets.adapters.base import DatasetAdapter, Profile, find_captions
 from pipeline.datasets.audit import Audit
-from pipeline.datasets.caption_files import Entry, parse_flag, parse_split, read_captions
+from pipeline.datasets.caption_files import CaptionEntry, parse_flag, parse_split, read_captions
 from pipeline.datasets.listing import Listing, join, shared_layout
 from pipeline.datasets.paths import check_root, clean_text, inner_path, refuse_outside
 from pipeline.datasets.records import Pair, Split
@@ -41,15 +39,13 @@ def draw_splits(names: Iterable[str], val_share: float, test_share: float, seed:
     order = sorted(set(names), key=lambda name: sha256_bytes(f"{seed}:{name}".encode()))
     test = min(round(test_share * len(order)), max(len(order) - 1, 0))
     val = min(round(val_share * len(order)), max(len(order) - 1 - test, 0))
-    return {
-        name: "test" if place < test else "val" if place < test + val else "train" for place, name in enumerate(order)
-    }
+    return {name: "test" if rank < test else "val" if rank < test + val else "train" for rank, name in enumerate(order)}
 
 
 _FIX: Final = (
     "columns or keys: before, after, and optionally id, split, changed, caption (several: caption_1, caption_2 …)"
 )
-_KNOWN: Final = frozenset({"id", "before", "after", "split", "changed"})
+_COLUMNS: Final = frozenset({"id", "before", "after", "split", "changed"})
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ def _jsonl(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _check_columns(names: Any, where: str) -> None:
-    unknown = sorted(name for name in names if name not in _KNOWN and not name.startswith("caption"))
+    unknown = sorted(name for name in names if name not in _COLUMNS and not name.startswith("caption"))
     missing = [name for name in ("before", "after") if name not in names]
     if missing or unknown:
         what = f"no column `{missing[0]}`" if missing else f"unknown column `{unknown[0]}`"
@@ -167,11 +163,8 @@ def _by_number(column: str) -> tuple[str, int]:
     return stem, int(column[len(stem) :] or 0)
 
 
-read_masks = no_masks
-
-
 def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
-    """List the pairs; see `pipeline.datasets.adapters.Adapter`.
+    """List the pairs; see `ListPairs`.
 
     Without `captions`: the images of two folders, joined by stem. With a caption JSON: the same, with its captions.
     With a CSV or JSONL: the pairs that it lists.
@@ -191,12 +184,12 @@ def _two_folders(settings: DatasetSettings, audit: Audit, captions: Path | None)
     layout = shared_layout(root, folder.before, folder.after, audit)
     if captions is None:
         stems = sorted(layout.before["train"].keys() & layout.after["train"].keys())
-        entries = [Entry(stem) for stem in stems]
+        entries = [CaptionEntry(stem) for stem in stems]
     else:
         entries = read_captions(captions)
     splits = _splits(folder, {entry.stem: entry.split or entry.folder_split for entry in entries}, captions or root)
-    placed = [Entry(e.stem, splits[e.stem], None, e.captions, e.changed) for e in entries]
-    return join(placed, layout, audit, captions or root)
+    assigned = [CaptionEntry(e.stem, splits[e.stem], None, e.captions, e.changed) for e in entries]
+    return join(assigned, layout, audit, captions or root)
 
 
 def _listed(root: Path, folder: FolderSettings, path: Path, audit: Audit) -> Listing:
@@ -213,7 +206,7 @@ def _listed(root: Path, folder: FolderSettings, path: Path, audit: Audit) -> Lis
         missing = [name for name in (row.before, row.after) if not (root / name).is_file()]
         if missing:
             audit.note("caption-without-image", f"{split} {row.id}: {', '.join(missing)}")
-            listing.left_out.append(Entry(row.id, split, None, row.captions, row.changed))
+            listing.left_out.append(CaptionEntry(row.id, split, None, row.captions, row.changed))
             continue
         for name in (row.before, row.after):
             refuse_outside(root / name, root)
@@ -247,3 +240,16 @@ def _splits(folder: FolderSettings, given: dict[str, Split | None], where: Path)
             f"{without} has no split", where=where, fix="fill the column `split`, or set prepare.folder.split: seeded"
         )
     return {name: split for name, split in given.items() if split is not None}
+
+
+ADAPTER = DatasetAdapter(
+    profile=Profile(
+        name="folder",
+        title="your own",
+        layout="two folders of same-named images, or a CSV or JSONL of `before,after[,captions…]`",
+        recipe="mini",
+        # Own pairs may be few: every word counts.
+        settings={"prepare": {"vocabulary": {"min_count": 1}}, "graph": {"build": {"min_count": 1}}},
+    ),
+    list_pairs=list_pairs,
+)

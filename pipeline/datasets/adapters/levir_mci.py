@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.adapters import levir_cc
+from pipeline.datasets.adapters.base import DatasetAdapter, Profile
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.images import MAX_MEGAPIXELS, read_index_map
 from pipeline.datasets.listing import Listing, attach, list_images
@@ -27,7 +28,7 @@ _ENCODINGS: Final = ((0, 1, 2), (0, 128, 255))
 
 
 def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
-    """List the pairs with their masks; see `pipeline.datasets.adapters.Adapter`."""
+    """List the pairs with their masks; see `ListPairs`."""
     listing = levir_cc.list_pairs(settings, audit)
     root = Path(settings.root)
     attach(
@@ -37,7 +38,7 @@ def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
 
 
 def read_masks(root: Path, pair: Pair, max_megapixels: float) -> dict[str, NDArray[np.uint8]]:
-    """Read the change mask; see `pipeline.datasets.adapters.Adapter`."""
+    """Read the change mask; see `ReadMasks`."""
     if pair.change_mask is None:
         return {}
     return {"change_mask": read_mask(root / pair.change_mask, max_megapixels=max_megapixels)}
@@ -63,3 +64,18 @@ def read_mask(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray[
         where=path,
         fix="use the data set's own `label` folder, not `label_rgb`",
     )
+
+
+ADAPTER = DatasetAdapter(
+    profile=Profile(
+        name="levir-mci",
+        title="LEVIR-MCI",
+        layout="as published: LEVIR-CC's files, and `images/{train,val,test}/label`",
+        recipe="published",
+        settings={"models": {"backbone": levir_cc.NORMALISATION}},
+    ),
+    list_pairs=list_pairs,
+    read_masks=read_masks,
+    caption_files=levir_cc.CAPTION_FILES,
+    no_change=levir_cc.NO_CHANGE,
+)

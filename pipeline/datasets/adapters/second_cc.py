@@ -1,10 +1,7 @@
 """SECOND-CC: 6,041 pairs with semantic maps of both dates, five captions each (Karaca et al., JSTARS 2025).
 
-Layout: `{train,val,test}/{rgb,sem}/{A,B}/*.png` and `SECOND-CC-AUG.json`. The semantic maps are colours; see
-`pipeline.datasets.adapters.second_cc`.
-
-
-Semantic maps that are stored as colours: SECOND-CC's palette, decoded by exact colour.
+Layout: `{train,val,test}/{rgb,sem}/{A,B}/*.png` and `SECOND-CC-AUG.json`. The semantic maps are stored as colours and
+decoded by exact colour.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.adapters import find_captions
+from pipeline.datasets.adapters.base import DatasetAdapter, Profile, find_captions
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.caption_files import read_captions
 from pipeline.datasets.images import MAX_MEGAPIXELS, read_rgb
@@ -83,16 +80,16 @@ def _pack(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return packed
 
 
-CAPTIONS: Final = "SECOND-CC-AUG.json"
+CAPTION_FILES: Final = ("SECOND-CC-AUG.json",)
 
 _MAPS: Final[tuple[tuple[MaskField, str], ...]] = (("semantic_before", "A"), ("semantic_after", "B"))
 
 
 def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
-    """List the pairs with their semantic maps; see `pipeline.datasets.adapters.Adapter`."""
+    """List the pairs with their semantic maps; see `ListPairs`."""
     root = Path(settings.root)
     check_root(root)
-    captions = find_captions(settings, [CAPTIONS])
+    captions = find_captions(settings, CAPTION_FILES)
     entries = read_captions(captions)
     listing = join(entries, split_layout(root, "{split}/rgb/A", "{split}/rgb/B", audit), audit, captions)
     for field_name, date in _MAPS:
@@ -101,7 +98,7 @@ def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
 
 
 def read_masks(root: Path, pair: Pair, max_megapixels: float) -> dict[str, NDArray[np.uint8]]:
-    """Read the semantic maps, whose class 0 is "no change"; see `pipeline.datasets.adapters.Adapter`."""
+    """Read the semantic maps, whose class 0 is "no change"; see `ReadMasks`."""
     paths = {name: getattr(pair, name) for name, _ in _MAPS}
     return {
         name: read_semantic_map(root / path, max_megapixels=max_megapixels)
@@ -114,9 +111,24 @@ def read_semantic_map(path: Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> 
     """Read a semantic map.
 
     Returns:
-        uint8, (H, W): indices of `pipeline.datasets.adapters.second_cc.SECOND_CC_CLASSES`.
+        uint8, (H, W): indices of `SECOND_CC_CLASSES`.
 
     Raises:
         DataError: It cannot be read, or has a colour that is no class.
     """
     return decode_palette(read_rgb(path, convert=True, max_megapixels=max_megapixels), path)
+
+
+ADAPTER = DatasetAdapter(
+    profile=Profile(
+        name="second-cc",
+        title="SECOND-CC",
+        layout="as published: `{train,val,test}/{rgb,sem}/{A,B}`, `SECOND-CC-AUG.json`",
+        recipe="published",
+        # Counts and length of the data set's own paper: words seen more than ten times, captions of up to 50 tokens.
+        settings={"prepare": {"vocabulary": {"min_count": 11, "max_length": 50}}},
+    ),
+    list_pairs=list_pairs,
+    read_masks=read_masks,
+    caption_files=CAPTION_FILES,
+)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.datasets.adapters.levir_cc import NO_CHANGE
 from pipeline.datasets.world import phrases
 from pipeline.datasets.world.facts import Event
 from pipeline.datasets.world.phrases import (
@@ -311,15 +312,6 @@ SPEAKERS: dict[str, Speaker] = {
 }
 """The speaker for each kind of event."""
 
-
-NO_CHANGE = (
-    "there is no difference",
-    "the two scenes seem identical",
-    "the scene is the same as before",
-    "no change has occurred",
-    "almost nothing has changed",
-)
-"""The five sentences of every unchanged pair, which are LEVIR-CC's."""
 
 SENTENCES = len(NO_CHANGE)
 _PLACE_CHANCE = 0.55

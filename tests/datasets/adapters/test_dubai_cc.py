@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.datasets.adapters.dubai_cc import CAPTIONS
+from pipeline.datasets.adapters.dubai_cc import CAPTION_FILES
 from pipeline.datasets.caption_files import read_captions
 from pipeline.errors import DataError
 from tests.datasets import fakes
@@ -48,7 +48,7 @@ def test_a_missing_file_is_noted(tmp_path: Path, listed: List) -> None:
 
 def test_no_caption_file(tmp_path: Path, listed: List) -> None:
     fakes.dubai_cc(tmp_path)
-    for name in CAPTIONS.values():
+    for name in CAPTION_FILES.values():
         (tmp_path / name).unlink()
     with pytest.raises(DataError, match="none of the caption files"):
         listed("dubai-cc", tmp_path)
@@ -57,7 +57,7 @@ def test_no_caption_file(tmp_path: Path, listed: List) -> None:
 def test_caption_files_in_a_folder_of_their_own(tmp_path: Path, listed: List) -> None:
     fakes.dubai_cc(tmp_path)
     (tmp_path / "json").mkdir()
-    for name in CAPTIONS.values():
+    for name in CAPTION_FILES.values():
         (tmp_path / name).rename(tmp_path / "json" / name)
     assert len(listed("dubai-cc", tmp_path, captions="json")[0].pairs) == 5
 
@@ -74,7 +74,7 @@ def test_an_image_given_to_two_files(tmp_path: Path, listed: List) -> None:
 
 @pytest.mark.reference_data
 def test_real_captions() -> None:
-    counts = {split: read_captions(reference("dubai_cc", CAPTIONS[split])) for split in ("train", "val")}
+    counts = {split: read_captions(reference("dubai_cc", CAPTION_FILES[split])) for split in ("train", "val")}
     assert {split: len(entries) for split, entries in counts.items()} == {"train": 300, "val": 50}
     stems = [entry.stem for entries in counts.values() for entry in entries]
     assert len(set(stems)) == 350

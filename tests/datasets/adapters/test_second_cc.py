@@ -29,7 +29,7 @@ def test_lists_the_twin(tmp_path: Path, listed: List) -> None:
     assert (first.before, first.after) == ("train/rgb/A/00001.png", "train/rgb/B/00001.png")
     assert (first.semantic_before, first.semantic_after) == ("train/sem/A/00001.png", "train/sem/B/00001.png")
     masks = [read_masks(tmp_path, pair, 1) for pair in listing.pairs]
-    assert [bool(found["semantic_before"].any()) for found in masks] == [True, False, True, False]
+    assert [bool(mask["semantic_before"].any()) for mask in masks] == [True, False, True, False]
     assert audit.count("pair-without-mask") == 0
 
 

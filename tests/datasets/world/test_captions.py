@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.datasets.world.captions import NO_CHANGE, Caption
+from pipeline.datasets.adapters.levir_cc import NO_CHANGE
+from pipeline.datasets.world.captions import Caption
 from pipeline.datasets.world.pair import WorldPair
 from pipeline.datasets.world.settings import LAND_CLASSES
 from tests.datasets.world.sentence_facts import claimed_houses, claimed_place
