@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError, OutputError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
-from pipeline.training.checkpoints import read_card
-from pipeline.training.inference import caption_features
+from pipeline.paths import Paths
+from pipeline.training.checkpoints import load_model, read_card
+from pipeline.training.inference import caption_batches
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages import caption, train
 from stages.settings import CaptionSettings
@@ -24,10 +26,14 @@ from tests.training.world import train_settings
 MODELS, OUTPUT = Path("models/baseline"), Path("captions/baseline")
 
 
+def paths_of(prepared: Path, scenes: Path, captions: Path = OUTPUT) -> Paths:
+    return Paths.under().at(prepared=prepared, scenes=scenes, models=MODELS, captions=captions)
+
+
 @pytest.fixture
 def models(prepared: Path, scenes: Path, engine: EngineSettings) -> Path:
     """Two seeds of a tiny model, trained a little."""
-    return train.run(train_settings(seeds=(2, 11), epochs=1), prepared, scenes, MODELS, engine=engine)
+    return train.run(train_settings(seeds=(2, 11), epochs=1), paths_of(prepared, scenes), engine=engine)
 
 
 @pytest.fixture
@@ -36,7 +42,7 @@ def run(prepared: Path, scenes: Path, models: Path, engine: EngineSettings):
 
     def run(output: Path = OUTPUT, **changes: object) -> Path:
         settings = CaptionSettings(**({"max_length": 8} | changes))
-        return caption.run(settings, prepared, scenes, models, output, engine=engine)
+        return caption.run(settings, paths_of(prepared, scenes, output), engine=engine)
 
     return run
 
@@ -69,11 +75,11 @@ def test_each_seed_describes_each_pair_of_the_split(run, models):
 
 
 def test_batches_do_not_change_what_is_said(run):
-    found = []
+    captions = []
     for batch_size in (1, 2, 64):
         run(split="train", batch_size=batch_size)
-        found.append([(result["image_id"], result["caption"]) for result in read("seed-2.json")])
-    assert found[0] == found[1] == found[2]
+        captions.append([(result["image_id"], result["caption"]) for result in read("seed-2.json")])
+    assert captions[0] == captions[1] == captions[2]
 
 
 def test_same_models_same_bytes(run):
@@ -137,7 +143,7 @@ def test_scenes_made_otherwise_than_the_trainings_are_refused(run, prepared, sce
         run()
     assert caught.value.where == str(scenes) and "sagecc scenes" in caught.value.fix
     world.write_scenes(scenes, prepared, weights="1" * 64)
-    with pytest.raises(CacheError, match="other backbone weights"):
+    with pytest.raises(CacheError, match=r"other weights \(backbone\)"):
         run()
     world.write_scenes(scenes, prepared)
     world.write_pairs(prepared, splits=("test",) * 6)
@@ -229,15 +235,27 @@ def test_arrays_at_hand_are_described_like_cached_ones(run, models, prepared):
     run(split="train")
     features = world.Features(12, world.SHAPE, 0, ()).values.reshape(6, 2, *world.SHAPE)
     rows = [read_prepared(prepared).index[result["image_id"]] for result in read("seed-2.json")]
-    found = caption_features(models / "seed-2", features[rows].astype(np.float32), CaptionSettings(max_length=8))
-    assert [sentences[0].text for sentences in found] == [result["caption"] for result in read("seed-2.json")]
-    features[1, 0, 0, 0, 0] = np.nan
-    with pytest.raises(CacheError, match="pair 1"):
-        caption_features(models / "seed-2", features)
+    trained = load_model(models / "seed-2", torch.device("cpu"))
+
+    def captions(features: np.ndarray) -> list[str]:
+        inputs = {"scenes": torch.from_numpy(features)}
+        return [best.text for best, *_ in next(caption_batches(trained, [inputs], CaptionSettings(max_length=8)))]
+
+    assert captions(features[rows].astype(np.float32)) == [result["caption"] for result in read("seed-2.json")]
     with pytest.raises(CheckpointError, match="shape"):
-        caption_features(models / "seed-2", features[:1, :, :4])
+        captions(features[:1, :, :4])
+
+
+def test_features_that_are_no_numbers_are_refused_with_their_pair(run, scenes):
+    values = world.Features(12, world.SHAPE, 0, ()).values
+    spoiled = np.full_like(values[2], np.nan)
+    scenes.write_bytes(scenes.read_bytes().replace(values[2].tobytes(), spoiled.tobytes()))
+    with pytest.raises(CacheError, match="'p1'"):
+        run(split="train")
+    assert not OUTPUT.exists()
 
 
 def test_the_card_knows_its_scenes(models):
     card = read_card(models / "seed-11")
-    assert card.seed == 11 and card.scenes.settings["backbone"] == "mini" and card.scenes.shape == world.SHAPE
+    assert card.seed == 11 and card.inputs["scenes"].caches["scenes"].settings["backbone"] == "mini"
+    assert card.inputs["scenes"].shape == world.SHAPE

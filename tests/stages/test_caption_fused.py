@@ -3,13 +3,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError
 from pipeline.execution.settings import EngineSettings
-from pipeline.training.inference import caption_features
-from pipeline.training.region_inputs import open_evidence, read_evidence
+from pipeline.paths import Paths
+from pipeline.training.checkpoints import load_model
+from pipeline.training.inference import caption_batches
+from pipeline.training.inputs import open_inputs
 from stages import caption, train
 from stages.settings import CaptionSettings
 from tests.training import evidence_world, world
@@ -19,31 +22,32 @@ MODELS, OUTPUT = Path("models/baseline"), Path("captions/baseline")
 
 
 @pytest.fixture
-def where(project: Path, prepared: Path):
-    return evidence_world.write_all(project, prepared)
+def where(project: Path, prepared: Path, scenes: Path) -> Paths:
+    written = evidence_world.write_all(project, prepared)
+    return written.at(prepared=prepared, scenes=scenes, models=MODELS, captions=OUTPUT)
 
 
 @pytest.fixture(params=["paper", "release"])
-def models(request, prepared: Path, scenes: Path, engine: EngineSettings, where) -> Path:
+def models(request, engine: EngineSettings, where: Paths) -> Path:
     """Two seeds of a tiny model with a fusion, trained a little."""
     settings = world.train_settings(seeds=(2, 11), epochs=1, captioner=evidence_world.captioner(request.param))
-    return train.run(settings, prepared, scenes, MODELS, engine=engine, **where.by_stage())
+    return train.run(settings, where, engine=engine)
 
 
 @pytest.fixture
-def run(prepared: Path, scenes: Path, models: Path, engine: EngineSettings, where):
+def run(models: Path, engine: EngineSettings, where: Paths):
     def run(**changes: object) -> list[dict]:
         settings = CaptionSettings(**({"max_length": 8, "split": "train"} | changes))
-        caption.run(settings, prepared, scenes, models, OUTPUT, engine=engine, **where.by_stage())
+        caption.run(settings, where, engine=engine)
         return json.loads((OUTPUT / "seed-2.json").read_text())
 
     return run
 
 
 def test_each_pair_of_the_split_is_described_whatever_the_batches(run):
-    found = [[(row["image_id"], row["caption"]) for row in run(batch_size=batch_size)] for batch_size in (1, 3, 64)]
-    assert [name for name, _ in found[0]] == ["p0", "p1", "p2", "p3"]
-    assert found[0] == found[1] == found[2]
+    captions = [[(row["image_id"], row["caption"]) for row in run(batch_size=batch_size)] for batch_size in (1, 3, 64)]
+    assert [name for name, _ in captions[0]] == ["p0", "p1", "p2", "p3"]
+    assert captions[0] == captions[1] == captions[2]
     # The trained graph is kept in the model: the pretrained weights are not needed any more.
     assert (OUTPUT / "seed-11.json").is_file()
 
@@ -53,20 +57,16 @@ def test_pretrained_weights_are_not_needed_to_describe(run, where):
     assert len(run()) == 4
 
 
-def test_arrays_at_hand_are_described_like_cached_ones(run, models, prepared, where):
+def test_tensors_at_hand_are_described_like_cached_ones(run, models, where):
     expected = [row["caption"] for row in run()]
-    data = read_prepared(prepared)
-    ids = [pair.id for pair in data.split("train")]
-    captioner = evidence_world.captioner("paper")
-    caches = open_evidence(captioner, where, data, training=False)
-    assert caches is not None
-    features = world.Features(12, world.SHAPE, 0, ()).values.reshape(6, 2, *world.SHAPE)
-    features = features[[data.index[name] for name in ids]]
+    trained = load_model(models / "seed-2", torch.device("cpu"))
+    inputs = open_inputs(where, evidence_world.captioner("paper"), training=False)
+    stores = inputs.stores(inputs.data.split("train"), torch.device("cpu"))
+    batch = {name: store.take(np.arange(4)) for name, store in stores.items()}
     settings = CaptionSettings(max_length=8)
-    found = caption_features(models / "seed-2", features, settings, evidence=read_evidence(caches, ids))
-    assert [sentences[0].text for sentences in found] == expected
-    with pytest.raises(DataError, match="takes motion regions, and none are given"):
-        caption_features(models / "seed-2", features, settings)
+    assert [best.text for best, *_ in next(caption_batches(trained, [batch], settings))] == expected
+    with pytest.raises(DataError, match="reads unmatched regions, and none are given"):
+        next(caption_batches(trained, [{"scenes": batch["scenes"]}], settings))
 
 
 @pytest.mark.parametrize("stage", ["regions", "matches", "semantics"])
@@ -83,7 +83,7 @@ def test_caches_made_otherwise_than_the_trainings_are_refused(run, where, prepar
     write(weights="1" * 64)
     with pytest.raises(CacheError, match=f"the {stage} were made with other weights") as caught:
         run()
-    assert caught.value.where == str(where.by_stage()[stage]) and f"sagecc {stage}" in caught.value.fix
+    assert caught.value.where == str(getattr(where, stage)) and f"sagecc {stage}" in caught.value.fix
     if stage != "matches":
         write(settings={"colour": "red"})
         with pytest.raises(CacheError, match=r"other settings \(colour\)"):
@@ -92,7 +92,7 @@ def test_caches_made_otherwise_than_the_trainings_are_refused(run, where, prepar
 
 
 def test_regions_of_other_masks_than_the_trainings_are_refused(run, where, prepared):
-    masks = evidence_world.write_masks(where.regions.with_name("masks.h5"), prepared)
+    masks = evidence_world.write_masks(where.masks, prepared)
     evidence_world.write_regions(where.regions, prepared, masks=masks)
     evidence_world.write_matches(where.matches, where.regions, prepared)
     with pytest.raises(CacheError, match=r"another masks\.h5"):
@@ -101,21 +101,21 @@ def test_regions_of_other_masks_than_the_trainings_are_refused(run, where, prepa
 
 def test_other_pairs_need_masks_made_like_the_trainings(prepared, scenes, where, engine):
     def write(**options: object) -> None:
-        masks = evidence_world.write_masks(where.regions.with_name("masks.h5"), prepared, **options)
+        masks = evidence_world.write_masks(where.masks, prepared, **options)
         evidence_world.write_regions(where.regions, prepared, masks=masks)
         evidence_world.write_matches(where.matches, where.regions, prepared)
 
     write()
     settings = world.train_settings(epochs=1, captioner=evidence_world.captioner())
-    models = train.run(settings, prepared, scenes, MODELS, engine=engine, **where.by_stage())
+    train.run(settings, where, engine=engine)
     world.write_pairs(prepared, captions=(*world.CAPTIONS[:5], ("an unheard word",)), name="other")
     world.write_scenes(scenes, prepared)
     evidence_world.write_semantics(where.semantics, prepared)
     write(settings={"points": 4})
     others = CaptionSettings(max_length=8, split="train", allow_other_dataset=True)
     with pytest.raises(CacheError, match=r"the masks were made with other settings \(points\)") as caught:
-        caption.run(others, prepared, scenes, models, OUTPUT, engine=engine, **where.by_stage())
-    assert caught.value.where == str(where.regions.with_name("masks.h5")) and "sagecc masks" in caught.value.fix
+        caption.run(others, where, engine=engine)
+    assert caught.value.where == str(where.masks) and "sagecc masks" in caught.value.fix
 
 
 def test_another_graph_than_the_trainings_is_refused(run, where, prepared):
@@ -137,8 +137,8 @@ def test_other_pairs_are_described_with_the_trainings_graph(run, where, prepared
 def test_widths_of_another_training_are_refused(run, models):
     path = models / "seed-2" / "settings.json"
     card = json.loads(path.read_text())
-    card["evidence"]["widths"]["semantics"] = 9
+    card["inputs"]["semantics"]["shape"] = [9]
     path.write_text(json.dumps(card))
-    with pytest.raises(CheckpointError, match="semantics 9, found 5") as caught:
+    with pytest.raises(CheckpointError, match=r"reads semantics of shape \(9,\), and these have \(5,\)") as caught:
         run()
     assert caught.value.where == str(path)
