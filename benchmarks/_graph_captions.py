@@ -18,14 +18,14 @@ from pipeline.caption_graph.triples.records import Caption
 from pipeline.caption_graph.triples.rules import RulesExtractor
 from pipeline.datasets.caption_files import read_captions
 from pipeline.errors import DataError
-from pipeline.graph_encoders.encoders import GraphTensors, tensors_of
+from pipeline.graph_encoders.tensors import GraphTensors, tensors_of
 
 _ROOT: Final = Path(__file__).parents[1]
 _DATA: Final = _ROOT / os.environ.get("SAGECC_REFERENCE_DATA", "../shared/data")
 
 LEVIR: Final = (_DATA / "levir_cc" / "LevirCCcaptions.json",)
 DUBAI: Final = tuple(_DATA / "dubai_cc" / f"{split}_Dubai_CC.json" for split in ("Train", "Validation"))
-LABELS: Final = _ROOT / "tests" / "language" / "triples" / "labels_levir_cc.jsonl"
+LABELS: Final = _ROOT / "tests" / "caption_graph" / "triples" / "labels_levir_cc.jsonl"
 
 
 def present(files: Sequence[Path]) -> bool:
@@ -79,13 +79,13 @@ class GraphMaker:
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     """Return the command line that these benchmarks share."""
-    found = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog=f"python -m benchmarks {module}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("--quick", action="store_true", help="less of the same, within a minute on two cores")
-    return found
+    arguments.add_argument("--quick", action="store_true", help="less of the same, within a minute on two cores")
+    return arguments
 
 
 def skipped(error: DataError) -> int:

@@ -22,7 +22,7 @@ from pipeline.errors import DataError
 
 BARS = {"labels_final_head_tail_f1": 0.90, "labels_final_family_f1": 0.90, "labels_final_triple_f1": 0.75}
 
-_PARTS: Final = {"dev": "labels, development half", "final": "labels, final half"}
+_HALVES: Final = {"dev": "labels, development half", "final": "labels, final half"}
 _SYNTHETIC: Final = "synthetic gold"
 _VIEWS: Final = {"head, tail": "(head, tail)", "family": "with family", "triple": "exact triple"}
 
@@ -36,7 +36,7 @@ def run(*, quick: bool = False) -> Figures:
     Raises:
         DataError: The LEVIR-CC captions or their labels are not there.
     """
-    tables = {f"labels_{part}": score_labels(part) for part in _PARTS} | {"synthetic": score_synthetic(_pairs(quick))}
+    tables = {f"labels_{half}": score_labels(half) for half in _HALVES} | {"synthetic": score_synthetic(_pairs(quick))}
     return {f"{name}_{view.replace(', ', '_')}_f1": table[view].f1 for name, table in tables.items() for view in _VIEWS}
 
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = [("", *_VIEWS.values())]
     try:
-        rows += [(name, *_cells(score_labels(part, options.captions))) for part, name in _PARTS.items()]
+        rows += [(name, *_cells(score_labels(half, options.captions))) for half, name in _HALVES.items()]
     except DataError as error:
         real.skipped(error)
     rows.append((_SYNTHETIC, *_cells(score_synthetic(_pairs(options.quick)))))
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def score_labels(part: str, files: Sequence[Path] = real.LEVIR) -> dict[str, Agreement]:
-    """Compare the rules with the labels of one part, "dev" or "final".
+def score_labels(half: str, files: Sequence[Path] = real.LEVIR) -> dict[str, Agreement]:
+    """Compare the rules with one half of the labels, "dev" or "final".
 
     Raises:
         DataError: The captions or the labels are not there.
@@ -67,14 +67,14 @@ def score_labels(part: str, files: Sequence[Path] = real.LEVIR) -> dict[str, Agr
     expected: dict[Hashable, list[Labelled]] = {
         (label["pair"], label["sentence"]): [_labelled(triple) for triple in label["triples"]]
         for label in labels
-        if label["part"] == part
+        if label["part"] == half
     }
     captions = [caption for caption in real.real_captions(files) if (caption.pair, caption.sentence) in expected]
-    return agreement(_found(captions), expected)
+    return agreement(_extract(captions), expected)
 
 
 def score_synthetic(pairs: int) -> dict[str, Agreement]:
-    """Compare the rules with what the changed ones of the first `pairs` pairs of the world's test split state."""
+    """Compare the rules with the true triples of the changed pairs among the world's first `pairs` test pairs."""
     world = WorldSettings()
     captions, expected = [], dict[Hashable, list[Labelled]]()
     for index in (index for index in range(min(pairs, world.test)) if is_changed(world, "test", index)):
@@ -82,18 +82,18 @@ def score_synthetic(pairs: int) -> dict[str, Agreement]:
         for number, caption in enumerate(pair.captions):
             captions.append(Caption(pair=pair.id, sentence=number, text=caption.text))
             expected[pair.id, number] = [(t.head, t.relation, t.tail, t.family) for t in caption.triples]
-    return agreement(_found(captions), expected)
+    return agreement(_extract(captions), expected)
 
 
 def _pairs(quick: bool) -> int:
     return 20 if quick else WorldSettings().test
 
 
-def _found(captions: Sequence[Caption]) -> dict[Hashable, list[Labelled]]:
-    found: dict[Hashable, list[Labelled]] = {}
+def _extract(captions: Sequence[Caption]) -> dict[Hashable, list[Labelled]]:
+    triples: dict[Hashable, list[Labelled]] = {}
     for triple in RulesExtractor().extract(captions):
-        found.setdefault((triple.pair, triple.sentence), []).append((*triple.key, triple.family))
-    return found
+        triples.setdefault((triple.pair, triple.sentence), []).append((*triple.key, triple.family))
+    return triples
 
 
 def _labelled(triple: Mapping[str, Any]) -> Labelled:
@@ -101,8 +101,10 @@ def _labelled(triple: Mapping[str, Any]) -> Labelled:
 
 
 def _cells(table: Mapping[str, Agreement]) -> list[str]:
-    found = [table[view] for view in _VIEWS]
-    return [f"{one.precision:.3f} / {one.recall:.3f} / {one.f1:.3f}".replace("0.", ".") for one in found]
+    agreements = [table[view] for view in _VIEWS]
+    return [
+        f"{agreed.precision:.3f} / {agreed.recall:.3f} / {agreed.f1:.3f}".replace("0.", ".") for agreed in agreements
+    ]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from typing import Any, Final
 from benchmarks import _graph_captions as real
 from benchmarks.harness import Figures
 from pipeline.errors import DataError
-from pipeline.graph_encoders.encoders import GraphTensors
 from pipeline.graph_encoders.link_prediction import (
     Ranking,
     frequency_ranking,
@@ -26,6 +25,7 @@ from pipeline.graph_encoders.link_prediction import (
     without_messages,
 )
 from pipeline.graph_encoders.settings import EncoderKind, GraphEncoderSettings, PretrainingSettings
+from pipeline.graph_encoders.tensors import GraphTensors
 
 _NAMES: Final[Mapping[EncoderKind, str]] = {
     "rgcn": "R-GCN",
@@ -122,13 +122,13 @@ def _mrr(
     settings: Callable[[int], PretrainingSettings],
     predict: Callable[[PretrainingSettings], Ranking | None],
 ) -> list[float]:
-    found = []
+    values = []
     for seed in range(seeds):
         ranking = predict(settings(seed))
         if ranking is None:
             raise DataError("the graph is too small to hold triples out", fix="lower k with --min-count")
-        found.append(ranking.mrr)
-    return found
+        values.append(ranking.mrr)
+    return values
 
 
 def _cell(values: Sequence[float] | None) -> str:
@@ -146,7 +146,7 @@ def _differences(table: Table) -> list[tuple[str, str, str]]:
     for name in (_FREQUENCY, _POPULARITY, _DISTMULT, _NAMES["none"]):
         for values, way in zip(table[name], (" with popularity", " without"), strict=True):
             if values is not None:
-                gains = [mine - theirs for mine, theirs in zip(best, values, strict=True)]
+                gains = [own - theirs for own, theirs in zip(best, values, strict=True)]
                 label = name if None in table[name] else name + way
                 rows.append((label, _spread(gains, "+"), f"{sum(gain > 0 for gain in gains)} of {len(gains)}"))
     return rows

@@ -72,9 +72,9 @@ def coverage(files: Sequence[Path]) -> tuple[int, int, int, float]:
     captions = real.real_captions(files)
     changed = list({caption.text: caption for caption in captions if implies_change(caption.text)}.values())
     start = time.perf_counter()
-    found = RulesExtractor().extract(changed)
+    triples = RulesExtractor().extract(changed)
     seconds = time.perf_counter() - start
-    return len({(triple.pair, triple.sentence) for triple in found}), len(changed), len(captions), seconds
+    return len({(triple.pair, triple.sentence) for triple in triples}), len(changed), len(captions), seconds
 
 
 def sizes(files: Sequence[Path]) -> dict[int, Built]:

@@ -1,9 +1,4 @@
-"""Graph encoders of Table 7 with PyTorch Geometric, and their readout.
-
-A graph as tensors.
-
-R-GCN's layer as one product for all relations instead of one per relation.
-"""
+"""Graph encoders of Table 7 with PyTorch Geometric, and their readout (equations 15 and 16)."""
 
 from __future__ import annotations
 
@@ -19,7 +14,7 @@ from pipeline.graph_encoders.tensors import GraphTensors
 
 
 class RelationalLayer(RGCNConv):  # type: ignore[misc]  # the library carries no types
-    """`torch_geometric.nn.RGCNConv` with its parameters and its result, computed without a loop over relations.
+    """`torch_geometric.nn.RGCNConv` computed without a loop over relations: same parameters, same result.
 
     With E edges, B bases V_b and coefficients a_rb (without bases: B = R, V_r = W_r and a the identity),
     Σ_r Σ_{j ∈ N_i^r} W_r h_j / c_ir = Σ_b (A_b H)_i V_b where (A_b)_ij = Σ_{edges j → i of type r} a_rb / c_ir.

@@ -1,12 +1,8 @@
-"""What link prediction is measured against: frequencies, counted and learned, and DistMult without messages.
+"""Pretraining of the graph encoder by link prediction: split, DistMult, filtered ranking, and baselines.
 
-Which triples are held out of the pretraining.
-
-Link prediction measured: the rank of the true node among all, other true ones left out.
-
-How often a node stands in a place, as a score: what the number of messages says and their mean forgets.
-
-Pretraining by link prediction: the encoder's states must tell which triples are true.
+In the order of the data: triples are held out, a predictor scores all nodes as a triple's head or tail, the true node
+is ranked, `pretrain` puts these together. At the end stand the baselines: counted and learned frequencies, and DistMult
+without messages.
 """
 
 from __future__ import annotations
@@ -19,47 +15,48 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.graph_encoders.encoders import GraphEncoder, GraphTensors
+from pipeline.graph_encoders.encoders import GraphEncoder
 from pipeline.graph_encoders.settings import GraphEncoderSettings, PretrainingSettings
+from pipeline.graph_encoders.tensors import GraphTensors
 from pipeline.runtime import one_thread
 
 
-class Split(NamedTuple):
-    """Positions (·,) of the triples to learn from, to choose the epoch by, and to measure on; each rising."""
+class TripleSplit(NamedTuple):
+    """Positions (·,) of the training, validation and test triples; each in rising order."""
 
     train: Tensor
     val: Tensor
     test: Tensor
 
 
-def split_triples(triples: Tensor, val_share: float, test_share: float, seed: int) -> Split:
-    """Draw triples to hold out; every node and relation keeps at least one triple to learn from.
+def split_triples(triples: Tensor, val_share: float, test_share: float, seed: int) -> TripleSplit:
+    """Draw triples to hold out; every node and relation keeps at least one training triple.
 
-    So a relation that occurs once, or a node with one edge, is never held out, and a small graph holds out fewer
-    triples than asked, or none.
+    A small graph therefore holds out fewer triples than its shares say, or none.
     """
     order = torch.randperm(len(triples), generator=torch.Generator().manual_seed(seed))
-    wanted = [round(len(triples) * share) for share in (val_share, test_share)]
+    val_count, test_count = (round(len(triples) * share) for share in (val_share, test_share))
     nodes = torch.bincount(triples[:, [0, 2]].flatten())
     relations = torch.bincount(triples[:, 1])
-    parts: list[list[int]] = [[], [], []]
+    train: list[int] = []
+    val: list[int] = []
+    test: list[int] = []
     for position in order.tolist():
         head, relation, tail = triples[position].tolist()
         uses = 2 if head == tail else 1
         spare = nodes[head] > uses and nodes[tail] > uses and relations[relation] > 1
-        part = 1 if len(parts[1]) < wanted[0] else 2 if len(parts[2]) < wanted[1] else 0
-        if not spare or part == 0:
-            parts[0].append(position)
+        if not spare or (len(val) >= val_count and len(test) >= test_count):
+            train.append(position)
             continue
-        parts[part].append(position)
+        (val if len(val) < val_count else test).append(position)
         nodes[head] -= 1
         nodes[tail] -= 1
         relations[relation] -= 1
-    return Split(*(torch.tensor(sorted(part), dtype=torch.long) for part in parts))
+    return TripleSplit(*(torch.tensor(sorted(positions), dtype=torch.long) for positions in (train, val, test)))
 
 
 Scorer = Callable[[Tensor, bool], Tensor]
-"""From triples (E, 3) and whether tails are sought (else heads) to the scores (E, N) of all nodes in their place."""
+"""Map triples (E, 3) and whether tails (else heads) are predicted to the scores (E, N) of all nodes."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +82,16 @@ class Ranking:
         return asdict(self)
 
 
-def rank(scorer: Scorer, triples: Tensor, known: Tensor, nodes: int) -> Ranking:
-    """Rank the tail and the head of every triple among all nodes, without the others that are true as well.
+def rank_triples(scorer: Scorer, triples: Tensor, true_triples: Tensor, nodes: int) -> Ranking:
+    """Rank the tail and the head of every triple among all nodes, other true ones left out.
 
-    Equal scores share the mean of their ranks, so that a constant scorer gains nothing. The filtered setting is that of
+    Equal scores share their mean rank, so that a constant scorer gains nothing. The filtered setting is that of
     Bordes et al., "Translating embeddings for modeling multi-relational data" (2013).
 
     Args:
-        scorer: Scores all nodes in the place of the tail, or of the head.
+        scorer: Scores all nodes as the tail, or as the head.
         triples: (E, 3) to rank; at least one.
-        known: (K, 3) all true triples, those of `triples` among them.
+        true_triples: (K, 3), those of `triples` among them.
         nodes: N.
 
     Raises:
@@ -102,27 +99,28 @@ def rank(scorer: Scorer, triples: Tensor, known: Tensor, nodes: int) -> Ranking:
     """
     if not len(triples):
         raise ValueError("there are no triples to rank")
-    ranks = torch.cat([_ranks(scorer, triples, known, nodes, tails) for tails in (True, False)])
+    ranks = torch.cat([_ranks(scorer, triples, true_triples, nodes, tails) for tails in (True, False)])
     first, third, tenth = (float((ranks <= most).double().mean()) for most in (1, 3, 10))
     return Ranking(float((1 / ranks).mean()), first, third, tenth, len(ranks))
 
 
-def true_places(triples: Tensor, known: Tensor, nodes: int, tails: bool) -> Tensor:
-    """Return (E, N) bool: which nodes make a known triple in the place of the tail, or of the head."""
-    given, sought = (0, 2) if tails else (2, 0)
-    keys = known[:, given] * (int(max(known[:, 1].max(), triples[:, 1].max())) + 1) + known[:, 1]
-    wanted = triples[:, given] * (int(max(known[:, 1].max(), triples[:, 1].max())) + 1) + triples[:, 1]
-    same = (wanted[:, None] == keys[None, :]).double()
-    places = torch.zeros(len(known), nodes, dtype=torch.double)
-    places[torch.arange(len(known)), known[:, sought]] = 1
-    return same @ places > 0
+def true_nodes(triples: Tensor, true_triples: Tensor, nodes: int, tails: bool) -> Tensor:
+    """Return (E, N) bool: the nodes that make each triple true as its tail, or as its head."""
+    given, predicted = (0, 2) if tails else (2, 0)
+    relations = int(max(true_triples[:, 1].max(), triples[:, 1].max())) + 1
+    keys = true_triples[:, given] * relations + true_triples[:, 1]
+    queries = triples[:, given] * relations + triples[:, 1]
+    same = (queries[:, None] == keys[None, :]).double()
+    one_hot = torch.zeros(len(true_triples), nodes, dtype=torch.double)
+    one_hot[torch.arange(len(true_triples)), true_triples[:, predicted]] = 1
+    return same @ one_hot > 0
 
 
-def _ranks(scorer: Scorer, triples: Tensor, known: Tensor, nodes: int, tails: bool) -> Tensor:
+def _ranks(scorer: Scorer, triples: Tensor, true_triples: Tensor, nodes: int, tails: bool) -> Tensor:
     scores = scorer(triples, tails).double()
     truth = triples[:, 2 if tails else 0, None]
     own = scores.gather(1, truth)
-    rivals = ~true_places(triples, known, nodes, tails)
+    rivals = ~true_nodes(triples, true_triples, nodes, tails)
     better = ((scores > own) & rivals).sum(1)
     equal = ((scores == own) & rivals).sum(1)
     return 1 + better + equal / 2
@@ -132,11 +130,11 @@ _COUNTS = 4
 
 
 class Popularity(nn.Module):
-    """The score Σ_k w_k log(1 + n_k) of a node as the tail, or as the head, of a relation.
+    """Score Σ_k w_k log(1 + n_k) of a node as the tail, or as the head, of a relation.
 
     n_1 is the number of edges of the relation that end, or begin, at the node, n_2 that of any relation's edges; n_3
-    and n_4 are the same sums of log(1 + times stated). Equation (15) takes means over neighbours, which do not tell one
-    neighbour from twenty, and DistMult can learn such counts only node by node.
+    and n_4 are the same sums of log(1 + times stated). Equation (15) averages over neighbours and so loses their
+    number, which DistMult can learn only node by node.
     """
 
     def __init__(self) -> None:
@@ -144,31 +142,31 @@ class Popularity(nn.Module):
         self.weights = nn.Parameter(torch.full((2, _COUNTS), 0.5))
 
     def forward(self, visible: GraphTensors, tails: bool) -> Tensor:
-        """Return the scores (R, N) of all nodes in the place of the tail, or of the head, given the visible edges."""
+        """Return the scores (R, N) of all nodes as each relation's tail, or as its head, given the visible edges."""
         ends = visible.edge_index[1 if tails else 0]
-        places = visible.edge_type * visible.nodes + ends
-        ones = torch.ones(len(places))
+        cells = visible.edge_type * visible.nodes + ends
+        ones = torch.ones(len(cells))
         stated = ones if visible.stated is None else visible.stated.float()
         counts = []
         for values in (ones, stated.log1p()):
-            table = torch.zeros(visible.relations * visible.nodes).index_add(0, places, values)
+            table = torch.zeros(visible.relations * visible.nodes).index_add(0, cells, values)
             table = table.view(visible.relations, visible.nodes)
             counts += [table, table.sum(0).expand_as(table)]
         return torch.stack(counts, dim=-1).log1p() @ self.weights[0 if tails else 1]
 
 
 class LinkPredictor(nn.Module):
-    """An encoder under DistMult: the score of t as the tail of h and r is Σ_k (e_hk R_rk + b_rk) e_tk.
+    """Encoder under DistMult: the score of t as the tail of h and r is Σ_k (e_hk R_rk + b_rk) e_tk.
 
     Yang et al., "Embedding entities and relations for learning and inference in knowledge bases" (2015), on states of
-    length 1, with the vectors b_r added, which say what a relation's tails look like whatever the head. For heads R and
-    b are others, so that asking for a head is another question than asking for a tail.
+    length 1, with a vector b_r per relation that does not depend on the head. Heads are predicted with an R and b of
+    their own.
 
     Args:
         encoder: Gives the nodes' states.
         relations: Number of relations.
-        dropout: Of what is compared with the candidates' states.
-        popularity: Whether scores add how often a node stands in the place, as `Popularity` learns it.
+        dropout: Dropout of the query vector.
+        popularity: Whether `Popularity` is added to the scores.
     """
 
     def __init__(
@@ -183,8 +181,8 @@ class LinkPredictor(nn.Module):
         self.popularity = Popularity() if popularity else None
 
     def forward(self, visible: GraphTensors) -> Scorer:
-        """Return the scores given the visible edges: messages flow over them, and they alone are counted."""
-        # Without this, states that gather many messages are long, and the first scores so far apart that pretraining
+        """Return the scorer given the visible edges: messages flow over these, and only these are counted."""
+        # Without normalisation, states with many messages are long, and the first scores so far apart that pretraining
         # only unlearns them.
         states = F.normalize(self.encoder(visible))
         popular = None if self.popularity is None else [self.popularity(visible, tails) for tails in (True, False)]
@@ -201,28 +199,28 @@ class LinkPredictor(nn.Module):
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretrained encoder.
+    """Pretrained encoder.
 
     Attributes:
         encoder: In evaluation mode, with the weights of the best validation.
-        predictor: The encoder with what predicts links from its states.
-        split: Which triples were held out.
+        predictor: The encoder with DistMult on its states.
+        split: The triples that were held out.
         val: Best validation, None where no triple could be held out.
         test: The same weights on the test triples, None where there are none.
-        epoch: Passes after which the weights were kept.
+        epoch: Epoch of these weights.
         history: Loss and validation of every validated epoch.
     """
 
     encoder: GraphEncoder
     predictor: LinkPredictor
-    split: Split
+    split: TripleSplit
     val: Ranking | None
     test: Ranking | None
     epoch: int
     history: list[dict[str, Any]]
 
     def values(self) -> dict[str, Any]:
-        """Return what was measured, as JSON values."""
+        """Return the measurements as JSON values."""
         return {
             "triples": dict(zip(self.split._fields, map(len, self.split), strict=True)),
             "epoch": self.epoch,
@@ -241,24 +239,24 @@ def pretrain(
 ) -> Pretrained:
     """Pretrain a graph encoder on the CPU, on one thread: the same inputs give the same bytes anywhere.
 
-    Each pass hides a random share of the training triples as edges and asks for their tails and heads among all nodes
-    (softmax over nodes, other true ones left out). What is predicted is thus never read off an edge.
+    Each epoch hides a random share of the training triples as edges and predicts their tails and heads among all nodes
+    (softmax over nodes, other true ones left out), so no predicted triple is visible as an edge.
 
     Args:
         graph: Nodes, features, triples.
         encoder: The encoder.
         settings: Duration, rates, shares.
-        progress: Told after each pass.
+        progress: Called after each epoch.
     """
     split = split_triples(graph.triples, settings.val_share, settings.test_share, settings.seed)
     seen = graph.with_edges(split.train)
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        states = GraphEncoder(encoder, graph.features.shape[1], graph.relations)
-        model = LinkPredictor(states, graph.relations, settings.dropout, popularity=settings.popularity)
+        graph_encoder = GraphEncoder(encoder, graph.features.shape[1], graph.relations)
+        model = LinkPredictor(graph_encoder, graph.relations, settings.dropout, popularity=settings.popularity)
         optimizer = _optimizer(model, settings)
-        others = [_other_places(seen, tails) for tails in (True, False)]
-        best, epoch_kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}, 0
+        others = [_other_true_nodes(seen, tails) for tails in (True, False)]
+        best, best_epoch = {name: tensor.clone() for name, tensor in model.state_dict().items()}, 0
         best_val: Ranking | None = None
         history: list[dict[str, Any]] = []
         for epoch in range(1, settings.epochs + 1 if len(split.train) else 1):
@@ -269,42 +267,42 @@ def pretrain(
                 history.append({"epoch": epoch, "loss": loss, "mrr": None if val is None else val.mrr})
                 if val is None or best_val is None or val.mrr > best_val.mrr:
                     best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-                    best_val, epoch_kept = val, epoch
+                    best_val, best_epoch = val, epoch
             if progress is not None:
                 progress(1)
         model.load_state_dict(best)
         model.eval()
         test = evaluate(model, seen, graph.triples[split.test], graph.triples)
-    return Pretrained(model.encoder, model, split, best_val, test, epoch_kept, history)
+    return Pretrained(model.encoder, model, split, best_val, test, best_epoch, history)
 
 
-def evaluate(model: LinkPredictor, seen: GraphTensors, triples: Tensor, known: Tensor) -> Ranking | None:
+def evaluate(model: LinkPredictor, seen: GraphTensors, triples: Tensor, true_triples: Tensor) -> Ranking | None:
     """Rank `triples` given the edges of `seen` alone; None where there are none to rank."""
     if not len(triples):
         return None
     model.eval()
     with torch.inference_mode():
-        return rank(model(seen), triples, known, seen.nodes)
+        return rank_triples(model(seen), triples, true_triples, seen.nodes)
 
 
 def _optimizer(model: LinkPredictor, settings: PretrainingSettings) -> torch.optim.Optimizer:
-    counted = [] if model.popularity is None else list(model.popularity.parameters())
-    rest = [parameter for parameter in model.parameters() if not any(parameter is other for other in counted)]
-    groups: list[dict[str, Any]] = [{"params": rest}]
-    if counted:
-        # A handful of numbers that a hundred of Adam's steps must bring to their place, and that need no restraint.
-        groups.append({"params": counted, "lr": 10 * settings.learning_rate, "weight_decay": 0.0})
+    popularity = [] if model.popularity is None else list(model.popularity.parameters())
+    others = [parameter for parameter in model.parameters() if not any(parameter is other for other in popularity)]
+    groups: list[dict[str, Any]] = [{"params": others}]
+    if popularity:
+        # Eight numbers that must converge within a hundred of Adam's steps and need no regularisation.
+        groups.append({"params": popularity, "lr": 10 * settings.learning_rate, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
-def _other_places(graph: GraphTensors, tails: bool) -> Tensor:
+def _other_true_nodes(graph: GraphTensors, tails: bool) -> Tensor:
     """Return (E, N) bool: which nodes other than its own make a true triple of each edge."""
     triples = graph.triples
     if not len(triples):
         return torch.zeros(0, graph.nodes, dtype=torch.bool)
-    places = true_places(triples, triples, graph.nodes, tails)
-    places[torch.arange(len(triples)), triples[:, 2 if tails else 0]] = False
-    return places
+    others = true_nodes(triples, triples, graph.nodes, tails)
+    others[torch.arange(len(triples)), triples[:, 2 if tails else 0]] = False
+    return others
 
 
 def _step(
@@ -320,9 +318,9 @@ def _step(
         score = model(graph.with_edges(~hidden))
     else:
         hidden, score = ~hidden, model(graph)
-    asked = graph.triples[hidden]
+    targets = graph.triples[hidden]
     losses = [
-        _cross_entropy(score(asked, tails), asked[:, 2 if tails else 0], true[hidden], settings.label_smoothing)
+        _cross_entropy(score(targets, tails), targets[:, 2 if tails else 0], true[hidden], settings.label_smoothing)
         for tails, true in zip((True, False), others, strict=True)
     ]
     loss = torch.stack(losses).mean()
@@ -333,7 +331,7 @@ def _step(
 
 
 def _cross_entropy(scores: Tensor, truth: Tensor, others: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy among the truth and the nodes that are false, with label smoothing over those."""
+    """Return the cross-entropy over the true node and the false ones, with label smoothing over the latter."""
     logs = F.log_softmax(scores.masked_fill(others, float("-inf")), dim=1)
     own = logs.gather(1, truth[:, None])[:, 0]
     rest = logs.masked_fill(others, 0.0).sum(1) / (~others).sum(1)
@@ -341,10 +339,9 @@ def _cross_entropy(scores: Tensor, truth: Tensor, others: Tensor, smoothing: flo
 
 
 def frequency_ranking(graph: GraphTensors, settings: PretrainingSettings) -> Ranking | None:
-    """Rank the test triples by how often a node stands in the sought place of the relation in the training triples.
+    """Rank the test triples by how often a node is the relation's tail, or head, in the training triples.
 
-    Nodes that are equally frequent there are told apart by their frequency in that place of any relation. None where
-    no triple could be held out.
+    Ties are broken by how often it is the tail, or head, of any relation. None where no triple could be held out.
     """
     split = split_triples(graph.triples, settings.val_share, settings.test_share, settings.seed)
     if not len(split.test):
@@ -352,24 +349,24 @@ def frequency_ranking(graph: GraphTensors, settings: PretrainingSettings) -> Ran
     seen = graph.triples[split.train]
 
     def score(triples: Tensor, tails: bool) -> Tensor:
-        sought = seen[:, 2 if tails else 0]
+        ends = seen[:, 2 if tails else 0]
         table = torch.zeros(graph.relations, graph.nodes, dtype=torch.double)
-        table.index_put_((seen[:, 1], sought), torch.ones(len(sought), dtype=torch.double), accumulate=True)
+        table.index_put_((seen[:, 1], ends), torch.ones(len(ends), dtype=torch.double), accumulate=True)
         anywhere = table.sum(0)
         return table[triples[:, 1]] + anywhere / (2 * anywhere.max())
 
-    return rank(score, graph.triples[split.test], graph.triples, graph.nodes)
+    return rank_triples(score, graph.triples[split.test], graph.triples, graph.nodes)
 
 
 def popularity_alone(graph: GraphTensors, settings: PretrainingSettings) -> Pretrained:
-    """Pretrain nothing but `Popularity`: every node has the same state."""
+    """Pretrain `Popularity` alone: every node has the same state."""
     same = replace(graph, features=torch.zeros(graph.nodes, 1))
     constant = GraphEncoderSettings(kind="none", widths=(1,), inverse=False)
     return pretrain(same, constant, settings.model_copy(update={"popularity": True}))
 
 
 def without_messages(graph: GraphTensors, encoder: GraphEncoderSettings, settings: PretrainingSettings) -> Pretrained:
-    """Pretrain DistMult with a free vector per node of the encoder's last width: no features, no messages."""
+    """Pretrain DistMult with a free vector per node, as wide as the encoder's states: no features, no messages."""
     free = replace(graph, features=torch.eye(graph.nodes))
     alone = encoder.model_copy(update={"kind": "none", "widths": encoder.widths[-1:], "inverse": False})
     return pretrain(free, alone, settings)

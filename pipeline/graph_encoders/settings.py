@@ -1,4 +1,4 @@
-"""What encodes the caption graph and how it is pretrained; free of torch, so that the command line may read it."""
+"""Settings of the graph encoder and its pretraining; free of torch, so that the command line may read it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ class GraphEncoderSettings(Section):
     kind: EncoderKind = Field(
         "rgcn",
         description="rgcn (paper), gcn, gat, sage, monet (Table 7; these four do not see the relations), or none: "
-        "every node by itself",
+        "every node alone",
     )
     widths: tuple[int, ...] = Field(
         (64, 64), min_length=1, description="numbers per node after each layer (release: two layers, 384 and 768)"
     )
     inverse: bool = Field(
         True,
-        description="messages flow from tail to head as well, for rgcn under relations of their own (paper silent)",
+        description="messages also flow from tail to head, for rgcn under separate relations (paper silent)",
     )
     bases: int | None = Field(
-        2, ge=1, description="rgcn: weights are sums of so many bases; null: a matrix per relation (paper silent)"
+        2,
+        ge=1,
+        description="rgcn: number of bases that weights are sums of; null: a matrix per relation (paper silent)",
     )
-    heads: int = Field(4, ge=1, description="gat: attention heads, their mean is taken")
+    heads: int = Field(4, ge=1, description="gat: attention heads, averaged")
     kernels: int = Field(4, ge=1, description="monet: Gaussian kernels")
-    dropout: float = Field(0.3, ge=0, lt=1, description="of the numbers between layers (paper silent)")
+    dropout: float = Field(0.3, ge=0, lt=1, description="dropout between layers (paper silent)")
     readout: Readout = Field("mean", description="equation (16): mean over the nodes, or attention (paper: either)")
 
     @field_validator("widths")
@@ -49,15 +51,15 @@ class PretrainingSettings(Section):
     epochs: int = Field(
         100, ge=0, description="passes over the graph's triples; 0: the encoder keeps its random weights"
     )
-    learning_rate: float = Field(3e-3, gt=0, description="of Adam")
-    weight_decay: float = Field(3.0, ge=0, description="of Adam, decoupled")
+    learning_rate: float = Field(3e-3, gt=0, description="learning rate of AdamW")
+    weight_decay: float = Field(3.0, ge=0, description="weight decay of AdamW")
     hidden_edges: float = Field(
         0.3, ge=0, lt=1, description="share of the triples that a pass predicts without seeing them as edges"
     )
-    dropout: float = Field(0.5, ge=0, lt=1, description="of the vector that candidates are compared with")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the choice among all nodes")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout of the query vector")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing over all nodes")
     popularity: bool = Field(
-        True, description="the score of a node adds how often it stands in the place asked for, by learned weights"
+        True, description="add to a node's score how often it is the head or tail of the relation, with learned weights"
     )
     val_share: float = Field(0.1, ge=0, lt=0.5, description="share of the triples held out to choose the epoch")
     test_share: float = Field(0.1, ge=0, lt=0.5, description="share of the triples held out to measure")

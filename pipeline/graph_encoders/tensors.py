@@ -1,4 +1,4 @@
-"""The caption graph as tensors; free of PyTorch Geometric, which takes seconds to import."""
+"""Caption graph as tensors; free of PyTorch Geometric, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GraphTensors:
             raise ValueError(f"edge_index {tuple(self.edge_index.shape)} does not fit {edges} edge types")
         if self.stated is not None and self.stated.shape != (edges,):
             raise ValueError(f"{tuple(self.stated.shape)} counts do not fit {edges} edges")
-        # Looking at values makes the host wait for a GPU; what lies there was looked at before.
+        # Reading values would synchronise with a GPU; tensors there were checked on the CPU before.
         if not edges or self.edge_index.device.type != "cpu":
             return
         if not (int(self.edge_index.min()) >= 0 and int(self.edge_index.max()) < nodes):
@@ -55,12 +55,12 @@ class GraphTensors:
         return torch.stack([self.edge_index[0], self.edge_type, self.edge_index[1]], dim=1)
 
     def with_edges(self, chosen: Tensor | slice) -> GraphTensors:
-        """Return the same nodes and relations under some of the edges: a mask (E,), positions, or a slice."""
+        """Return the graph with the selected edges only: a mask (E,), positions, or a slice."""
         stated = None if self.stated is None else self.stated[chosen]
         return replace(self, edge_index=self.edge_index[:, chosen], edge_type=self.edge_type[chosen], stated=stated)
 
     def with_inverses(self) -> GraphTensors:
-        """Return the graph with every edge r turned round once more as relation R + r."""
+        """Return the graph with the inverse of every edge of relation r added under relation R + r."""
         return GraphTensors(
             self.features,
             torch.cat([self.edge_index, self.edge_index.flip(0)], dim=1),
@@ -71,7 +71,7 @@ class GraphTensors:
 
 
 def tensors_of(arrays: GraphArrays) -> GraphTensors:
-    """Bring the arrays of graph.h5 into tensors."""
+    """Convert the arrays of graph.h5 to tensors."""
     return GraphTensors(
         torch.from_numpy(arrays.features),
         torch.from_numpy(arrays.edge_index),

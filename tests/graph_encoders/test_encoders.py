@@ -6,8 +6,9 @@ import torch_geometric.backend
 from pydantic import ValidationError
 from torch_geometric.nn import RGCNConv
 
-from pipeline.graph_encoders.encoders import GraphEncoder, GraphTensors, Readout, RelationalLayer
+from pipeline.graph_encoders.encoders import GraphEncoder, Readout, RelationalLayer
 from pipeline.graph_encoders.settings import EncoderKind, GraphEncoderSettings
+from pipeline.graph_encoders.tensors import GraphTensors
 
 KINDS: tuple[EncoderKind, ...] = ("rgcn", "gcn", "gat", "sage", "monet", "none")
 
@@ -40,17 +41,17 @@ def plain_loop(layer: RelationalLayer, weights: torch.Tensor, graph: GraphTensor
 
 
 @pytest.mark.parametrize("bases", [None, 2])
-def test_the_mean_of_rgcn_is_per_relation(bases: int | None) -> None:
+def test_rgcn_averages_per_relation(bases: int | None) -> None:
     torch.manual_seed(0)
     graph = make_graph()
     layer = RelationalLayer(6, 5, graph.relations, num_bases=bases)
     weights = layer.weight if bases is None else torch.einsum("rb,bio->rio", layer.comp, layer.weight)
-    found = layer(graph.features, graph.edge_index, graph.edge_type)
-    assert torch.allclose(found, plain_loop(layer, weights, graph), atol=1e-5)
+    states = layer(graph.features, graph.edge_index, graph.edge_type)
+    assert torch.allclose(states, plain_loop(layer, weights, graph), atol=1e-5)
 
 
 @pytest.mark.parametrize("bases", [None, 3])
-def test_rgcn_is_that_of_pytorch_geometric(bases: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rgcn_equals_pytorch_geometric(bases: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where pyg-lib is installed the library would else take the mean over all relations together.
     monkeypatch.setattr(torch_geometric.backend, "use_segment_matmul", False)
     torch.manual_seed(0)
@@ -58,10 +59,10 @@ def test_rgcn_is_that_of_pytorch_geometric(bases: int | None, monkeypatch: pytes
     layer, theirs = RelationalLayer(6, 5, 6, num_bases=bases), RGCNConv(6, 5, 6, num_bases=bases)
     theirs.load_state_dict(layer.state_dict())
     arguments = graph.features, graph.edge_index, graph.edge_type
-    found, expected = layer(*arguments), theirs(*arguments)
-    assert torch.allclose(found, expected, atol=1e-5)
+    states, expected = layer(*arguments), theirs(*arguments)
+    assert torch.allclose(states, expected, atol=1e-5)
     for ours, reference in zip(
-        torch.autograd.grad(found.square().sum(), list(layer.parameters())),
+        torch.autograd.grad(states.square().sum(), list(layer.parameters())),
         torch.autograd.grad(expected.square().sum(), list(theirs.parameters())),
         strict=True,
     ):
