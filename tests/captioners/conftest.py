@@ -29,4 +29,4 @@ def scenes() -> torch.Tensor:
 @pytest.fixture
 def memory(model: SageCC, scenes: torch.Tensor) -> Memory:
     with torch.no_grad():
-        return model.encode(scenes)
+        return model.encode({"scenes": scenes})

@@ -1,30 +1,31 @@
-"""Captioners with a fusion, and evidence for them, small enough for plain loops."""
+"""Captioners with a fusion, and side inputs for them, small enough for plain loops."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from pipeline.captioners.inputs import Evidence, EvidenceWidths, Regions
+from pipeline.captioners.inputs import Regions
 from pipeline.captioners.sage_cc import SageCC
 from pipeline.captioners.settings import SageCCSettings
 from pipeline.graph_encoders.tensors import GraphTensors
 from tests.captioners.small import SCENE, VOCABULARY, stir
 
-WIDTHS = EvidenceWidths(motion=5, semantics=7, nodes=6, relations=4)
+SHAPES = {"scenes": SCENE, "regions": (5,), "semantics": (7,), "graph": (6, 4)}
 
 
 def fused_settings(fusion: str, **changes: Any) -> SageCCSettings:
-    """`changes` by section; those of `evidence.graph_encoder` are named graph_encoder."""
+    """`changes` by section; those of `inputs.graph_encoder` are named graph_encoder."""
     encoder = {"widths": (10, 6), **changes.get("graph_encoder", {})}
     return SageCCSettings.model_validate(
         {
             "fusion": fusion,
             "scene": {"width": 8, "heads": 2, "blocks": 1, "channels": 12},
             "decoder": {"width": 8, "heads": 2, "layers": 2, "feedforward": 2, **changes.get("decoder", {})},
-            "evidence": {"graph_encoder": encoder, **changes.get("evidence", {})},
+            "inputs": {"graph_encoder": encoder, **changes.get("inputs", {})},
             "paper": {"region_width": 6, "centroid_width": 8, "centroid_waves": 4, **changes.get("paper", {})},
             "release": {"heads": 2, "feedforward": 2, **changes.get("release", {})},
         }
@@ -34,7 +35,7 @@ def fused_settings(fusion: str, **changes: Any) -> SageCCSettings:
 def make_fused(fusion: str, *, vocabulary: int = VOCABULARY, seed: int = 0, **changes: Any) -> SageCC:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = SageCC(fused_settings(fusion, **changes), vocabulary, SCENE, WIDTHS)
+        model = SageCC(fused_settings(fusion, **changes), vocabulary, SHAPES)
         stir(model)
     return model.eval()
 
@@ -60,10 +61,35 @@ def make_graph(nodes: int = 5, edges: int = 12, seed: int = 7) -> GraphTensors:
     )
 
 
-def make_evidence(
-    motion: tuple[int, ...] = (2, 0, 4), semantics: tuple[int, ...] = (3, 1, 0), *, seed: int = 0
-) -> Evidence:
-    return Evidence(make_regions(motion, 5, seed + 10), make_regions(semantics, 7, seed + 20), make_graph())
+def make_side_inputs(
+    regions: tuple[int, ...] = (2, 0, 4), semantics: tuple[int, ...] = (3, 1, 0), *, seed: int = 0
+) -> dict[str, Any]:
+    """Everything but the scenes, by the name of its source; the arguments are numbers of regions."""
+    return {
+        "regions": make_regions(regions, 5, seed + 10),
+        "semantics": make_regions(semantics, 7, seed + 20),
+        "graph": make_graph(),
+    }
+
+
+def select(inputs: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """The inputs of the pairs `rows`; all pairs share the graph."""
+
+    def of_pairs(value: Any) -> Any:
+        if isinstance(value, Regions):
+            return value.select(rows)
+        return value[rows] if isinstance(value, torch.Tensor) else value
+
+    return {name: of_pairs(value) for name, value in inputs.items()}
+
+
+def on_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    def moved(value: Any) -> Any:
+        if not isinstance(value, GraphTensors):
+            return value.to(device)
+        return GraphTensors(*(x.to(device) for x in (value.features, value.edge_index, value.edge_type)), 4)
+
+    return {name: moved(value) for name, value in inputs.items()}
 
 
 def padded_further(regions: Regions, more: int) -> Regions:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.captioners.generation import Hypothesis
@@ -88,14 +89,21 @@ def log_softmax(logits: list[float]) -> np.ndarray:
 
 def all_sentences(table: Table, pair: int, words: list[int], length: int, penalty: float) -> list[Hypothesis]:
     """Every sentence of at most `length` tokens made of `words` and the end token, best first."""
-    found = []
+    hypotheses = []
     open_ = [((), 0.0)]
     for position in range(length):
         longer = []
         for prefix, total in open_:
             log_probabilities = log_softmax(table(pair, prefix))
             full = total + log_probabilities[END]
-            found.append(Hypothesis((*prefix, END), full / (position + 1) ** penalty, full))
+            hypotheses.append(Hypothesis((*prefix, END), full / (position + 1) ** penalty, full))
             longer += [((*prefix, word), total + log_probabilities[word]) for word in words]
         open_ = longer
-    return sorted(found, key=lambda hypothesis: -hypothesis.score)
+    return sorted(hypotheses, key=lambda hypothesis: -hypothesis.score)
+
+
+def check_same(hypotheses: Sequence[Hypothesis], expected: Sequence[Hypothesis], tolerance: float = 1e-4) -> None:
+    assert [best.tokens for best in hypotheses] == [best.tokens for best in expected]
+    for ours, theirs in zip(hypotheses, expected, strict=True):
+        assert ours.score == pytest.approx(theirs.score, abs=tolerance)
+        assert ours.log_probability == pytest.approx(theirs.log_probability, abs=tolerance)

@@ -33,7 +33,7 @@ def make_model(
 ) -> SageCC:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = SageCC(settings(scene, decoder), vocabulary, shape)
+        model = SageCC(settings(scene, decoder), vocabulary, {"scenes": shape})
         stir(model)
     return model.eval()
 

@@ -43,8 +43,8 @@ def plain_decoder(decoder: Decoder, memory: Memory, row: int, tokens: list[int])
             words = attended
         else:
             words = y + attended if kind == "pre" else plain.layer_norm(y + attended, layer.self_norm)
-        seeking = plain.layer_norm(words, layer.cross_norm)
-        Z, weights = plain.attention(seeking, X, layer.cross_attention, bias=b)
+        queries = plain.layer_norm(words, layer.cross_norm)
+        Z, weights = plain.attention(queries, X, layer.cross_attention, bias=b)
         record.append(weights)
         fused = words + Z + r
         normed = plain.layer_norm(fused, layer.fused_norm)
@@ -60,7 +60,7 @@ def plain_decoder(decoder: Decoder, memory: Memory, row: int, tokens: list[int])
 @pytest.mark.parametrize("conditioned", [False, True])
 def test_decoder_is_equations_18_to_22(scenes, choice, conditioned):
     model = make_model(decoder=choice)
-    memory = model.encode(scenes)
+    memory = model.encode({"scenes": scenes})
     if conditioned:
         memory = replace(memory, condition=torch.randn(3, 8))
     tokens, rows = captions(4, 5), torch.tensor([2, 0, 0, 1])
@@ -69,9 +69,9 @@ def test_decoder_is_equations_18_to_22(scenes, choice, conditioned):
         weights = model.cross_attention(memory, tokens, rows)
     assert logits.shape == (4, 5, 11)
     for caption in range(4):
-        expected, looked = plain_decoder(model.decoder, memory, int(rows[caption]), tokens[caption].tolist())
+        expected, expected_weights = plain_decoder(model.decoder, memory, int(rows[caption]), tokens[caption].tolist())
         np.testing.assert_allclose(plain.array(logits[caption]), expected, atol=1e-5)
-        np.testing.assert_allclose(plain.array(weights[caption]), looked, atol=1e-5)
+        np.testing.assert_allclose(plain.array(weights[caption]), expected_weights, atol=1e-5)
 
 
 def test_condition_of_zero_is_no_condition(model, memory):
@@ -102,7 +102,7 @@ def test_zero_weights_are_no_bias(scenes):
     biased, free = make_model(), make_model(decoder={"spatial_bias": False})
     weights = {name: value for name, value in biased.state_dict().items() if name in free.state_dict()}
     free.load_state_dict(weights)
-    memory, tokens, rows = biased.encode(scenes), captions(3, 5), torch.arange(3)
+    memory, tokens, rows = biased.encode({"scenes": scenes}), captions(3, 5), torch.arange(3)
     without = free.decode(memory, tokens, rows)
     assert (biased.decode(memory, tokens, rows) - without).abs().max() > 1e-4
     with torch.no_grad():
@@ -114,28 +114,21 @@ def test_zero_weights_are_no_bias(scenes):
 @pytest.mark.parametrize("scope", ["shared", "layer"])
 def test_gradients_reach_both_bias_weights(scenes, scope):
     model = make_model(decoder={"bias_scope": scope, "layers": 2})
-    model.decode(model.encode(scenes), captions(3, 5), torch.arange(3)).square().sum().backward()
+    model.decode(model.encode({"scenes": scenes}), captions(3, 5), torch.arange(3)).square().sum().backward()
     for weight in (model.decoder.alpha, model.decoder.beta):
         assert weight.shape == ((2,) if scope == "layer" else (1,))
         assert weight.grad.abs().min() > 0
 
 
-def test_a_strong_bias_draws_the_look_to_the_changed_cell(model, memory):
+def test_a_strong_bias_draws_attention_to_the_changed_cell(model, memory):
     change = torch.zeros_like(memory.change)
     change[1, 1, 2] = 1
     with torch.no_grad():
         model.decoder.alpha.fill_(50.0)
         model.decoder.beta.fill_(0.0)
-    looked = explain(model, replace(memory, change=change, consistency=1 - change), (5, 7, 3), row=1)
-    assert looked.shape == (3, 2, 2, 6)
-    torch.testing.assert_close(looked[..., 5], torch.ones(3, 2, 2))
-
-
-def test_explanation_starts_with_the_look_for_the_first_word(model, memory):
-    looked = explain(model, memory, (5, 7, 3), row=2)
-    expected = model.cross_attention(memory, torch.tensor([[2, 5, 7]]), torch.tensor([2]))[0]
-    torch.testing.assert_close(looked, expected)
-    torch.testing.assert_close(looked.sum(-1), torch.ones(3, 2, 2))
+    attention = explain(model, replace(memory, change=change, consistency=1 - change), (5, 7, 3), row=1)
+    assert attention.shape == (3, 2, 2, 6)
+    torch.testing.assert_close(attention[..., 5], torch.ones(3, 2, 2))
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
@@ -145,7 +138,7 @@ def test_steps_equal_the_whole(scenes, choice, conditioned):
     model = make_model(decoder=choice)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        memory = model.encode(scenes)
+        memory = model.encode({"scenes": scenes})
         if conditioned:
             memory = replace(memory, condition=torch.randn(3, 8, generator=generator))
         state = model.start(memory, beams=4, length=8)

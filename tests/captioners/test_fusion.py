@@ -1,34 +1,36 @@
-"""The head g of equation (8), trained with the captioner."""
-
 from __future__ import annotations
 
 import math
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.captioners.base import caption_loss
 from pipeline.captioners.fusion import Condition, CrossBlock, GraphBranch, LearnedDescriptors, RegionTokens, keep_best
-from pipeline.captioners.inputs import Evidence, EvidenceWidths, Regions
+from pipeline.captioners.inputs import Regions
 from pipeline.captioners.layers import point_waves
-from pipeline.captioners.sage_cc import SageCC, caption_loss
-from pipeline.captioners.settings import SideInputSettings, CrossAttentionSettings
+from pipeline.captioners.sage_cc import SageCC
+from pipeline.captioners.settings import CrossAttentionSettings, SideInputSettings
 from pipeline.errors import CheckpointError
 from pipeline.graph_encoders.encoders import GraphEncoder
 from tests.captioners import plain
 from tests.captioners.fused import (
+    SHAPES,
     fused_settings,
-    make_evidence,
     make_fused,
     make_graph,
     make_regions,
+    make_side_inputs,
     padded_further,
+    select,
     shuffled,
 )
-from tests.captioners.small import SCENE, VOCABULARY, captions, stir
+from tests.captioners.small import VOCABULARY, captions, stir
 
 
 @pytest.mark.parametrize("width", [6, None])
@@ -73,15 +75,15 @@ def test_half_precision_features_are_taken():
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
 def test_the_best_are_equation_12(count):
     regions = padded_further(make_regions((3, 0, 5), 5, seed=0), 2)
-    kept = keep_best(regions, count)
-    assert kept.features.shape == (3, min(count, 7), 5)
+    best_regions = keep_best(regions, count)
+    assert best_regions.features.shape == (3, min(count, 7), 5)
     for pair in range(3):
-        there = [i for i in range(7) if regions.mask[pair, i]]
-        best = sorted(there, key=lambda i: -regions.scores[pair, i].item())[:count]
-        chosen = kept.mask[pair]
+        rows = [i for i in range(7) if regions.mask[pair, i]]
+        best = sorted(rows, key=lambda i: -regions.scores[pair, i].item())[:count]
+        chosen = best_regions.mask[pair]
         assert chosen.sum() == len(best)
         for name in ("features", "dates", "centroids", "scores"):
-            assert torch.equal(getattr(kept, name)[pair][chosen], getattr(regions, name)[pair][best]), name
+            assert torch.equal(getattr(best_regions, name)[pair][chosen], getattr(regions, name)[pair][best]), name
 
 
 def test_equal_scores_keep_the_earlier_and_no_count_keeps_all():
@@ -94,7 +96,7 @@ def test_equal_scores_keep_the_earlier_and_no_count_keeps_all():
 
 
 GRIDS = 2 * 49
-WIDTHS = EvidenceWidths(motion=GRIDS, semantics=7, nodes=6, relations=4)
+GRID_SHAPES = {**SHAPES, "regions": (GRIDS,)}
 both = pytest.mark.parametrize("fusion", ["paper", "release"])
 
 
@@ -109,13 +111,13 @@ def make_head(width: int = 8) -> LearnedDescriptors:
 def make_model(fusion: str) -> SageCC:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = SageCC(fused_settings(fusion, evidence={"descriptor_width": 8}), VOCABULARY, SCENE, WIDTHS)
+        model = SageCC(fused_settings(fusion, inputs={"descriptor_width": 8}), VOCABULARY, GRID_SHAPES)
         stir(model)
     return model.eval()
 
 
-def with_grids() -> Evidence:
-    return replace(make_evidence(), motion=make_regions((2, 0, 4), GRIDS, seed=3))
+def with_grids() -> dict[str, Any]:
+    return {**make_side_inputs(), "regions": make_regions((2, 0, 4), GRIDS, seed=3)}
 
 
 def by_hand(grid: np.ndarray, module: LearnedDescriptors) -> np.ndarray:
@@ -134,14 +136,14 @@ def by_hand(grid: np.ndarray, module: LearnedDescriptors) -> np.ndarray:
 
 def test_descriptors_are_their_formula() -> None:
     regions, module = make_regions((2, 0, 4), GRIDS, seed=0), make_head()
-    found = module(regions)
-    assert found.features.shape == (3, 4, 8)
-    assert not found.features[~regions.mask].any()
+    described = module(regions)
+    assert described.features.shape == (3, 4, 8)
+    assert not described.features[~regions.mask].any()
     for pair, region in regions.mask.nonzero().tolist():
         grid = plain.array(regions.features[pair, region]).reshape(2, 7, 7)
-        np.testing.assert_allclose(plain.array(found.features[pair, region]), by_hand(grid, module), atol=1e-5)
+        np.testing.assert_allclose(plain.array(described.features[pair, region]), by_hand(grid, module), atol=1e-5)
     for name in ("mask", "dates", "centroids", "scores"):
-        assert torch.equal(getattr(found, name), getattr(regions, name))
+        assert torch.equal(getattr(described, name), getattr(regions, name))
 
 
 def test_pairs_without_regions_and_halved_grids_are_taken() -> None:
@@ -160,11 +162,11 @@ def test_what_is_no_grid_is_refused(features: int) -> None:
 
 @both
 def test_a_pair_alone_and_in_any_batch(scenes, fusion) -> None:
-    model, evidence, tokens = make_model(fusion), with_grids(), captions(3, 6)
-    together = model.decode(model.encode(scenes, evidence), tokens, torch.arange(3))
+    model, side_inputs, tokens = make_model(fusion), with_grids(), captions(3, 6)
+    together = model.decode(model.encode({"scenes": scenes, **side_inputs}), tokens, torch.arange(3))
     for pair in range(3):
         row = torch.tensor([pair])
-        memory = model.encode(scenes[row], evidence.select(row))
+        memory = model.encode({"scenes": scenes[row], **select(side_inputs, row)})
         torch.testing.assert_close(
             model.decode(memory, tokens[row], torch.tensor([0]))[0], together[pair], atol=1e-5, rtol=0
         )
@@ -172,23 +174,24 @@ def test_a_pair_alone_and_in_any_batch(scenes, fusion) -> None:
 
 @both
 def test_neither_padding_nor_order_changes_anything(scenes, fusion) -> None:
-    model, evidence, tokens = make_model(fusion), with_grids(), captions(3, 6)
-    expected = model.decode(model.encode(scenes, evidence), tokens, torch.arange(3))
+    model, side_inputs, tokens = make_model(fusion), with_grids(), captions(3, 6)
+    expected = model.decode(model.encode({"scenes": scenes, **side_inputs}), tokens, torch.arange(3))
     for change in (lambda regions: padded_further(regions, 3), shuffled):
-        changed = replace(evidence, motion=change(evidence.motion))
-        found = model.decode(model.encode(scenes, changed), tokens, torch.arange(3))
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        changed = {**side_inputs, "regions": change(side_inputs["regions"])}
+        logits = model.decode(model.encode({"scenes": scenes, **changed}), tokens, torch.arange(3))
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
 @both
 def test_the_head_learns_and_the_scenes_begin_as_without_it(scenes, fusion) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = SageCC(fused_settings(fusion, evidence={"descriptor_width": 8}), VOCABULARY, SCENE, WIDTHS)
+        model = SageCC(fused_settings(fusion, inputs={"descriptor_width": 8}), VOCABULARY, GRID_SHAPES)
         torch.manual_seed(0)
-        without = SageCC(fused_settings(fusion), VOCABULARY, SCENE, replace(WIDTHS, motion=5))
+        without = SageCC(fused_settings(fusion), VOCABULARY, SHAPES)
         loss = caption_loss(
-            model.decode(model.encode(scenes, with_grids()), captions(3, 6), torch.arange(3)), captions(3, 6)
+            model.decode(model.encode({"scenes": scenes, **with_grids()}), captions(3, 6), torch.arange(3)),
+            captions(3, 6),
         )
     loss.backward()
     gradients = {name: weight.grad for name, weight in model.descriptors.named_parameters()}
@@ -198,12 +201,13 @@ def test_the_head_learns_and_the_scenes_begin_as_without_it(scenes, fusion) -> N
         assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_without_motion_there_is_no_head() -> None:
-    settings = fused_settings("paper", evidence={"descriptor_width": 8, "motion": False})
-    assert SageCC(settings, VOCABULARY, SCENE, replace(WIDTHS, motion=None)).descriptors is None
+def test_without_regions_there_is_no_head() -> None:
+    settings = fused_settings("paper", inputs={"descriptor_width": 8, "regions": False})
+    shapes = {name: shape for name, shape in SHAPES.items() if name != "regions"}
+    assert SageCC(settings, VOCABULARY, shapes).descriptors is None
 
 
-def settings(**changes):
+def side_input_settings(**changes):
     encoder = {"widths": (6, 4), "bases": None, "inverse": False, **changes.pop("graph_encoder", {})}
     return SideInputSettings.model_validate({"graph_encoder": encoder, **changes})
 
@@ -228,17 +232,17 @@ def plain_rgcn(branch, graph):
 
 
 def test_states_are_equation_15_and_their_mean_16():
-    branch = GraphBranch(settings(), 6, 4, readout=False).eval()
+    branch = GraphBranch(side_input_settings(), 6, 4, readout=False).eval()
     graph = make_graph()
     expected = plain_rgcn(branch, graph)
     np.testing.assert_allclose(plain.array(branch(graph)[0]), expected, atol=1e-5)
-    whole = GraphBranch(settings(), 6, 4, readout=True).eval()
+    whole = GraphBranch(side_input_settings(), 6, 4, readout=True).eval()
     whole.encoder.load_state_dict(branch.encoder.state_dict())
     np.testing.assert_allclose(plain.array(whole(graph)[0]), expected.mean(0), atol=1e-5)
 
 
 def test_attention_readout_is_equation_16():
-    branch = GraphBranch(settings(graph_encoder={"readout": "attention"}), 6, 4, readout=True).eval()
+    branch = GraphBranch(side_input_settings(graph_encoder={"readout": "attention"}), 6, 4, readout=True).eval()
     graph = make_graph()
     H = plain_rgcn(branch, graph)
     first, _, last = branch.readout.score
@@ -250,7 +254,7 @@ def test_attention_readout_is_equation_16():
 
 @pytest.mark.parametrize("kind", ["rgcn", "gcn", "gat", "sage", "monet", "none"])
 def test_every_kind_of_table_7_serves(kind):
-    branch = GraphBranch(settings(graph_encoder={"kind": kind}), 6, 4, readout=True).eval()
+    branch = GraphBranch(side_input_settings(graph_encoder={"kind": kind}), 6, 4, readout=True).eval()
     graph = make_graph()
     assert branch(graph)[0].shape == (4,)
     with torch.autocast("cpu", torch.bfloat16):
@@ -261,7 +265,9 @@ def test_every_kind_of_table_7_serves(kind):
 
 
 def test_a_frozen_encoder_stays_as_it_is():
-    branch = GraphBranch(settings(frozen_graph=True, graph_encoder={"readout": "attention"}), 6, 4, readout=True)
+    branch = GraphBranch(
+        side_input_settings(frozen_graph=True, graph_encoder={"readout": "attention"}), 6, 4, readout=True
+    )
     branch.train()
     graph = make_graph()
     assert torch.equal(branch(graph)[0], branch(graph)[0])  # no dropout
@@ -271,7 +277,7 @@ def test_a_frozen_encoder_stays_as_it_is():
 
 
 def test_a_trained_encoder_drops_out_and_learns():
-    branch = GraphBranch(settings(graph_encoder={"dropout": 0.5}), 6, 4, readout=True).train()
+    branch = GraphBranch(side_input_settings(graph_encoder={"dropout": 0.5}), 6, 4, readout=True).train()
     graph = make_graph()
     assert not torch.equal(branch(graph)[0], branch(graph)[0])
     branch(graph)[0].sum().backward()
@@ -281,22 +287,25 @@ def test_a_trained_encoder_drops_out_and_learns():
 @pytest.mark.parametrize("fusion", ["paper", "release"])
 def test_pretrained_weights_are_taken(fusion):
     model = make_fused(fusion)
-    other = GraphEncoder(model.settings.evidence.graph_encoder, 6, 4)
-    model.load_graph_encoder(other.state_dict())
-    found = model.fusion.graph.encoder.state_dict()
-    assert all(torch.equal(found[name], value) for name, value in other.state_dict().items())
+    other = GraphEncoder(model.settings.inputs.graph_encoder, 6, 4)
+    model.load_pretrained("graph", other.state_dict())
+    weights = model.fusion.graph.encoder.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in other.state_dict().items())
 
 
 def test_weights_of_another_encoder_are_refused(model):
-    encoder = make_fused("paper").settings.evidence.graph_encoder
+    encoder = make_fused("paper").settings.inputs.graph_encoder
     other = GraphEncoder(encoder.model_copy(update={"widths": (3, 6)}), 6, 4)
     with pytest.raises(CheckpointError, match="has other layers") as caught:
-        make_fused("paper").load_graph_encoder(other.state_dict())
-    assert "graph.encoder" in caught.value.fix
-    with pytest.raises(ValueError, match="no graph encoder"):
-        make_fused("paper", evidence={"graph": False}).load_graph_encoder({})
-    with pytest.raises(ValueError, match="no graph encoder"):
-        model.load_graph_encoder({})
+        make_fused("paper").load_pretrained("graph", other.state_dict())
+    assert "sagecc graph" in caught.value.fix
+    for captioner, name in (
+        (make_fused("paper", inputs={"graph": False}), "graph"),
+        (model, "graph"),
+        (make_fused("paper"), "regions"),
+    ):
+        with pytest.raises(ValueError, match=f"no pretrained weights of {name}"):
+            captioner.load_pretrained(name, {})
 
 
 def test_captioners_without_graph_do_not_wait_for_pytorch_geometric():
@@ -304,16 +313,16 @@ def test_captioners_without_graph_do_not_wait_for_pytorch_geometric():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-CHOICES = [
+CONDITION_CHOICES = [
     {},
     {"paper": {"pooling": "attention"}},
     {"paper": {"condition": "projected", "empty": "zero", "region_width": None}},
-    {"paper": {"region_feedforward": 2}, "evidence": {"date_embedding": False, "top_q": 2}},
-    {"paper": {"dates_apart": True, "pooling": "attention"}, "evidence": {"top_q": 2}},
-    {"evidence": {"motion": False}},
-    {"evidence": {"semantics": False}, "graph_encoder": {"readout": "attention"}},
-    {"evidence": {"graph": False}},
-    {"evidence": {"motion": False, "semantics": False, "frozen_graph": True}},
+    {"paper": {"region_feedforward": 2}, "inputs": {"date_embedding": False, "top_q": 2}},
+    {"paper": {"dates_apart": True, "pooling": "attention"}, "inputs": {"top_q": 2}},
+    {"inputs": {"regions": False}},
+    {"inputs": {"semantics": False}, "graph_encoder": {"readout": "attention"}},
+    {"inputs": {"graph": False}},
+    {"inputs": {"regions": False, "semantics": False, "frozen_graph": True}},
 ]
 
 
@@ -327,11 +336,11 @@ def plain_vector(module, regions, pair, top_q=None, date=None):
     """F_disc or F_sem of one pair."""
     if module.dates_apart and date is None:
         return np.concatenate([plain_vector(module, regions, pair, top_q, date) for date in (0, 1)])
-    there = regions.mask[pair].nonzero().squeeze(1).tolist()
+    rows = regions.mask[pair].nonzero().squeeze(1).tolist()
     if top_q:
-        there = sorted(there, key=lambda i: -regions.scores[pair, i].item())[:top_q]
+        rows = sorted(rows, key=lambda i: -regions.scores[pair, i].item())[:top_q]
     members = []
-    for i in there:
+    for i in rows:
         if date is not None and regions.dates[pair, i] != date:
             continue
         x = plain.array(regions.features[pair, i])[None]
@@ -353,21 +362,21 @@ def plain_vector(module, regions, pair, top_q=None, date=None):
     return sum(weight * x for weight, x in zip(weights, members, strict=True))
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=str)
+@pytest.mark.parametrize("choice", CONDITION_CHOICES, ids=str)
 def test_r_is_equation_17(scenes, choice):
     model = make_fused("paper", **choice)
-    fusion, evidence = model.fusion, make_evidence()
+    fusion, side_inputs = model.fusion, make_side_inputs()
     with torch.no_grad():
-        memory = model.encode(scenes, evidence)
-        F_kg = None if fusion.graph is None else plain.array(fusion.graph(evidence.graph)[0])
+        memory = model.encode({"scenes": scenes, **side_inputs})
+        F_kg = None if fusion.graph is None else plain.array(fusion.graph(side_inputs["graph"])[0])
     assert memory.condition.shape == (3, 8)
     assert memory.mask is None
     for pair in range(3):
         vectors = []
         if fusion.motion is not None:
-            vectors.append(plain_vector(fusion.motion, evidence.motion, pair))
+            vectors.append(plain_vector(fusion.motion, side_inputs["regions"], pair))
         if fusion.semantics is not None:
-            vectors.append(plain_vector(fusion.semantics, evidence.semantics, pair, fusion.top_q))
+            vectors.append(plain_vector(fusion.semantics, side_inputs["semantics"], pair, fusion.top_q))
         if F_kg is not None:
             vectors.append(F_kg)
         parts = [plain_matrix(x, W) for x, W in zip(vectors, fusion.condition.parts, strict=True)]
@@ -390,19 +399,19 @@ def test_parts_share_the_width(parts, shares):
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_motion_regions_are_told_by_place_and_date(scenes, apart):
-    model, evidence = make_fused("paper", paper={"dates_apart": apart}), make_evidence()
-    evidence.motion.dates.zero_()
+def test_regions_are_told_by_centroid_and_date(scenes, apart):
+    model, side_inputs = make_fused("paper", paper={"dates_apart": apart}), make_side_inputs()
+    side_inputs["regions"].dates.zero_()
     tokens, rows = captions(3, 5), torch.arange(3)
-    before = model.decode(model.encode(scenes, evidence), tokens, rows)
+    before = model.decode(model.encode({"scenes": scenes, **side_inputs}), tokens, rows)
     for field in ("centroids", "dates"):
-        changed = make_evidence()
-        changed.motion.dates.zero_()
-        tensor = getattr(changed.motion, field)
+        changed = make_side_inputs()
+        changed["regions"].dates.zero_()
+        tensor = getattr(changed["regions"], field)
         tensor.copy_(1 - tensor)
-        after = model.decode(model.encode(scenes, changed), tokens, rows)
+        after = model.decode(model.encode({"scenes": scenes, **changed}), tokens, rows)
         moved = (after - before).abs().amax((1, 2))
-        assert moved[1] == 0  # has no motion regions
+        assert moved[1] == 0  # has no unmatched regions
         assert (moved[[0, 2]] > 1e-4).all()
 
 
@@ -410,28 +419,28 @@ def test_dates_apart_tell_what_came_from_what_went(scenes):
     """The mean over one set forgets whose date is whose, even with a date embedding."""
     for apart in (False, True):
         model = make_fused("paper", paper={"dates_apart": apart})
-        evidence, swapped = make_evidence((2, 2, 2)), make_evidence((2, 2, 2))
-        evidence.motion.dates.copy_(torch.tensor([0, 1]).expand(3, 2))
-        swapped.motion.dates.copy_(torch.tensor([1, 0]).expand(3, 2))
-        found, other = (model.encode(scenes, given).condition for given in (evidence, swapped))
-        assert torch.allclose(found, other, atol=1e-5) != apart
+        side_inputs, swapped = make_side_inputs((2, 2, 2)), make_side_inputs((2, 2, 2))
+        side_inputs["regions"].dates.copy_(torch.tensor([0, 1]).expand(3, 2))
+        swapped["regions"].dates.copy_(torch.tensor([1, 0]).expand(3, 2))
+        first, second = (model.encode({"scenes": scenes, **given}).condition for given in (side_inputs, swapped))
+        assert torch.allclose(first, second, atol=1e-5) != apart
 
 
 def test_scenes_stay_what_they_were(scenes):
     """The paper's fusion leaves tokens and maps alone."""
-    with_evidence = make_fused("paper")
-    memory, bare = with_evidence.encode(scenes, make_evidence()), with_evidence.scene(scenes)
+    model = make_fused("paper")
+    memory, bare = model.encode({"scenes": scenes, **make_side_inputs()}), model.scene(scenes)
     assert torch.equal(memory.tokens, bare.tokens)
     assert torch.equal(memory.change, bare.change)
     assert bare.condition is None
 
 
-CHOICES_RELEASE_FUSION = [
+CROSS_ATTENTION_CHOICES = [
     {},
-    {"evidence": {"motion": False}},
-    {"evidence": {"semantics": False, "date_embedding": False}},
-    {"evidence": {"graph": False}},
-    {"evidence": {"motion": False, "graph": False, "top_q": 1}},
+    {"inputs": {"regions": False}},
+    {"inputs": {"semantics": False, "date_embedding": False}},
+    {"inputs": {"graph": False}},
+    {"inputs": {"regions": False, "graph": False, "top_q": 1}},
 ]
 
 
@@ -439,52 +448,53 @@ def plain_block(block, x, memory):
     """y = x + CA(LN x, LN m), then y + FFN(LN y)."""
     y = x
     if len(memory):
-        seeking, seen = plain.layer_norm(x, block.query_norm), plain.layer_norm(memory, block.memory_norm)
-        y = x + plain.attention(seeking, seen, block.attention)[0]
+        queries, keys = plain.layer_norm(x, block.query_norm), plain.layer_norm(memory, block.memory_norm)
+        y = x + plain.attention(queries, keys, block.attention)[0]
     return y + plain.feedforward(plain.layer_norm(y, block.feedforward_norm), block.feedforward)
 
 
-def plain_tokens(fusion, evidence, pair):
+def plain_tokens(fusion, side_inputs, pair):
     """The tokens of a pair's regions and of the nodes, without padding."""
-    found = []
+    tokens = []
     for module, regions, top in (
-        (fusion.motion, evidence.motion, None),
-        (fusion.semantics, evidence.semantics, fusion.top_q),
+        (fusion.motion, side_inputs["regions"], None),
+        (fusion.semantics, side_inputs["semantics"], fusion.top_q),
     ):
         if module is None:
             continue
-        there = regions.mask[pair].nonzero().squeeze(1).tolist()
+        rows = regions.mask[pair].nonzero().squeeze(1).tolist()
         if top:
-            there = sorted(there, key=lambda i: -regions.scores[pair, i].item())[:top]
-        for i in there:
+            rows = sorted(rows, key=lambda i: -regions.scores[pair, i].item())[:top]
+        for i in rows:
             x = plain.linear(plain.array(regions.features[pair, i])[None], module.project)[0]
-            found.append(x if module.dates is None else x + plain.array(module.dates)[int(regions.dates[pair, i])])
+            tokens.append(x if module.dates is None else x + plain.array(module.dates)[int(regions.dates[pair, i])])
     if fusion.graph is not None:
         with torch.no_grad():
-            found.extend(plain.linear(plain.array(fusion.graph(evidence.graph)[0]), fusion.nodes))
-    return np.stack(found) if found else np.zeros((0, 12))
+            tokens.extend(plain.linear(plain.array(fusion.graph(side_inputs["graph"])[0]), fusion.nodes))
+    return np.stack(tokens) if tokens else np.zeros((0, 12))
 
 
-@pytest.mark.parametrize("choice", CHOICES_RELEASE_FUSION, ids=str)
+@pytest.mark.parametrize("choice", CROSS_ATTENTION_CHOICES, ids=str)
 def test_memory_is_the_cross_attention_of_both_sides(scenes, choice):
-    model, evidence = make_fused("release", **choice), make_evidence()
+    model, side_inputs = make_fused("release", **choice), make_side_inputs()
     with torch.no_grad():
-        memory = model.encode(scenes, evidence)
+        memory = model.encode({"scenes": scenes, **side_inputs})
         image = model.scene(scenes).tokens
     assert memory.condition is None
     for pair in range(3):
-        X, E = plain.array(image[pair]), plain_tokens(model.fusion, evidence, pair)
+        X, E = plain.array(image[pair]), plain_tokens(model.fusion, side_inputs, pair)
         answered = plain_block(model.fusion.evidence_block, E, X) if len(E) else E
         expected = np.concatenate([X, answered, plain_block(model.fusion.image_block, X, E)])
         np.testing.assert_allclose(plain.array(memory.tokens[pair][memory.mask[pair]]), expected, atol=1e-5)
 
 
 def test_sections_tell_the_tokens(scenes):
-    memory = make_fused("release").encode(scenes, make_evidence())
+    memory = make_fused("release").encode({"scenes": scenes, **make_side_inputs()})
     assert memory.sections == (("image", 6), ("motion", 4), ("semantics", 3), ("nodes", 5), ("image attended", 6))
     assert memory.tokens.shape == (3, 24, 12)
     starts = {"image": 0, "motion": 6, "semantics": 10, "nodes": 13, "image attended": 18}
-    for name, regions in (("motion", make_evidence().motion), ("semantics", make_evidence().semantics)):
+    side_inputs = make_side_inputs()
+    for name, regions in (("motion", side_inputs["regions"]), ("semantics", side_inputs["semantics"])):
         start = starts[name]
         assert torch.equal(memory.mask[:, start : start + regions.mask.shape[1]], regions.mask)
     assert memory.mask[:, :6].all() and memory.mask[:, 13:].all()
@@ -500,7 +510,7 @@ def test_a_block_with_nothing_to_attend_to():
     expected = x + block.feedforward(block.feedforward_norm(x))
     torch.testing.assert_close(block(x, memory[:, :0], torch.ones(2, 0, dtype=torch.bool)), expected)
     half = torch.tensor([[False] * 5, [True] * 5])
-    found = block(x, memory, half)
-    torch.testing.assert_close(found[0], expected[0])
-    torch.testing.assert_close(found[1], block(x, memory, None)[1])
+    attended = block(x, memory, half)
+    torch.testing.assert_close(attended[0], expected[0])
+    torch.testing.assert_close(attended[1], block(x, memory, None)[1])
     assert block(x[:, :0], memory, None).shape == (2, 0, 4)

@@ -8,48 +8,41 @@ import pytest
 import torch
 
 from benchmarks.decoding import Recomputing
-from tests.captioners.plain_search import plain_generate
 from pipeline.captioners.generation import generate, stable_topk
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.datasets.vocabulary import END, PAD, START, UNK
-from tests.captioners.mock import Pairs, TableCaptioner, all_sentences, log_softmax, random_table
+from tests.captioners.mock import Pairs, TableCaptioner, all_sentences, check_same, log_softmax, random_table
+from tests.captioners.plain_search import plain_generate
 from tests.captioners.small import make_model
 
 
-def test_values_and_places_of_a_stable_sort():
+def test_values_and_indices_of_a_stable_sort():
     generator = torch.Generator().manual_seed(0)
     values = torch.randint(-4, 4, (50, 40), generator=generator) / 3  # many ties
     values[:, ::7] = -torch.inf
     expected = values.sort(dim=1, descending=True, stable=True)
-    found, places = stable_topk(values, 25)
-    assert torch.equal(found, expected.values[:, :25])
-    assert torch.equal(places, expected.indices[:, :25])
+    largest, indices = stable_topk(values, 25)
+    assert torch.equal(largest, expected.values[:, :25])
+    assert torch.equal(indices, expected.indices[:, :25])
 
 
 def test_extremes_and_signed_zeros():
     values = torch.tensor([[-0.0, 0.0, torch.inf, -1e-38, 1e-38, -torch.inf, -3e38, 3e38]])
-    _, places = stable_topk(values, 8)
-    assert places.tolist() == [[2, 7, 4, 0, 1, 3, 6, 5]]
+    _, indices = stable_topk(values, 8)
+    assert indices.tolist() == [[2, 7, 4, 0, 1, 3, 6, 5]]
 
 
 SIZE = 8
 WORDS = [4, 5, 6, 7]
 
 
-def same(found, expected, tolerance=1e-4):
-    assert [best.tokens for best in found] == [best.tokens for best in expected]
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.score == pytest.approx(theirs.score, abs=tolerance)
-        assert ours.log_probability == pytest.approx(theirs.log_probability, abs=tolerance)
-
-
 @pytest.mark.parametrize("penalty", [0.0, 0.7, 1.6])
 def test_wide_enough_beams_find_the_true_optima(penalty):
     table = random_table(SIZE)
     settings = GenerationSettings(beams=len(WORDS) ** 4, max_length=6, n_best=12, length_penalty=penalty)
-    found = generate(TableCaptioner(table), Pairs([3, 1, 4]), settings)
-    for pair, best in zip([3, 1, 4], found, strict=True):
-        same(best, all_sentences(table, pair, WORDS, 5, penalty)[:12])
+    hypotheses = generate(TableCaptioner(table), Pairs([3, 1, 4]), settings)
+    for pair, best in zip([3, 1, 4], hypotheses, strict=True):
+        check_same(best, all_sentences(table, pair, WORDS, 5, penalty)[:12])
 
 
 CHOICES = [
@@ -65,7 +58,7 @@ def test_engine_equals_the_plain_search(choice):
     model = TableCaptioner(random_table(SIZE, end=0.5))
     pairs = Pairs(list(range(12)))
     for row, best in enumerate(generate(model, pairs, settings)):
-        same(best, plain_generate(model, pairs, row, settings))
+        check_same(best, plain_generate(model, pairs, row, settings))
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
@@ -214,15 +207,16 @@ def test_cached_search_equals_recomputing_searches(decoder, beams, shortest):
     model = make_model(decoder=decoder, vocabulary=30)
     with torch.no_grad():
         model.decoder.logits.bias[END] += 1.0
-        memory = model.encode(torch.randn(9, 2, 6, 2, 3, generator=torch.Generator().manual_seed(2)))
+        scenes = torch.randn(9, 2, 6, 2, 3, generator=torch.Generator().manual_seed(2))
+        memory = model.encode({"scenes": scenes})
     settings = GenerationSettings(
         beams=beams, max_length=14, min_length=shortest, n_best=min(beams, 2), length_penalty=0.7
     )
     cached = generate(model, memory, settings)
     recomputed = generate(Recomputing(model), memory, settings)
     for row in range(9):
-        same(cached[row], recomputed[row])
-        same(cached[row], plain_generate(model, memory, row, settings))
+        check_same(cached[row], recomputed[row])
+        check_same(cached[row], plain_generate(model, memory, row, settings))
 
 
 def test_scores_are_the_models_own_log_probabilities(model, memory):
@@ -244,6 +238,7 @@ def test_a_gpu_finds_the_same_captions(model, memory):
     expected = generate(model, memory, settings)
     moved = model.cuda()
     with torch.no_grad():
-        there = moved.encode(torch.randn((3, 2, 6, 2, 3), generator=torch.Generator().manual_seed(1)).cuda())
-    for found, best in zip(generate(moved, there, settings), expected, strict=True):
-        same(found, best, tolerance=1e-3)
+        scenes = torch.randn((3, 2, 6, 2, 3), generator=torch.Generator().manual_seed(1)).cuda()
+        moved_memory = moved.encode({"scenes": scenes})
+    for hypotheses, best in zip(generate(moved, moved_memory, settings), expected, strict=True):
+        check_same(hypotheses, best, tolerance=1e-3)

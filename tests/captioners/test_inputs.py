@@ -5,19 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.captioners.inputs import Evidence, EvidenceWidths, Regions
+from pipeline.captioners.inputs import Regions, SideInputs, check_graph, check_shapes, validate_inputs
 from pipeline.captioners.sage_cc import SageCC
 from pipeline.errors import CheckpointError, DataError, SettingsError
 from tests.captioners.fused import (
-    WIDTHS,
+    SHAPES,
     fused_settings,
-    make_evidence,
     make_fused,
     make_graph,
     make_regions,
+    make_side_inputs,
     padded_further,
 )
-from tests.captioners.small import SCENE, VOCABULARY
+from tests.captioners.small import VOCABULARY
 
 
 def test_padding_keeps_every_region_in_its_place():
@@ -35,7 +35,7 @@ def test_no_regions_at_all():
     assert regions.features.shape == (2, 0, 3)
     assert regions.mask.shape == (2, 0)
     assert regions.select(torch.tensor([1, 1, 0])).features.shape == (3, 0, 3)
-    regions.check_values("motion")
+    regions.check_values("inputs.regions")
 
 
 @pytest.mark.parametrize("field", ["dates", "centroids", "scores", "rows"])
@@ -88,76 +88,48 @@ def test_fields_that_do_not_belong_together_are_refused(changes, message):
 )
 def test_values_that_cannot_be_are_named(field, value, message):
     regions = make_regions((2, 0, 4), 3, seed=0)
-    regions.check_values("motion")
+    regions.check_values("inputs.regions")
     getattr(regions, field)[2, 3] = value
     with pytest.raises(DataError, match=message) as caught:
-        regions.check_values("motion")
-    assert caught.value.where == f"motion.{field}"
+        regions.check_values("inputs.regions")
+    assert caught.value.where == f"inputs.regions.{field}"
     getattr(regions, field)[2, 3] = 0
 
 
 def test_padding_may_hold_anything():
-    padded_further(make_regions((2, 0, 4), 3, seed=0), 2).check_values("motion")
+    padded_further(make_regions((2, 0, 4), 3, seed=0), 2).check_values("inputs.regions")
 
 
-def test_thinning_leaves_out_about_the_share_and_nothing_else():
+def test_about_the_share_of_the_regions_is_dropped_and_nothing_else():
     regions = make_regions((40, 0, 60), 3, seed=0)
     torch.manual_seed(0)
-    thin = regions.drop_regions(0.25)
-    assert 55 < int(thin.mask.sum()) < 95
-    assert not (thin.mask & ~regions.mask).any()
-    assert torch.equal(thin.features, regions.features)
+    thinned = regions.drop_regions(0.25)
+    assert 55 < int(thinned.mask.sum()) < 95
+    assert not (thinned.mask & ~regions.mask).any()
+    assert torch.equal(thinned.features, regions.features)
     assert torch.equal(regions.drop_regions(0.0).mask, regions.mask)
 
 
-def test_widths_and_pairs_are_told():
-    evidence = make_evidence()
-    assert evidence.widths == WIDTHS
-    assert evidence.pairs == 3
-    assert Evidence(semantics=make_regions((1, 0), 4, seed=0)).widths == EvidenceWidths(semantics=4)
-    assert Evidence(graph=make_graph()).pairs is None
-    assert Evidence().widths == EvidenceWidths()
+def test_side_inputs_drop_regions_of_both_kinds_and_keep_the_graph():
+    side_inputs = SideInputs(**make_side_inputs((40, 0, 60), (30, 30, 0)))
+    torch.manual_seed(0)
+    thinned = side_inputs.drop_regions(0.25)
+    torch.manual_seed(0)
+    # The regions draw first: the order decides what a seed gives.
+    for name in ("regions", "semantics"):
+        assert torch.equal(getattr(thinned, name).mask, getattr(side_inputs, name).drop_regions(0.25).mask)
+    assert thinned.graph is side_inputs.graph
+    assert SideInputs().drop_regions(0.25) == SideInputs()
 
 
-def test_no_pairs_are_a_number_of_pairs():
-    assert make_evidence().select(torch.tensor([], dtype=torch.long)).pairs == 0
+def test_regions_of_no_pairs():
+    assert len(make_regions((2, 0, 4), 5, seed=0).select(torch.tensor([], dtype=torch.long))) == 0
 
 
-def test_select_keeps_the_graph_for_all():
-    evidence = make_evidence()
-    chosen = evidence.select(torch.tensor([2, 2]))
-    assert chosen.graph is evidence.graph
-    assert torch.equal(chosen.motion.features, evidence.motion.features[[2, 2]])
-    assert torch.equal(chosen.semantics.mask, evidence.semantics.mask[[2, 2]])
-
-
-def test_regions_of_other_pairs_are_refused():
-    with pytest.raises(DataError, match="motion regions of 2 pairs cannot go with semantic regions of 3"):
-        Evidence(make_regions((1, 2), 5, seed=0), make_regions((1, 2, 0), 5, seed=0))
-
-
-def test_moving_moves_everything():
-    there = replace(make_evidence(), graph=None).to(torch.device("meta"))
-    assert {there.motion.features.device.type, there.semantics.scores.device.type} == {"meta"}
-    here = make_evidence()
-    again = here.to(torch.device("cpu"))
-    assert torch.equal(again.graph.edge_index, here.graph.edge_index)
-
-
-@pytest.mark.parametrize("part", ["motion", "semantics"])
-def test_values_are_checked_before_they_leave_the_cpu(part):
-    evidence = make_evidence()
-    getattr(evidence, part).features[0, 1, 2] = torch.nan
-    with pytest.raises(DataError, match="region 1 of pair 0"):
-        evidence.to(torch.device("meta"))
-
-
-def test_nodes_that_are_no_numbers_are_named():
-    evidence = make_evidence()
-    features = evidence.graph.features.clone()
-    features[3, 0] = torch.inf
-    with pytest.raises(DataError, match="node 3 of the graph"):
-        Evidence(graph=replace(evidence.graph, features=features)).check_values()
+def test_moving_regions_moves_every_field():
+    regions = make_regions((2, 0, 4), 5, seed=0).to(torch.device("meta"))
+    devices = {getattr(regions, name).device.type for name in regions.__dataclass_fields__}
+    assert devices == {"meta"}
 
 
 FUSIONS = ["paper", "release"]
@@ -167,89 +139,153 @@ def without(regions: Regions, field: str) -> Regions:
     return replace(regions, **{field: None})
 
 
+@pytest.mark.parametrize("name", ["regions", "semantics"])
+def test_values_on_the_cpu_are_checked(name):
+    side_inputs = make_side_inputs()
+    side_inputs[name].features[0, 1, 2] = torch.nan
+    with pytest.raises(DataError, match="region 1 of pair 0") as caught:
+        validate_inputs(fused_settings("paper"), SHAPES, side_inputs, 3)
+    assert caught.value.where == f"inputs.{name}.features"
+
+
+def test_nodes_that_are_no_numbers_are_named():
+    graph = make_graph()
+    check_graph(graph)
+    features = graph.features.clone()
+    features[3, 0] = torch.inf
+    spoilt = replace(graph, features=features)
+    with pytest.raises(DataError, match="node 3 of the graph"):
+        check_graph(spoilt)
+    with pytest.raises(DataError, match="node 3 of the graph") as caught:
+        validate_inputs(fused_settings("paper"), SHAPES, {**make_side_inputs(), "graph": spoilt}, 3)
+    assert caught.value.where == "inputs.graph.features"
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize(("part", "stage"), [("motion", "matches"), ("semantics", "semantics"), ("graph", "graph")])
-def test_what_is_asked_for_has_to_be_there(scenes, fusion, part, stage):
+def test_validated_inputs_are_those_that_the_settings_read(fusion):
+    side_inputs = make_side_inputs()
+    assert validate_inputs(fused_settings(fusion), SHAPES, side_inputs, 3) == SideInputs(**side_inputs)
+    only_semantics = fused_settings(fusion, inputs={"regions": False, "graph": False})
+    checked = validate_inputs(only_semantics, {"semantics": (7,)}, side_inputs, 3)
+    assert checked == SideInputs(semantics=side_inputs["semantics"])
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(("name", "stage"), [("regions", "matches"), ("semantics", "semantics"), ("graph", "graph")])
+def test_an_input_that_is_read_has_to_be_given(scenes, fusion, name, stage):
     model = make_fused(fusion)
-    with pytest.raises(DataError, match=r"takes .*none are given") as caught:
-        model.encode(scenes, replace(make_evidence(), **{part: None}))
-    assert caught.value.where == f"evidence.{part}"
+    inputs = {"scenes": scenes, **make_side_inputs()}
+    del inputs[name]
+    with pytest.raises(DataError, match=r"reads .*none are given") as caught:
+        model.encode(inputs)
+    assert caught.value.where == f"inputs.{name}"
     assert f"sagecc {stage}" in caught.value.fix
     with pytest.raises(DataError, match="none are given"):
-        model.encode(scenes)
-    make_fused(fusion, evidence={part: False}).encode(scenes, replace(make_evidence(), **{part: None}))
+        model.encode({**inputs, name: None})
+    with pytest.raises(DataError, match="none are given"):
+        model.encode({"scenes": scenes})
+    make_fused(fusion, inputs={name: False}).encode(inputs)
 
 
-@pytest.mark.parametrize("part", ["motion", "semantics", "graph"])
-def test_a_captioner_is_not_built_for_what_there_is_not(part):
-    missing = replace(WIDTHS, nodes=None) if part == "graph" else replace(WIDTHS, **{part: None})
-    with pytest.raises(SettingsError, match=r"fusion: paper asks for .*no such data") as caught:
-        SageCC(fused_settings("paper"), VOCABULARY, SCENE, missing)
-    assert caught.value.where == f"evidence.{part}"
-    SageCC(fused_settings("paper", evidence={part: False}), VOCABULARY, SCENE, missing)
+@pytest.mark.parametrize("fusion", ["none", *FUSIONS])
+def test_scenes_that_are_read_have_to_be_given(fusion):
+    with pytest.raises(DataError, match="reads scenes, and none are given") as caught:
+        make_fused(fusion).encode(make_side_inputs())
+    assert caught.value.where == "inputs.scenes"
+
+
+@pytest.mark.parametrize("name", ["regions", "semantics", "graph"])
+def test_a_captioner_is_not_built_for_an_input_of_unknown_shape(name):
+    shapes = {key: shape for key, shape in SHAPES.items() if key != name}
+    with pytest.raises(SettingsError, match=r"fusion: paper. reads .*there are none") as caught:
+        SageCC(fused_settings("paper"), VOCABULARY, shapes)
+    assert caught.value.where == f"inputs.{name}"
+    SageCC(fused_settings("paper", inputs={name: False}), VOCABULARY, shapes)
     with pytest.raises(SettingsError):
-        SageCC(fused_settings("release"), VOCABULARY, SCENE)
+        SageCC(fused_settings("release"), VOCABULARY, {"scenes": SHAPES["scenes"]})
+
+
+@pytest.mark.parametrize("fusion", ["none", *FUSIONS])
+def test_shapes_are_checked_for_what_the_settings_read(fusion):
+    check_shapes(fused_settings(fusion), SHAPES)
+    with pytest.raises(SettingsError, match="reads scenes, and there are none") as caught:
+        check_shapes(fused_settings(fusion), {})
+    assert caught.value.where == "inputs.scenes" and "sagecc scenes" in caught.value.fix
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"motion": make_regions((1, 1, 1), 4, 0)}, "takes descriptors of width 5, given descriptors of width 4"),
-        ({"semantics": make_regions((1, 1, 1), 5, 0)}, "takes embeddings of width 7, given embeddings of width 5"),
+        (
+            {"regions": make_regions((1, 1, 1), 4, 0)},
+            "reads unmatched regions of width 5, given of width 4",
+        ),
+        ({"semantics": make_regions((1, 1, 1), 5, 0)}, "reads semantic regions of width 7, given of width 5"),
         (
             {"graph": replace(make_graph(), features=torch.zeros(5, 3))},
-            "takes node features of width 6, given node features of width 3",
+            "reads a caption graph with node features of width 6, given with node features of width 3",
         ),
-        ({"graph": replace(make_graph(), relations=9)}, "takes a graph of 4 relations, given a graph of 9 relations"),
+        (
+            {"graph": replace(make_graph(), relations=9)},
+            "reads a caption graph of 4 relations, given of 9 relations",
+        ),
     ],
 )
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_other_widths_are_refused(scenes, fusion, changes, message):
     with pytest.raises(CheckpointError, match=message):
-        make_fused(fusion).encode(scenes, replace(make_evidence(), **changes))
+        make_fused(fusion).encode({"scenes": scenes, **make_side_inputs(), **changes})
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_values_that_are_no_numbers_are_named(scenes, fusion):
-    evidence = make_evidence()
-    evidence.semantics.features[1, 0, 2] = torch.nan
+    inputs = {"scenes": scenes, **make_side_inputs()}
+    inputs["semantics"].features[1, 0, 2] = torch.nan
     with pytest.raises(DataError, match="region 0 of pair 1 of the batch has features that are not finite") as caught:
-        make_fused(fusion).encode(scenes, evidence)
-    assert caught.value.where == "evidence.semantics.features"
-    make_fused(fusion, evidence={"semantics": False}).encode(scenes, evidence)
+        make_fused(fusion).encode(inputs)
+    assert caught.value.where == "inputs.semantics.features"
+    make_fused(fusion, inputs={"semantics": False}).encode(inputs)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_regions_of_other_pairs_are_refused_evidence_checks(scenes, fusion):
+def test_regions_of_other_pairs_than_the_scenes_are_refused(scenes, fusion):
     with pytest.raises(DataError, match="regions of 3 pairs cannot go with scenes of 2"):
-        make_fused(fusion).encode(scenes[:2], make_evidence())
+        make_fused(fusion).encode({"scenes": scenes[:2], **make_side_inputs()})
 
 
-def test_fields_that_the_settings_use_have_to_be_there(scenes):
-    evidence = make_evidence()
-    bare = replace(evidence, motion=without(evidence.motion, "centroids"))
-    with pytest.raises(DataError, match="motion regions come without centroids"):
-        make_fused("paper").encode(scenes, bare)
-    make_fused("release").encode(scenes, bare)
+@pytest.mark.parametrize(("name", "noun"), [("regions", "unmatched regions"), ("semantics", "semantic regions")])
+def test_regions_of_different_pairs_are_refused(name, noun):
+    side_inputs = {**make_side_inputs(), name: make_regions((1, 2), SHAPES[name][0], seed=0)}
+    with pytest.raises(DataError, match=f"{noun} of 2 pairs cannot go with scenes of 3") as caught:
+        validate_inputs(fused_settings("paper"), SHAPES, side_inputs, 3)
+    assert caught.value.where == f"inputs.{name}"
 
-    for part in ("motion", "semantics"):
-        bare = replace(evidence, **{part: without(getattr(evidence, part), "dates")})
+
+def test_fields_that_the_settings_use_have_to_be_given(scenes):
+    inputs = {"scenes": scenes, **make_side_inputs()}
+    bare = {**inputs, "regions": without(inputs["regions"], "centroids")}
+    with pytest.raises(DataError, match="unmatched regions come without centroids"):
+        make_fused("paper").encode(bare)
+    make_fused("release").encode(bare)
+
+    for name in ("regions", "semantics"):
+        bare = {**inputs, name: without(inputs[name], "dates")}
         with pytest.raises(DataError, match="regions come without dates"):
-            make_fused("paper").encode(scenes, bare)
-        undated = make_fused("paper", evidence={"date_embedding": False})
-        undated.encode(scenes, bare)
+            make_fused("paper").encode(bare)
+        undated = make_fused("paper", inputs={"date_embedding": False})
+        undated.encode(bare)
         with pytest.raises(DataError, match="regions come without dates") as caught:
-            make_fused("paper", evidence={"date_embedding": False}, paper={"dates_apart": True}).encode(scenes, bare)
+            make_fused("paper", inputs={"date_embedding": False}, paper={"dates_apart": True}).encode(bare)
         assert "paper.dates_apart" in caught.value.fix
 
-    bare = replace(evidence, semantics=without(evidence.semantics, "scores"))
+    bare = {**inputs, "semantics": without(inputs["semantics"], "scores")}
     with pytest.raises(DataError, match="semantic regions come without scores"):
-        make_fused("paper", evidence={"top_q": 2}).encode(scenes, bare)
-    make_fused("paper").encode(scenes, bare)
+        make_fused("paper", inputs={"top_q": 2}).encode(bare)
+    make_fused("paper").encode(bare)
 
 
-def test_a_captioner_without_fusion_looks_at_no_evidence(model, scenes):
-    odd = Evidence(make_regions((1,), 2, 0))
-    assert torch.equal(model.encode(scenes, odd).tokens, model.encode(scenes).tokens)
+def test_a_captioner_without_fusion_ignores_side_inputs(model, scenes):
+    odd = {"scenes": scenes, "regions": make_regions((1,), 2, 0)}
+    assert torch.equal(model.encode(odd).tokens, model.encode({"scenes": scenes}).tokens)
     assert model.fusion is None
-    assert EvidenceWidths() == model.widths
+    assert set(model.shapes) == {"scenes"}

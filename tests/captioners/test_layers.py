@@ -33,15 +33,15 @@ def test_pooling_is_its_formula(kind, empty):
     x, mask = members()
     pooled, shares = module(x, mask)
     for row in range(4):
-        there = [plain.array(x[row, i]) for i in range(3) if mask[row, i]]
-        weights = np.full(len(there), 1 / max(len(there), 1))
-        if not there:
+        rows = [plain.array(x[row, i]) for i in range(3) if mask[row, i]]
+        weights = np.full(len(rows), 1 / max(len(rows), 1))
+        if not rows:
             expected = np.zeros(4) if empty == "zero" else plain.array(module.empty)
         elif kind == "mean":
-            expected = sum(there) / len(there)
+            expected = sum(rows) / len(rows)
         else:
-            weights = plain.softmax(np.array([plain.array(module.query) @ member / 2 for member in there]))
-            expected = sum(weight * member for weight, member in zip(weights, there, strict=True))
+            weights = plain.softmax(np.array([plain.array(module.query) @ member / 2 for member in rows]))
+            expected = sum(weight * member for weight, member in zip(weights, rows, strict=True))
         np.testing.assert_allclose(plain.array(pooled[row]), expected, atol=1e-6)
         np.testing.assert_allclose(plain.array(shares[row][mask[row]]), weights, atol=1e-6)
         assert not shares[row][~mask[row]].any()

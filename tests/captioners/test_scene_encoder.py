@@ -8,11 +8,11 @@ from pipeline.captioners.attention_maps import by_section, explain
 from pipeline.captioners.generation import generate
 from pipeline.captioners.layers import GridPositions, sinusoid
 from pipeline.captioners.sage_cc import SageCC
-from pipeline.captioners.scene_encoder import NO_SCENES, compare, fuse
+from pipeline.captioners.scene_encoder import compare, fuse
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.errors import CheckpointError, SettingsError
 from tests.captioners import plain
-from tests.captioners.fused import WIDTHS, fused_settings, make_evidence
+from tests.captioners.fused import SHAPES, fused_settings, make_side_inputs
 from tests.captioners.small import SCENE, VOCABULARY, captions, make_model, stir
 
 
@@ -78,8 +78,8 @@ def test_fusion_is_equation_5(scenes):
             a, b = first[1, cell, c].item(), second[1, cell, c].item()
             M, C = change[1, cell].item(), consistency[1, cell].item()
             expected = [a * C, b * C, abs(a - b) * M, M]
-            found = [G[1, cell, i].item() for i in (c, width + c, 2 * width + c, 3 * width)]
-            assert found == pytest.approx(expected, abs=1e-6)
+            values = [G[1, cell, i].item() for i in (c, width + c, 2 * width + c, 3 * width)]
+            assert values == pytest.approx(expected, abs=1e-6)
 
 
 def test_head_is_equation_6(scenes):
@@ -101,7 +101,7 @@ def test_head_is_equation_6(scenes):
 
 
 def test_shapes(model, scenes):
-    memory = model.encode(scenes)
+    memory = model.encode({"scenes": scenes})
     assert len(memory) == 3
     assert memory.tokens.shape == (3, 6, 12)
     assert memory.change.shape == memory.consistency.shape == (3, 2, 3)
@@ -111,7 +111,7 @@ def test_shapes(model, scenes):
 @pytest.mark.parametrize("norm", ["none", "pre", "post"])
 def test_identical_dates_show_no_change(norm):
     scene = torch.randn(4, 1, *SCENE).expand(-1, 2, -1, -1, -1)
-    memory = make_model({"norm": norm}).encode(scene)
+    memory = make_model({"norm": norm}).encode({"scenes": scene})
     assert memory.change.max() <= 1e-6
     assert memory.consistency.min() >= 1 - 1e-6
 
@@ -119,7 +119,7 @@ def test_identical_dates_show_no_change(norm):
 def test_one_changed_cell_shows_most(model):
     scene = torch.randn(1, 1, *SCENE).repeat(1, 2, 1, 1, 1)
     scene[0, 1, :, 1, 2] += 20
-    change = model.encode(scene).change[0]
+    change = model.encode({"scenes": scene}).change[0]
     assert change.flatten().argmax() == 5
 
 
@@ -138,7 +138,7 @@ def test_unprojected_features_must_suit_the_heads():
 @pytest.mark.parametrize("shape", [(3, 2, 7, 2, 3), (3, 2, 6, 3, 2), (3, 1, 6, 2, 3), (2, 6, 2, 3)])
 def test_other_shapes_are_refused(model, shape):
     with pytest.raises(CheckpointError) as caught:
-        model.encode(torch.zeros(shape))
+        model.encode({"scenes": torch.zeros(shape)})
     assert "(pairs, 2, 6, 2, 3)" in caught.value.what
     assert f"({', '.join(map(str, shape))})" in caught.value.what
     assert caught.value.fix is not None
@@ -146,7 +146,7 @@ def test_other_shapes_are_refused(model, shape):
 
 def test_half_precision_features_are_taken(model, scenes):
     half = scenes.half()
-    torch.testing.assert_close(model.encode(half).tokens, model.encode(half.float()).tokens)
+    torch.testing.assert_close(model.encode({"scenes": half}).tokens, model.encode({"scenes": half.float()}).tokens)
 
 
 def test_group_norm_does_not_look_at_other_pairs_in_training(scenes):
@@ -172,54 +172,55 @@ def test_sinusoid_values():
             assert table[position, 3 + channel].item() == pytest.approx(np.cos(angle), abs=1e-6)
 
 
-NOTHING = torch.zeros(3, 2, *NO_SCENES, dtype=torch.float16)
-
-
 @pytest.fixture(params=["paper", "release"])
-def model(request: pytest.FixtureRequest) -> SageCC:
-    whole = fused_settings(request.param, evidence={"motion": False, "graph": False}, paper={"dates_apart": True})
+def sceneless(request: pytest.FixtureRequest) -> SageCC:
+    """A captioner with learned tokens in the place of scenes, which reads semantic regions alone."""
+    whole = fused_settings(request.param, inputs={"regions": False, "graph": False}, paper={"dates_apart": True})
     values = whole.model_dump() | {"scene": {"features": "none", "learned_tokens": 5, "channels": 12}}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = SageCC(type(whole).model_validate(values), VOCABULARY, NO_SCENES, WIDTHS)
+        model = SageCC(type(whole).model_validate(values), VOCABULARY, {"semantics": SHAPES["semantics"]})
         stir(model)
     return model.eval()
 
 
-def test_every_pair_has_the_same_tokens_and_no_change(model):
-    memory = model.scene(NOTHING)
+def test_every_pair_has_the_same_tokens_and_no_change(sceneless):
+    memory = sceneless.scene(3)
     assert memory.tokens.shape == (3, 5, 12) and memory.change.shape == memory.consistency.shape == (3, 1, 5)
     assert torch.equal(memory.tokens[0], memory.tokens[2])
     assert not memory.change.any() and memory.consistency.eq(1).all()
 
 
-def test_the_dates_of_regions_are_told_apart(model):
-    evidence, tokens, rows = make_evidence(), captions(3, 6), torch.arange(3)
-    there = model.decode(model.encode(NOTHING, evidence), tokens, rows)
-    assert evidence.semantics is not None and evidence.semantics.dates is not None
-    turned = evidence.semantics.map(lambda tensor: 1 - tensor if tensor.dtype == torch.int64 else tensor)
-    back = model.decode(model.encode(NOTHING, type(evidence)(semantics=turned)), tokens, rows)
-    named = evidence.semantics.mask.any(1)
-    assert ((there - back).abs().amax((1, 2)) > 1e-3).tolist() == named.tolist()
+def test_the_dates_of_regions_are_told_apart(sceneless):
+    semantics, tokens, rows = make_side_inputs()["semantics"], captions(3, 6), torch.arange(3)
+    forward = sceneless.decode(sceneless.encode({"semantics": semantics}), tokens, rows)
+    assert semantics.dates is not None
+    turned = semantics.map(lambda tensor: 1 - tensor if tensor.dtype == torch.int64 else tensor)
+    backward = sceneless.decode(sceneless.encode({"semantics": turned}), tokens, rows)
+    has_regions = semantics.mask.any(1)
+    assert ((forward - backward).abs().amax((1, 2)) > 1e-3).tolist() == has_regions.tolist()
 
 
-def test_captions_are_generated_and_explained(model):
-    memory = model.encode(NOTHING, make_evidence())
-    found = generate(model, memory, GenerationSettings(beams=2, max_length=7))
-    assert len(found) == 3
-    looked = explain(model, memory, found[0][0].tokens, 0)
-    parts = by_section(looked, memory)
-    assert parts["image"].shape[-1] == 5
-    torch.testing.assert_close(looked.sum(-1), torch.ones(looked.shape[:-1]))
+def test_captions_are_generated_and_explained(sceneless):
+    memory = sceneless.encode(make_side_inputs())
+    hypotheses = generate(sceneless, memory, GenerationSettings(beams=2, max_length=7))
+    assert len(hypotheses) == 3
+    attention = explain(sceneless, memory, hypotheses[0][0].tokens, 0)
+    sections = by_section(attention, memory)
+    assert sections["image"].shape[-1] == 5
+    torch.testing.assert_close(attention.sum(-1), torch.ones(attention.shape[:-1]))
 
 
-def test_every_weight_learns(model):
-    model.train()
-    model.decode(model.encode(NOTHING, make_evidence()), captions(3, 6), torch.arange(3)).square().sum().backward()
-    # An absence is learnt from pairs without regions only.
-    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+def test_every_weight_learns(sceneless):
+    sceneless.train()
+    memory = sceneless.encode(make_side_inputs())
+    sceneless.decode(memory, captions(3, 6), torch.arange(3)).square().sum().backward()
+    # The vector of an empty set is learnt from pairs without regions only.
+    assert [name for name, weight in sceneless.named_parameters() if weight.grad is None] == []
 
 
-def test_scenes_are_refused(model):
-    with pytest.raises(CheckpointError, match="takes no scenes"):
-        model.encode(torch.zeros(3, 2, *SCENE), make_evidence())
+def test_scenes_that_are_not_read_are_ignored(sceneless):
+    scenes = torch.full((3, 2, *SCENE), torch.nan)
+    memory = sceneless.encode({"scenes": scenes, **make_side_inputs()})
+    expected = sceneless.encode(make_side_inputs())
+    assert torch.equal(memory.tokens, expected.tokens) and torch.equal(memory.change, expected.change)

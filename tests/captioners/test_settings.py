@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
+from pipeline.captioners.registry import CAPTIONERS
 from pipeline.captioners.settings import (
-    SageCCSettings,
-    SideInputSettings,
-    GenerationSettings,
     ConditionVectorSettings,
     CrossAttentionSettings,
+    GenerationSettings,
+    SageCCSettings,
+    SideInputSettings,
 )
 from pipeline.config import parse_section, settings_hash
 from pipeline.errors import SettingsError
@@ -25,10 +26,10 @@ from pipeline.errors import SettingsError
         ({"scene": {"norm": "batch"}}, "norm"),
         ({"scene": {"block": 3}}, "unknown key"),
         ({"decoder": {"dropout": 1.0}}, "dropout"),
-        ({"scene": {"features": "none"}}, "set a fusion that takes some"),
+        ({"scene": {"features": "none"}}, "set a fusion that reads some"),
         (
-            {"scene": {"features": "none"}, "fusion": "release", "evidence": {"motion": False, "semantics": False}},
-            "set a fusion that takes some",
+            {"scene": {"features": "none"}, "fusion": "release", "inputs": {"regions": False, "semantics": False}},
+            "set a fusion that reads some",
         ),
     ],
 )
@@ -61,24 +62,24 @@ def test_every_setting_is_described():
 
 
 def test_settings_come_without_torch():
-    code = "import sys, pipeline.captioners.settings; sys.exit('torch' in sys.modules)"
+    code = "import sys, pipeline.captioners.settings; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-NOTHING = {"motion": False, "semantics": False, "graph": False}
+NOTHING = {"regions": False, "semantics": False, "graph": False}
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"fusion": "paper", "evidence": NOTHING}, "fusion .paper. has nothing to join"),
-        ({"fusion": "release", "evidence": NOTHING}, "fusion .release. has nothing to join"),
+        ({"fusion": "paper", "inputs": NOTHING}, "fusion .paper. has nothing to join"),
+        ({"fusion": "release", "inputs": NOTHING}, "fusion .release. has nothing to join"),
         ({"fusion": "release", "release": {"heads": 7}}, "256. must be a multiple of release.heads .7."),
         ({"fusion": "release", "scene": {"channels": 24}}, "24. must be a multiple of release.heads .16."),
         ({"fusion": "both"}, "fusion"),
         ({"paper": {"centroid_width": 6}}, "a multiple of 4"),
-        ({"evidence": {"top_q": 0}}, "top_q"),
-        ({"evidence": {"motions": True}}, "did you mean|unknown key"),
+        ({"inputs": {"top_q": 0}}, "top_q"),
+        ({"inputs": {"region": True}}, "did you mean|unknown key"),
     ],
 )
 def test_bad_fusions_are_refused(values, message):
@@ -87,30 +88,46 @@ def test_bad_fusions_are_refused(values, message):
 
 
 def test_without_fusion_nothing_of_it_matters():
-    parse_section({"evidence": NOTHING, "release": {"heads": 7}}, "captioner", SageCCSettings)
+    parse_section({"inputs": NOTHING, "release": {"heads": 7}}, "captioner", SageCCSettings)
 
 
 def test_captioners_without_fusion_keep_their_settings_and_key():
-    """Models that were trained before there was a fusion are known by these."""
     plain = SageCCSettings()
-    assert set(plain.model_dump(mode="json")) == {"scene", "decoder"}
-    assert settings_hash(plain) == settings_hash(SageCCSettings.model_validate({"evidence": NOTHING}))
+    assert set(plain.model_dump(mode="json")) == {"kind", "scene", "decoder"}
+    assert settings_hash(plain) == settings_hash(SageCCSettings.model_validate({"inputs": NOTHING}))
     assert SageCCSettings.model_validate({"scene": {}, "decoder": {}}).fusion == "none"
 
 
 def test_each_fusion_is_known_by_what_it_uses():
     paper, release = (SageCCSettings.model_validate({"fusion": kind}) for kind in ("paper", "release"))
-    assert set(paper.model_dump()) == {"scene", "decoder", "fusion", "evidence", "paper"}
-    assert set(release.model_dump()) == {"scene", "decoder", "fusion", "evidence", "release"}
+    assert set(paper.model_dump()) == {"kind", "scene", "decoder", "fusion", "inputs", "paper"}
+    assert set(release.model_dump()) == {"kind", "scene", "decoder", "fusion", "inputs", "release"}
     for chosen in (paper, release):
         assert SageCCSettings.model_validate_json(chosen.model_dump_json()) == chosen
 
 
-def test_every_setting_is_described_fusion_settings():
+def test_every_setting_of_a_fusion_is_described():
     for section in (SideInputSettings, ConditionVectorSettings, CrossAttentionSettings):
         assert all(field.description for field in section.model_fields.values())
 
 
-def test_settings_come_without_torch_fusion_settings():
-    code = "import sys, pipeline.captioners.settings; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({}, ("scenes",)),
+        ({"fusion": "paper"}, ("scenes", "regions", "semantics", "graph")),
+        ({"fusion": "release", "inputs": {"semantics": False}}, ("scenes", "regions", "graph")),
+        ({"fusion": "release", "scene": {"features": "none"}}, ("regions", "semantics", "graph")),
+        ({"inputs": NOTHING}, ("scenes",)),
+    ],
+)
+def test_a_captioner_names_the_inputs_that_it_reads(values, names):
+    assert SageCCSettings.model_validate(values).input_names() == names
+
+
+def test_two_captioners_under_one_name_are_refused():
+    with pytest.raises(SettingsError, match="two definitions of the captioner 'sage-cc'") as caught:
+        CAPTIONERS.register("sage-cc", "other.package:OtherSettings")
+    assert "pipeline.captioners.settings:SageCCSettings and other.package:OtherSettings" in caught.value.what
+    assert caught.value.where == "train.captioner.kind" and "another name" in caught.value.fix
+    assert CAPTIONERS.resolve("sage-cc") is SageCCSettings
