@@ -22,7 +22,8 @@ from pipeline.datasets.records import read_prepared
 from pipeline.files import content_key, sha256_file
 from pipeline.graph_encoders.encoders import GraphEncoder
 from pipeline.graph_encoders.settings import GraphEncoderSettings
-from pipeline.training.region_inputs import ENCODER, EvidencePaths
+from pipeline.paths import Paths
+from pipeline.training.region_inputs import ENCODER
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.matching.cache import pair_arrays
@@ -41,6 +42,8 @@ WIDTH, EMBEDDING, NODE, PROMPTS, RELATIONS = 6, 5, 4, 3, 3
 GRID_CHANNELS = 2
 SIZE = (64, 128)
 """Height and width of every image."""
+MAP_SIZE = (2, 4)
+"""Height and width of every semantic map."""
 ENCODER_SETTINGS = GraphEncoderSettings(widths=(8, 6))
 
 Arrays = dict[str, Any]
@@ -48,40 +51,43 @@ Spoil = Callable[[int, Arrays], None]
 """Changes the arrays of a unit before they are written."""
 
 
-def captioner(fusion: str = "paper", **evidence: Any) -> SageCCSettings:
-    """A tiny captioner with a fusion; `evidence` changes what it takes."""
+def captioner(fusion: str = "paper", **inputs: Any) -> SageCCSettings:
+    """A tiny captioner with a fusion; `inputs` changes what it reads."""
     return SageCCSettings.model_validate(
         {
             **world.TINY.model_dump(),
             "fusion": fusion,
-            "evidence": {"graph_encoder": ENCODER_SETTINGS.model_dump(), **evidence},
+            "inputs": {"graph_encoder": ENCODER_SETTINGS.model_dump(), **inputs},
             "paper": {"region_width": 8, "centroid_width": 8, "centroid_waves": 4},
             "release": {"heads": 2, "feedforward": 2},
         }
     )
 
 
-def paths(folder: Path) -> EvidencePaths:
-    """Where `write_all` writes."""
-    return EvidencePaths(folder / "regions.h5", folder / "matches.h5", folder / "semantics.h5", folder / "graph")
+def paths(folder: Path) -> Paths:
+    """Where `write_all` and the fixtures of conftest write."""
+    caches = {name: folder / f"{name}.h5" for name in ("scenes", "masks", "regions", "matches", "semantics")}
+    return Paths.under(folder).at(
+        prepared=folder / "prepared", graph=folder / "graph", models=folder / "models", **caches
+    )
 
 
-def write_all(folder: Path, prepared: Path) -> EvidencePaths:
-    """Write every cache of a prepared data set."""
-    found = paths(folder)
-    write_regions(found.regions, prepared)
-    write_matches(found.matches, found.regions, prepared)
-    write_semantics(found.semantics, prepared)
-    write_graph(found.graph, prepared)
-    return found
+def write_all(folder: Path, prepared: Path) -> Paths:
+    """Write the caches of regions, matches and semantics, and the graph of a prepared data set."""
+    written = paths(folder).at(prepared=prepared)
+    write_regions(written.regions, prepared)
+    write_matches(written.matches, written.regions, prepared)
+    write_semantics(written.semantics, prepared)
+    write_graph(written.graph, prepared)
+    return written
 
 
 def write_masks(path: Path, prepared: Path, **options: Any) -> Path:
     """Write masks.h5 as it lies beside the regions; nothing but its description is read."""
 
     def arrays(unit: int) -> Arrays:
-        found = mask_set(np.zeros((0, *SIZE), np.bool_)).arrays()
-        return {**found, "embedding": np.zeros((0, 0, 0), np.float16)}
+        nothing = mask_set(np.zeros((0, *SIZE), np.bool_)).arrays()
+        return {**nothing, "embedding": np.zeros((0, 0, 0), np.float16)}
 
     return _write(path, MASKS, prepared, arrays, 2, **options)
 
@@ -158,6 +164,11 @@ def confidences(pair: int) -> NDArray[np.float16]:
     return (np.random.default_rng(100 + pair).random(COUNTS[pair]) ** 6).astype(np.float16)
 
 
+def without_maps(unit: int, arrays: Arrays) -> None:
+    """Semantic regions that were imported: without maps."""
+    arrays["map"] = arrays["map_score"] = np.zeros((0, 0), np.uint8)
+
+
 def with_grids(unit: int, arrays: Arrays) -> None:
     """Regions that keep their 7×7 grids, of `GRID_CHANNELS` channels."""
     shape = (len(arrays["boxes"]), GRID_CHANNELS, 7, 7)
@@ -190,8 +201,8 @@ def _semantic_arrays(unit: int) -> Arrays:
         "descriptors": np.zeros((count, 2), np.float16),
         "similarity": random.uniform(-1, 1, (count, PROMPTS)).astype(np.float16),
         "selected": (random.random(count) < 0.7).astype(np.uint8),
-        "map": np.zeros((2, 2), np.uint8),
-        "map_score": np.zeros((2, 2), np.uint8),
+        "map": np.random.default_rng(300 + unit).integers(0, PROMPTS + 1, MAP_SIZE, dtype=np.uint8),
+        "map_score": np.zeros(MAP_SIZE, np.uint8),
         "size": np.array(SIZE, np.int32),
     }
 
@@ -214,16 +225,16 @@ def _write(
     ids = ids or [pair.id for pair in read_prepared(prepared).pairs]
     units: list[Arrays | None] = []
     for unit in range(dates * len(ids)):
-        found = arrays(unit)
-        spoil(unit, found)
-        units.append(None if unit in missing else found)
+        values = arrays(unit)
+        spoil(unit, values)
+        units.append(None if unit in missing else values)
     own = {"pairs.jsonl": sha256_file(prepared / "pairs.jsonl")} if pairs else {}
-    values = settings or {}
+    settings = settings or {}
     provenance = Provenance(
         stage=schema.stage,
         schema_version=schema.version,
-        settings=values,
-        settings_hash=content_key(values),
+        settings=settings,
+        settings_hash=content_key(settings),
         weights={"sam": weights},
         upstream=own | (upstream or {}),
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.cache.schema import Provenance
 from pipeline.cache.writer import pack
-from pipeline.captioners.settings import SageCCSettings, DecoderSettings, SceneEncoderSettings
+from pipeline.captioners.settings import DecoderSettings, SageCCSettings, SceneEncoderSettings
 from pipeline.config import settings_hash
 from pipeline.datasets.records import Pair, read_prepared, write_prepared
 from pipeline.datasets.settings import VocabularySettings
