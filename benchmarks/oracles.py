@@ -154,7 +154,7 @@ class Trial:
             work=self._work,
         )
         with Cache.open(found, MASKS) as cache:
-            gold = matching.read_gold(self.world, _SPLIT, cache)
+            truth = matching.read_ground_truth(self.world, _SPLIT, cache)
         learned = self._section("matches", MatchesSettings)
         scores = {}
         for method in (learned.method, "nearest"):
@@ -162,10 +162,10 @@ class Trial:
             target = self._folder / f"{method}.h5"
             out = matches.run(settings, described, target, engine=self._engine, work=self._work)
             with Cache.open(out, MATCHES) as cache:
-                best = matching.best_threshold(gold, cache, settings.assignment, _THRESHOLDS)
+                best = matching.best_threshold(truth, cache, settings.assignment, _THRESHOLDS)
                 for threshold in dict.fromkeys((settings.assignment.threshold, best)):
                     chosen = settings.assignment.model_copy(update={"threshold": threshold})
-                    scores[f"{method}, τ = {threshold:g}"] = matching.score_matches(gold, cache, chosen)
+                    scores[f"{method}, τ = {threshold:g}"] = matching.score_matches(truth, cache, chosen)
         return scores
 
     def _precision(self) -> dict[str, float]:

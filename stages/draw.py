@@ -50,7 +50,7 @@ def run(
     ]
     if not imagery:
         drawn = [without_imagery(pair) for pair in drawn]
-    available = drawn[0].known
+    available = drawn[0].kinds
     chosen = tuple(kind for kind in available if kind in kinds or not kinds)
     for kind in kinds:
         if kind not in available:

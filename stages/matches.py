@@ -15,9 +15,9 @@ from pipeline.execution.build import build_cache
 from pipeline.execution.compute import Item
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import content_key, sha256_bytes, sha256_file
-from pipeline.vision.matching.build import require_weights
+from pipeline.vision.matching.build import require_matcher_weights
 from pipeline.vision.matching.cache import SCHEMA
-from pipeline.vision.matching.worker import DATES, MatchWorker, PairOfRegions
+from pipeline.vision.matching.worker import DATES, MatchWorker, PairToMatch
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from pipeline.vision.regions.cache import read_regions
 from stages import paths
@@ -97,10 +97,10 @@ def _items(cache: Cache, length: int) -> list[Item]:
             found = read_regions(cache, unit)
             arrays = (found.descriptors, found.boxes, found.centroids, found.scores)
             digests.append([*found.size, *(sha256_bytes(array.tobytes()) for array in arrays)])
-        items.append(Item(content_key(digests, missing), name, PairOfRegions(path, number, missing)))
+        items.append(Item(content_key(digests, missing), name, PairToMatch(path, number, missing)))
     return items
 
 
 def _weights_sha(settings: MatchesSettings) -> str:
 
-    return sha256_file(require_weights(settings))
+    return sha256_file(require_matcher_weights(settings))

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.checkpoints import missing_advice
 from pipeline.config import Section, parse_section, render_params, with_overrides
 from pipeline.errors import SettingsError
-from pipeline.vision.matching.build import assignment, training_advice
+from pipeline.vision.matching.build import training_hint
 from pipeline.vision.sam.settings import PUBLISHED_GENERATOR
 from stages.settings import SECTIONS, MatchesSettings, PrepareSettings, PretrainSettings, RegionsSettings
 
@@ -245,7 +245,7 @@ def _advice(path: Path, setting: str, sections: Mapping[str, Section]) -> str:
         for name, value in getattr(regions, part).model_dump(mode="json").items()
         if value != getattr(getattr(pretrain.matcher.regions, part), name)
     ]
-    training = training_advice(matches, pretrain.matcher, changes)
+    training = training_hint(matches, pretrain.matcher, changes)
     return f"after `dvc repro masks`, {training}; or put a matcher of them there"
 
 

@@ -19,10 +19,10 @@ from pipeline.vision.regions.descriptor import build_head
 from pipeline.vision.regions.worker import (
     RegionImage,
     RegionWorker,
-    footprint,
     mask_digests,
-    read_source,
-    require_weights,
+    read_mask_source,
+    require_sam_weights,
+    size_report,
 )
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from stages import paths
@@ -59,17 +59,17 @@ def run(
     data = read_prepared(prepared)
     expectation = Expectation(upstream={"pairs.jsonl": data.card.pairs_sha256}, repair="sagecc masks")
     with Cache.open(masks, MASKS, expect=expectation) as cache:
-        source = read_source(cache)
+        source = read_mask_source(cache)
         digests = list(mask_digests(cache, outlines=settings.roi.mask_pooling))
-    if not source.stored:
-        require_weights(source)
+    if not source.has_embeddings:
+        require_sam_weights(source)
     weights = {"sam": source.weights_sha256}
     if settings.head.kind == "conv" and settings.head.weights is not None:
         # Refused before any image is read.
         build_head(source.channels, settings.head)
         weights["head"] = sha256_file(Path(settings.head.weights))
 
-    encoded = [source.sam.model_dump(mode="json", exclude={"weights"}), source.precision, source.stored]
+    encoded = [source.sam.model_dump(mode="json", exclude={"weights"}), source.precision, source.has_embeddings]
     items = []
     for image in data.images():
         key = content_key(image.sha256, digests[image.unit], encoded)
@@ -83,7 +83,7 @@ def run(
         weights=weights,
         upstream={"pairs.jsonl": data.card.pairs_sha256, "masks.h5": sha256_file(masks)},
     )
-    say(f"regions: {footprint(settings, source.channels, source.masks, len(items))}")
+    say(f"regions: {size_report(settings, source.channels, source.mask_count, len(items))}")
     return build_cache(
         output,
         SCHEMA,

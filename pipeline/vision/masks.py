@@ -1,6 +1,6 @@
-"""Fields that several caches of images hold.
+"""Run lengths of binary masks, COCO's uncompressed RLE, and the cache fields of masks that several schemas share.
 
-Run lengths of binary masks as COCO counts them: down the columns, the first run being of zeros.
+COCO counts down the columns, and the first run is of zeros.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pipeline.cache.schema import Field
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """Return the run lengths of a mask (H, W): they alternate between false and true, beginning with false."""
+    """Return the run lengths of a mask (H, W), alternately of false and true, beginning with false."""
     flat = mask.ravel(order="F")
     if flat.size == 0:
         return np.zeros(0, dtype=np.uint32)
@@ -23,7 +23,7 @@ def encode_rle(mask: NDArray[np.bool_]) -> NDArray[np.uint32]:
 
 
 def decode_rle(counts: NDArray[np.unsignedinteger], height: int, width: int) -> NDArray[np.bool_]:
-    """Return the mask (height, width) of its run lengths.
+    """Return the mask (height, width) with these run lengths.
 
     Raises:
         ValueError: The runs do not add up to height × width.
@@ -38,7 +38,7 @@ def decode_rle(counts: NDArray[np.unsignedinteger], height: int, width: int) -> 
 def decode_rles(
     runs: NDArray[np.integer], counts: NDArray[np.unsignedinteger], height: int, width: int
 ) -> NDArray[np.bool_]:
-    """Return the masks (N, height, width) whose run lengths lie in `counts` one after the other, `runs` (N) of each.
+    """Return the masks (N, height, width) whose run lengths are concatenated in `counts`, `runs` (N) per mask.
 
     Raises:
         ValueError: The runs of a mask do not add up to height × width.
@@ -54,11 +54,11 @@ SIZE = Field("size", dtype="int32", shape=(2,), unit="px", description="height a
 
 
 def geometry(offsets: str, order: str = "") -> tuple[Field, Field, Field]:
-    """Return boxes, centroids and areas of masks.
+    """Return the cache fields for boxes, centroids and areas of masks.
 
     Args:
         offsets: Name of the offsets that they share with the other fields of the masks.
-        order: What the description of the boxes says of the order of the masks.
+        order: Text on the order of the masks, appended to the description of the boxes.
     """
     return (
         Field(
@@ -82,11 +82,11 @@ def geometry(offsets: str, order: str = "") -> tuple[Field, Field, Field]:
 
 
 def run_lengths(offsets: str, masks: str) -> tuple[Field, Field]:
-    """Return the fields of masks as `pipeline.vision.masks` counts them.
+    """Return the cache fields for run lengths of masks, see `encode_rle`.
 
     Args:
         offsets: Name of the offsets of `runs`, which it shares with the other fields of the masks.
-        masks: Which masks these are, for the description.
+        masks: What the masks are, for the description.
     """
     return (
         Field("runs", dtype="int32", offsets=offsets, description="number of run lengths of each mask in `counts`"),

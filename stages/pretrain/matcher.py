@@ -15,7 +15,7 @@ from pipeline.files import content_key, sha256_file
 from pipeline.runtime import deterministic, resolve_device
 from pipeline.training.pretraining import begin_with, pretrain, state_key, write_mini
 from pipeline.vision.matching.build import learned_matcher
-from pipeline.vision.matching.examples import Describer, PreparedImages, compute_examples, date_examples, joined
+from pipeline.vision.matching.examples import Describer, Examples, PreparedImages, date_examples, view_examples
 from pipeline.vision.matching.pretraining import batches, losses, validate
 from pipeline.vision.matching.settings import AssignmentSettings
 from pipeline.vision.regions.descriptor import build_head
@@ -73,7 +73,7 @@ def run(
         key = content_key(sha256_file(masks), settings.model_dump(mode="json", include=set(made_of)))
         folder = paths.WORK / "pretrain-matcher" / "examples" / key[:32]
         views = {
-            split: compute_examples(
+            split: view_examples(
                 images,
                 images.units(split),
                 describer,
@@ -96,7 +96,7 @@ def run(
             )
             for split in (_SPLITS if generated and settings.dates else ())
         }
-    training = joined([part["train"] for part in (views, dates) if part])
+    training = Examples.cat([examples["train"] for examples in (views, dates) if examples])
     with deterministic(device):
         matcher = learned_matcher(settings, describer.head.width, seed=settings.seed).to(device)
         begun_with = begin_with(matcher, settings.start, kind=f"a {settings.method} of these settings")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import oracles
-from pipeline.vision.matching.oracle import Count, Score
+from pipeline.vision.matching.oracle import Counts, Score
 from pipeline.vision.sam import oracle as sam
 from stages.settings import PretrainGroundingSettings, PretrainSamSettings
 
@@ -17,8 +17,8 @@ TABLES = oracles.Tables(
     recall=sam.report(FOUND),
     masks=12.5,
     matchers={
-        "learned": Score(Count(9, 10, 12), Count(1, 2, 4), Count(3, 3, 3)),
-        "nearest": Score(Count(1, 10, 12), Count(1, 4, 4), Count(1, 3, 3)),
+        "learned": Score(Counts(9, 10, 12), Counts(1, 2, 4), Counts(3, 3, 3)),
+        "nearest": Score(Counts(1, 10, 12), Counts(1, 4, 4), Counts(1, 3, 3)),
     },
     precision={"building": 0.75, "road": 0.5},
     land={"open": 0.8, "water": 0.4},

@@ -11,7 +11,7 @@ from pipeline.datasets.records import read_prepared
 from pipeline.errors import DataError, SettingsError
 from stages import draw
 from tests.stages.region_data import write_masks, write_pairs, write_sam
-from tests.vision.drawing.test_gather import SIZES, write_matches
+from tests.vision.drawing.cache_data import SIZES, write_matches
 
 
 @pytest.fixture(scope="module")

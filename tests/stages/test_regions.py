@@ -18,7 +18,7 @@ from pipeline.errors import ResourceError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.regions.cache import SCHEMA, read_regions
-from pipeline.vision.regions.descriptor import DescriptorHead, build_head, describe, region_grids
+from pipeline.vision.regions.descriptor import DescriptorHead, apply_head, build_head, region_grids
 from pipeline.vision.regions.settings import HeadSettings, RoiSettings
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.cache import read_masks
@@ -122,7 +122,7 @@ def test_grids_are_what_the_descriptors_are_made_of(folder: Path) -> None:
     with Cache.open(regions.run(chosen, prepared, masks, folder / "r.h5", engine=INLINE), SCHEMA) as cache:
         grids = cache.row("grids", 4)
         assert grids.shape == (4, 64, 7, 7)
-        expected = describe(build_head(64, head), torch.from_numpy(grids).float())
+        expected = apply_head(build_head(64, head), torch.from_numpy(grids).float())
         np.testing.assert_allclose(cache.row("descriptors", 4), expected.numpy(), atol=2e-3)
 
 

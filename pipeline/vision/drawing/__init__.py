@@ -1,1 +1,1 @@
-"""Pictures for people: masks, matches and semantic regions drawn over the images they belong to."""
+"""Drawings of masks, matches and semantic regions over their images."""

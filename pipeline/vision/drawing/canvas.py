@@ -1,8 +1,6 @@
-"""Pictures put together: side by side, one above the other, and as a contact sheet with titles.
+"""Drawing primitives: colours, an enlarged image to draw on, and the layout of several pictures.
 
-Colours that readers with and without full colour vision tell apart (Okabe and Ito 2008; Tol's muted ones after).
-
-An enlarged image to draw on: tints and outlines of masks, lines, signs and labels.
+The colours are distinct to readers with and without full colour vision (Okabe and Ito 2008, then Tol's muted ones).
 """
 
 from __future__ import annotations
@@ -41,17 +39,17 @@ PAPER: Final[Colour] = (255, 255, 255)
 VANISHED: Final = VERMILION
 """Regions before without a counterpart after, U1; their sign is a minus."""
 APPEARED: Final[Colour] = (40, 205, 150)
-"""Regions after without a counterpart before, U2; their sign is a plus. Lighter than the trees it may lie on."""
+"""Regions after without a counterpart before, U2; their sign is a plus. Lighter than trees, which it may cover."""
 
 REGIONS: Final[tuple[Colour, ...]] = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
-"""Masks take these in turn."""
+"""Colours of masks, in cyclic order."""
 MATCHES: Final[tuple[Colour, ...]] = (SKY, YELLOW, PURPLE, BLUE, ORANGE, TEAL, ROSE)
-"""Matches take these in turn; the colours of what vanished and appeared are not among them."""
+"""Colours of matches, in cyclic order, without those of vanished and appeared regions."""
 
 _CATEGORIES: Final[tuple[Colour, ...]] = (
     VERMILION, SKY, GREEN, YELLOW, PURPLE, BLUE, ORANGE, GREY, WINE, TEAL, SAND, INDIGO, ROSE, OLIVE,
 )  # fmt: skip
-# What readers of maps expect; the first word found in a category's name decides.
+# Colours customary on maps; the first word that occurs in a category's name decides.
 _CUSTOMARY: Final[tuple[tuple[str, Colour], ...]] = (
     ("pool", SKY),
     ("water", BLUE),
@@ -72,41 +70,41 @@ _CUSTOMARY: Final[tuple[tuple[str, Colour], ...]] = (
 
 
 def category_colours(names: Sequence[str]) -> tuple[Colour, ...]:
-    """Return a colour per category: the customary one where there is one and it is free, else the next free one.
+    """Return a colour per category: the customary one if it is unused, else the next unused one.
 
-    There are fourteen; beyond that they come round again.
+    There are fourteen colours; beyond that they repeat.
     """
-    chosen: dict[int, Colour] = {}
+    colours: dict[int, Colour] = {}
     for index, name in enumerate(names):
-        wish = next((colour for word, colour in _CUSTOMARY if word in name.lower()), None)
-        if wish is not None and wish not in chosen.values():
-            chosen[index] = wish
-    free = [colour for colour in _CATEGORIES if colour not in chosen.values()]
-    rest = [index for index in range(len(names)) if index not in chosen]
-    for position, index in enumerate(rest):
-        chosen[index] = free[position] if position < len(free) else _CATEGORIES[index % len(_CATEGORIES)]
-    return tuple(chosen[index] for index in range(len(names)))
+        customary = next((colour for word, colour in _CUSTOMARY if word in name.lower()), None)
+        if customary is not None and customary not in colours.values():
+            colours[index] = customary
+    unused = [colour for colour in _CATEGORIES if colour not in colours.values()]
+    remaining = [index for index in range(len(names)) if index not in colours]
+    for position, index in enumerate(remaining):
+        colours[index] = unused[position] if position < len(unused) else _CATEGORIES[index % len(_CATEGORIES)]
+    return tuple(colours[index] for index in range(len(names)))
 
 
 SIDE = 512
-"""Pixels that the longer side of an image is enlarged to where no zoom is asked for."""
+"""Length in pixels that the longer side of an image is enlarged to by default."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Box = tuple[float, float, float, float]
 
 
 def zoom_for(height: int, width: int) -> int:
-    """Return the whole number by which an image is enlarged: 4 for one of 128 pixels, 2 for 256, 1 from 512."""
+    """Return the default zoom, an integer: 4 for an image of 128 pixels, 2 for 256, 1 from 512 on."""
     return max(1, SIDE // max(height, width))
 
 
 def font(size: int) -> Font:
-    """Return the font of all pictures; Pillow carries it."""
+    """Return Pillow's built-in font."""
     return ImageFont.load_default(size)
 
 
 def save_png(picture: Image.Image, path: Path) -> Path:
-    """Write a picture as PNG, whole or not at all; the same picture gives the same bytes.
+    """Write a picture as PNG, atomically and reproducibly.
 
     Raises:
         OutputError: The file cannot be written.
@@ -117,14 +115,14 @@ def save_png(picture: Image.Image, path: Path) -> Path:
 
 
 class Canvas:
-    """An image, enlarged, to draw on; all coordinates are pixels of the original image, its corner being (0, 0).
+    """An enlarged image to draw on; all coordinates are pixels of the original image, whose corner is (0, 0).
 
     Args:
         image: RGB (H, W, 3) uint8.
-        zoom: By how much to enlarge it; None: `zoom_for`.
+        zoom: Factor by which to enlarge it; None: `zoom_for`.
 
     Attributes:
-        zoom: By how much it is enlarged.
+        zoom: Factor by which it is enlarged.
     """
 
     def __init__(self, image: NDArray[np.uint8], zoom: int | None = None) -> None:
@@ -135,17 +133,17 @@ class Canvas:
         self._labels: list[Box] = []
 
     def fade(self, share: float) -> None:
-        """Take the colour out, and mix `share` of white in, so that what is drawn next stands out."""
+        """Convert to grey mixed with `share` of white, so that later drawing stands out."""
         grey = self._pixels.mean(axis=2, keepdims=True) * (1 - share) + 255 * share
         self._pixels = np.repeat(np.rint(grey).astype(np.uint8), 3, axis=2)
 
     def tint(self, mask: NDArray[np.bool_], colour: Colour, opacity: float) -> None:
-        """Lay a colour over a mask (H, W)."""
+        """Blend a colour over a mask (H, W)."""
         inside = self._enlarged(mask)
         self._pixels[inside] = np.rint(self._pixels[inside] * (1 - opacity) + np.array(colour) * opacity)
 
     def outline(self, mask: NDArray[np.bool_], colour: Colour, width: int = 1, *, halo: bool = False) -> None:
-        """Draw the inner edge of a mask (H, W), `width` pixels of the picture wide; with a dark line inside of it."""
+        """Draw the inner edge of a mask (H, W), `width` picture pixels wide, with a dark line inside it if `halo`."""
         inside = self._enlarged(mask)
         core = inside
         for _ in range(width):
@@ -156,7 +154,7 @@ class Canvas:
         self._pixels[inside & ~core] = colour
 
     def sign(self, at: Sequence[float], kind: Literal["plus", "minus"], size: int = 16) -> None:
-        """Draw a white plus or minus with a dark edge, centred at `at` (x, y), `size` pixels of the picture wide."""
+        """Draw a white plus or minus with a dark edge, centred at `at` (x, y), `size` picture pixels wide."""
         x, y = (round(float(value) * self.zoom) for value in at)
         half, thick = size // 2, size // 6
         bars = [(x - half, y - thick, x + half, y + thick)]
@@ -167,20 +165,20 @@ class Canvas:
         for grow, colour in ((2, INK), (0, PAPER)):
             for left, top, right, bottom in bars:
                 draw.rectangle((left - grow, top - grow, right + grow, bottom + grow), fill=colour)
-        self._take(picture)
+        self._pixels = np.array(picture)
 
     def label(self, box: Sequence[float], text: str, colour: Colour, size: int = 14) -> bool:
-        """Write a label at a corner of `box`, or in its middle, where no other label is; return whether there was room.
+        """Write a label at a corner of `box` or in its middle, where no other label is; return whether one was free.
 
         Args:
             box: Left, top, right, bottom.
             text: The label.
-            colour: Of the field that it is written on.
-            size: Of the letters, in pixels of the picture.
+            colour: Background colour.
+            size: Font size in picture pixels.
         """
-        letters = font(size)
-        # The same height for all: descenders do not count.
-        width, height = letters.getlength(text) + 8, size + 5
+        typeface = font(size)
+        # All labels have the same height, with or without descenders.
+        width, height = typeface.getlength(text) + 8, size + 5
         limit_y, limit_x = self._pixels.shape[:2]
         left, top, right, bottom = (value * self.zoom for value in box)
         corners = [
@@ -201,16 +199,13 @@ class Canvas:
         picture = self.picture()
         draw = ImageDraw.Draw(picture)
         draw.rectangle(field, fill=colour, outline=INK)
-        draw.text((x0 + 4, y0 + height / 2), text, readable_on(colour), letters, anchor="lm")
-        self._take(picture)
+        draw.text((x0 + 4, y0 + height / 2), text, readable_on(colour), typeface, anchor="lm")
+        self._pixels = np.array(picture)
         return True
 
     def picture(self) -> Image.Image:
-        """Return what has been drawn so far, RGB."""
+        """Return the picture drawn so far, RGB."""
         return Image.fromarray(self._pixels)
-
-    def _take(self, picture: Image.Image) -> None:
-        self._pixels = np.array(picture)
 
     def _enlarged(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         height, width = (side // self.zoom for side in self._pixels.shape[:2])
@@ -220,13 +215,13 @@ class Canvas:
 
 
 def readable_on(colour: Colour) -> Colour:
-    """Return dark ink or white, whichever is read better on `colour` (relative luminance, ITU-R BT.709)."""
+    """Return dark ink or white, whichever contrasts more with `colour` (relative luminance, ITU-R BT.709)."""
     red, green, blue = colour
     return INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 120 else PAPER
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Take away the pixels that touch the outside, of the picture's edge too."""
+    """Return the mask without the pixels at its border or at the picture's edge."""
     padded = np.pad(mask, 1)
     core: NDArray[np.bool_] = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return core
@@ -242,7 +237,7 @@ _CAPTION = 30
 
 
 def beside(pictures: Sequence[Image.Image], *, gap: int = _GAP) -> Image.Image:
-    """Put pictures side by side, tops in line, on white."""
+    """Place pictures side by side on white, aligned at the top."""
     size = (
         sum(p.width for p in pictures) + gap * max(len(pictures) - 1, 0),
         max((p.height for p in pictures), default=0),
@@ -256,7 +251,7 @@ def beside(pictures: Sequence[Image.Image], *, gap: int = _GAP) -> Image.Image:
 
 
 def stacked(pictures: Sequence[Image.Image], *, gap: int = _GAP) -> Image.Image:
-    """Put pictures one above the other, left edges in line, on white."""
+    """Place pictures one above the other on white, aligned at the left."""
     size = (
         max((p.width for p in pictures), default=0),
         sum(p.height for p in pictures) + gap * max(len(pictures) - 1, 0),
@@ -270,23 +265,23 @@ def stacked(pictures: Sequence[Image.Image], *, gap: int = _GAP) -> Image.Image:
 
 
 def titled(picture: Image.Image, title: str) -> Image.Image:
-    """Put a title above a picture, as much of it as there is room for."""
+    """Add a title above a picture, shortened to its width."""
     band = Image.new("RGB", (picture.width, _TITLE), PAPER)
-    letters = font(16)
-    text = shortened(title, letters, picture.width - 8)
-    ImageDraw.Draw(band).text((picture.width // 2, _TITLE // 2), text, QUIET, letters, anchor="mm")
+    typeface = font(16)
+    text = shortened(title, typeface, picture.width - 8)
+    ImageDraw.Draw(band).text((picture.width // 2, _TITLE // 2), text, QUIET, typeface, anchor="mm")
     return stacked([band, picture], gap=0)
 
 
 def contact_sheet(
     rows: Sequence[Sequence[Image.Image]], titles: Sequence[str] = (), captions: Sequence[str] = ()
 ) -> Image.Image:
-    """Put rows of pictures into one: a row per pair, a column per kind of picture.
+    """Arrange pictures in a grid: a row per pair, a column per kind of picture.
 
     Args:
         rows: Pictures of each row.
-        titles: Above the columns; none, or one per column.
-        captions: Under the rows; none, or one per row.
+        titles: Column titles; none, or one per column.
+        captions: Captions below the rows; none, or one per row.
 
     Raises:
         ValueError: There are no rows, or not as many titles or captions as columns or rows.
@@ -306,15 +301,15 @@ def contact_sheet(
     return sheet
 
 
-def shortened(text: str, letters: Font, width: float) -> str:
-    """Cut whole words off the end of a text until it is no wider than `width` pixels."""
-    while letters.getlength(text) > width and " " in text.removesuffix(" …"):
+def shortened(text: str, typeface: Font, width: float) -> str:
+    """Drop whole words at the end of a text until it is no wider than `width` pixels."""
+    while typeface.getlength(text) > width and " " in text.removesuffix(" …"):
         text = text.removesuffix(" …").rsplit(" ", 1)[0] + " …"
     return text
 
 
 def _caption(text: str, width: int) -> Image.Image:
     band = Image.new("RGB", (width, _CAPTION), PAPER)
-    letters = font(17)
-    ImageDraw.Draw(band).text((2, _CAPTION // 2), shortened(text, letters, width), INK, letters, anchor="lm")
+    typeface = font(17)
+    ImageDraw.Draw(band).text((2, _CAPTION // 2), shortened(text, typeface, width), INK, typeface, anchor="lm")
     return band

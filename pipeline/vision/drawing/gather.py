@@ -1,4 +1,4 @@
-"""Reading from the caches what is drawn of a pair."""
+"""Reading the data of a drawing from the caches."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from pipeline.vision.sam.cache import read_masks
 def gather_pair(
     prepared: Path, identity: str, *, masks: Path, matches: Path | None = None, semantics: Path | None = None
 ) -> DrawnPair:
-    """Read what the caches know of one pair.
+    """Read one pair from the caches.
 
     Args:
         prepared: Folder that `sagecc prepare` wrote.
         identity: The pair's id.
         masks: Cache that `sagecc masks` wrote.
-        matches: Cache that `sagecc matches` wrote, if correspondences are wanted.
-        semantics: Cache that `sagecc semantics` wrote, if semantic regions are wanted.
+        matches: Cache that `sagecc matches` wrote; None: no correspondences.
+        semantics: Cache that `sagecc semantics` wrote; None: no semantic regions.
 
     Raises:
-        CacheError: A cache is missing or damaged, is of other pairs, or the matches are of other masks.
-        DataError: There is no such pair, or an image cannot be read or was not there when the data were prepared.
+        CacheError: A cache is missing or damaged, is of other pairs, or the matches belong to other masks.
+        DataError: There is no such pair, or an image cannot be read or was missing when the data were prepared.
     """
     data = read_prepared(prepared)
     data.require_images()
@@ -51,10 +51,12 @@ def gather_pair(
     expect = Expectation(upstream={"pairs.jsonl": data.card.pairs_sha256})
     images = [read_rgb(data.root / name, convert=True) for name in (pair.before, pair.after)]
     regions = _regions(masks, identity, images, expect)
-    found = None if matches is None else _matches(matches, identity, regions)
-    named = None if semantics is None else _semantics(semantics, identity, images, expect)
-    drawn, names = named or (None, ())
-    return DrawnPair(_caption(pair), regions, found, drawn, names)
+    pair_matches = None if matches is None else _matches(matches, identity, regions)
+    both_semantics: tuple[DrawnSemantics, DrawnSemantics] | None = None
+    names: tuple[str, ...] = ()
+    if semantics is not None:
+        both_semantics, names = _semantics(semantics, identity, images, expect)
+    return DrawnPair(_caption(pair), regions, pair_matches, both_semantics, names)
 
 
 def _caption(pair: Pair) -> str:
@@ -79,32 +81,32 @@ def _matches(path: Path, identity: str, regions: tuple[DrawnRegions, DrawnRegion
         unit = cache.unit(identity)
         counts = cache.row("counts", unit).tolist()
         skipped = unit in cache.missing
-        found = read_matches(cache, unit)
+        assignment = read_matches(cache, unit)
     if not skipped and counts != [len(each.masks) for each in regions]:
         raise CacheError(
             "the matches are of other masks than these", where=path, fix="run `sagecc regions` and `sagecc matches`"
         )
-    return DrawnMatches(found.matched, found.unmatched_before, found.unmatched_after)
+    return DrawnMatches(assignment.matched, assignment.unmatched_before, assignment.unmatched_after)
 
 
 def _semantics(
     path: Path, identity: str, images: list[NDArray[np.uint8]], expect: Expectation
-) -> tuple[tuple[DrawnSemantics, DrawnSemantics], tuple[str, ...]] | None:
-    """Return both dates' semantic regions and the categories' names; None for imported ones, which have no place."""
+) -> tuple[tuple[DrawnSemantics, DrawnSemantics] | None, tuple[str, ...]]:
+    """Return both dates' semantic regions and the categories' names; None for imported ones, which have no masks."""
     with Cache.open(path, SEMANTICS, expect=expect) as cache:
         if "grounding" not in cache.provenance.settings:
-            return None
+            return None, ()
         sets = [read_semantics(cache, cache.unit(identity, date)) for date in (0, 1)]
         prompts = cache.provenance.settings["grounding"]["prompts"]
     before, after = (
         DrawnSemantics(
-            masks=found.masks if len(found) else _no_masks(image),
-            boxes=found.boxes,
-            categories=found.category,
-            scores=found.scores,
-            map=_at_size(found.map, image.shape[:2]),
+            masks=regions.masks if len(regions) else _no_masks(image),
+            boxes=regions.boxes,
+            categories=regions.category,
+            scores=regions.scores,
+            map=_at_size(regions.map, image.shape[:2]),
         )
-        for image, found in zip(images, sets, strict=True)
+        for image, regions in zip(images, sets, strict=True)
     )
     return (before, after), tuple(category.name for category in parse_prompts(prompts))
 
@@ -114,7 +116,7 @@ def _no_masks(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _at_size(labels: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Bring a map to the size (height, width) of its image; one of a skipped image is empty."""
+    """Resize a semantic map to the size (height, width) of its image; that of a skipped image is empty."""
     if labels.shape == size:
         return labels
     if labels.size == 0:

@@ -1,11 +1,4 @@
-"""All that is known of a pair's regions in one picture, and of several pairs on one sheet.
-
-Masks as coloured, translucent overlays with outlines.
-
-Correspondences: both dates side by side, matched regions joined by lines, unmatched ones marked.
-
-Semantic regions with their categories and scores, and semantic maps with a legend.
-"""
+"""Drawings of a pair's regions: masks, correspondences, semantic regions and maps, alone or on a sheet of pairs."""
 
 from __future__ import annotations
 
@@ -38,12 +31,12 @@ _OPACITY = 0.42
 
 
 def draw_masks(image: NDArray[np.uint8], masks: NDArray[np.bool_], *, zoom: int | None = None) -> Image.Image:
-    """Draw masks over their image, small ones above large ones.
+    """Draw masks as translucent, outlined overlays of their image, small ones above large ones.
 
     Args:
         image: RGB (H, W, 3).
         masks: (N, H, W); N may be 0.
-        zoom: By how much the image is enlarged; None: to about 512 pixels.
+        zoom: Factor by which the image is enlarged; None: to about 512 pixels.
 
     Returns:
         RGB, `zoom` times the size of the image.
@@ -59,13 +52,13 @@ def draw_masks(image: NDArray[np.uint8], masks: NDArray[np.bool_], *, zoom: int 
 
 GAP = 24
 """Pixels between the two dates."""
-# Lines are drawn larger and reduced: Pillow's own have no soft edges.
-_FINE = 3
+# Lines are drawn at this scale and reduced, since Pillow does not antialias them.
+_SUPERSAMPLING = 3
 
 
 @dataclass(frozen=True)
 class DrawnRegions:
-    """The N regions of one date as they are drawn.
+    """The N regions of one date.
 
     Attributes:
         image: RGB (H, W, 3) uint8.
@@ -87,10 +80,10 @@ def draw_matches(
     *,
     zoom: int | None = None,
 ) -> Image.Image:
-    """Draw what a matcher says of a pair.
+    """Draw both dates side by side with their correspondences.
 
-    Matched regions are outlined and joined in a colour of their own. Those of U1 are tinted red-orange with a minus,
-    those of U2 blue-green with a plus.
+    Matched regions are outlined and joined by a line in one colour per match. Those of U1 are tinted red-orange with a
+    minus, those of U2 blue-green with a plus.
 
     Args:
         before: Regions of the earlier image.
@@ -98,12 +91,15 @@ def draw_matches(
         matched: (M, 2) region before, region after.
         unmatched_before: U1.
         unmatched_after: U2.
-        zoom: By how much the images are enlarged; None: to about 512 pixels.
+        zoom: Factor by which the images are enlarged; None: to about 512 pixels.
 
     Returns:
         RGB: earlier image, gap, later image.
     """
-    left, right = _marked(before, unmatched_before, VANISHED, zoom), _marked(after, unmatched_after, APPEARED, zoom)
+    left, right = (
+        _mark_unmatched(before, unmatched_before, VANISHED, zoom),
+        _mark_unmatched(after, unmatched_after, APPEARED, zoom),
+    )
     for number, (p, q) in enumerate(matched.tolist()):
         colour = MATCHES[number % len(MATCHES)]
         left.outline(before.masks[p], colour, 2)
@@ -122,10 +118,10 @@ def draw_matches(
         )
         for number, (p, q) in enumerate(matched.tolist())
     ]
-    return _joined(beside(pictures, gap=GAP), lines)
+    return _draw_lines(beside(pictures, gap=GAP), lines)
 
 
-def _marked(regions: DrawnRegions, unmatched: NDArray[np.integer], colour: Colour, zoom: int | None) -> Canvas:
+def _mark_unmatched(regions: DrawnRegions, unmatched: NDArray[np.integer], colour: Colour, zoom: int | None) -> Canvas:
     canvas = Canvas(regions.image, zoom)
     # Small ones above large ones.
     for number in sorted(unmatched.tolist(), key=lambda number: -int(regions.masks[number].sum())):
@@ -134,21 +130,23 @@ def _marked(regions: DrawnRegions, unmatched: NDArray[np.integer], colour: Colou
     return canvas
 
 
-def _joined(picture: Image.Image, lines: list[tuple[tuple[float, float], tuple[float, float], Colour]]) -> Image.Image:
-    """Draw lines with a dark edge and dots at their ends."""
-    layer = Image.new("RGBA", (picture.width * _FINE, picture.height * _FINE), (0, 0, 0, 0))
+def _draw_lines(
+    picture: Image.Image, lines: list[tuple[tuple[float, float], tuple[float, float], Colour]]
+) -> Image.Image:
+    """Draw lines with dark edges and dots at their ends."""
+    layer = Image.new("RGBA", (picture.width * _SUPERSAMPLING, picture.height * _SUPERSAMPLING), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
     for start, end, colour in lines:
-        ends = [(x * _FINE, y * _FINE) for x, y in (start, end)]
+        ends = [(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in (start, end)]
         for fill, width, radius in (((*INK, 170), 3.0, 5.0), ((*colour, 235), 1.4, 3.5)):
-            draw.line(ends, fill, round(width * _FINE))
+            draw.line(ends, fill, round(width * _SUPERSAMPLING))
             for point in ends:
-                draw.circle(point, radius * _FINE, fill)
+                draw.circle(point, radius * _SUPERSAMPLING, fill)
     layer = layer.resize(picture.size, Image.Resampling.BOX)
     return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
 
 
-_LETTERS = 15
+_FONT_SIZE = 15
 _ROW = 24
 _SWATCH = 14
 
@@ -163,16 +161,16 @@ def draw_semantic_regions(
     *,
     zoom: int | None = None,
 ) -> Image.Image:
-    """Draw regions in the colours of their categories, each with name and score where there is room for it.
+    """Draw regions in the colours of their categories, with name and score where a label fits.
 
     Args:
         image: RGB (H, W, 3).
         masks: (N, H, W); N may be 0.
         boxes: (N, 4) left, top, right, bottom in pixels.
-        categories: (N) numbers of `names`.
-        scores: (N) the detector's scores; high ones are labelled first.
+        categories: (N) indices into `names`.
+        scores: (N) detection scores; regions with high ones are labelled first.
         names: All categories.
-        zoom: By how much the image is enlarged; None: to about 512 pixels.
+        zoom: Factor by which the image is enlarged; None: to about 512 pixels.
 
     Returns:
         RGB, `zoom` times the size of the image.
@@ -198,17 +196,17 @@ def draw_semantic_map(
     zoom: int | None = None,
     legend: bool = True,
 ) -> Image.Image:
-    """Draw a semantic map in colour over the image in pale grey.
+    """Draw a semantic map over the image in pale grey.
 
     Args:
         image: RGB (H, W, 3).
-        categories: (H, W): number of `names` plus one, 0 for none.
+        categories: (H, W): index into `names` plus one, 0 for none.
         names: All categories.
-        zoom: By how much the image is enlarged; None: to about 512 pixels.
-        legend: Whether the categories that occur are listed below, with their shares of the picture.
+        zoom: Factor by which the image is enlarged; None: to about 512 pixels.
+        legend: Whether to list the occurring categories and their shares of the image below.
 
     Returns:
-        RGB, `zoom` times the size of the image, and higher by the legend.
+        RGB, `zoom` times the size of the image, plus the legend below it.
     """
     canvas = Canvas(image, zoom)
     canvas.fade(0.35)
@@ -219,41 +217,41 @@ def draw_semantic_map(
 
 
 def draw_legend(maps: Sequence[NDArray[np.integer]], names: Sequence[str], width: int) -> Image.Image:
-    """Draw the categories that occur in semantic maps, with their shares of all pixels, in rows `width` wide.
+    """Draw a legend of the categories in semantic maps with their shares of all pixels.
 
     Args:
         maps: Semantic maps, see `draw_semantic_map`.
         names: All categories.
-        width: In pixels.
+        width: Width of the legend in pixels.
     """
-    letters = font(_LETTERS)
+    typeface = font(_FONT_SIZE)
     colours = category_colours(names)
     total = max(sum(values.size for values in maps), 1)
     shares = [sum(int((values == number).sum()) for values in maps) / total for number in range(1, len(names) + 1)]
     entries = [(colours[i], f"{names[i]} {share:.0%}") for i, share in enumerate(shares) if share > 0]
     if not entries:
         entries = [(PAPER, "no category found")]
-    places: list[tuple[int, int]] = []
+    positions: list[tuple[int, int]] = []
     x, row = 8, 0
     for _, text in entries:
-        needed = _SWATCH + 6 + round(letters.getlength(text)) + 16
-        if x > 8 and x + needed > width:
+        entry_width = _SWATCH + 6 + round(typeface.getlength(text)) + 16
+        if x > 8 and x + entry_width > width:
             x, row = 8, row + 1
-        places.append((x, row))
-        x += needed
+        positions.append((x, row))
+        x += entry_width
     picture = Image.new("RGB", (width, _ROW * (row + 1) + 8), PAPER)
     draw = ImageDraw.Draw(picture)
-    for (colour, text), (left, line) in zip(entries, places, strict=True):
+    for (colour, text), (left, line) in zip(entries, positions, strict=True):
         middle = 4 + line * _ROW + _ROW // 2
         swatch = (left, middle - _SWATCH // 2, left + _SWATCH, middle + _SWATCH // 2)
         draw.rectangle(swatch, fill=colour, outline=INK if colour != PAPER else PAPER)
-        draw.text((left + _SWATCH + 6, middle), text, INK, letters, anchor="lm")
+        draw.text((left + _SWATCH + 6, middle), text, INK, typeface, anchor="lm")
     return picture
 
 
 Kind = Literal["masks", "matches", "semantics", "maps"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-"""masks: of both dates; matches: correspondences; semantics: semantic regions of both dates; maps: semantic maps."""
+"""Kinds of pictures: masks and semantic regions and maps of both dates, and the matches between them."""
 
 _DATES: Final = ("before", "after")
 _GREY: Final = 128
@@ -261,7 +259,7 @@ _GREY: Final = 128
 
 @dataclass(frozen=True)
 class DrawnMatches:
-    """What a matcher says of a pair.
+    """Matched and unmatched regions of a pair.
 
     Attributes:
         matched: (M, 2) region before, region after.
@@ -281,9 +279,9 @@ class DrawnSemantics:
     Attributes:
         masks: (J, H, W) bool.
         boxes: (J, 4) left, top, right, bottom in pixels.
-        categories: (J) numbers of the categories.
+        categories: (J) category indices.
         scores: (J).
-        map: (H, W): number of the category plus one, 0 for none.
+        map: (H, W): category index plus one, 0 for none.
     """
 
     masks: NDArray[np.bool_]
@@ -295,14 +293,14 @@ class DrawnSemantics:
 
 @dataclass(frozen=True)
 class DrawnPair:
-    """A pair and what is known of its regions.
+    """A pair with its regions, and with matches and semantics where available.
 
     Attributes:
-        caption: What is written under it on a sheet.
+        caption: Text below it on a sheet.
         regions: Images and masks of both dates.
         matches: Correspondences of the masks.
         semantics: Semantic regions and maps of both dates.
-        names: All categories of `semantics`.
+        names: Category names of `semantics`.
     """
 
     caption: str
@@ -312,27 +310,27 @@ class DrawnPair:
     names: tuple[str, ...] = ()
 
     @property
-    def known(self) -> tuple[Kind, ...]:
-        """The kinds of pictures that can be drawn of it."""
-        there = {"masks": True, "matches": self.matches, "semantics": self.semantics, "maps": self.semantics}
-        return tuple(kind for kind in KINDS if there[kind])
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of pictures that can be drawn of the pair."""
+        data = {"masks": True, "matches": self.matches, "semantics": self.semantics, "maps": self.semantics}
+        return tuple(kind for kind in KINDS if data[kind])
 
 
 def without_imagery(pair: DrawnPair) -> DrawnPair:
-    """Return the pair with grey in place of its images."""
+    """Return the pair with its images replaced by grey."""
     before, after = (replace(date, image=np.full_like(date.image, _GREY)) for date in pair.regions)
     return replace(pair, regions=(before, after))
 
 
 def draw_pair(pair: DrawnPair, *, zoom: int | None = None) -> Image.Image:
-    """Draw a pair, the earlier date on the left, in as many rows as there is something to tell of.
+    """Draw a pair, the earlier date on the left, in one row per available kind of picture.
 
     Args:
-        pair: What is drawn.
-        zoom: By how much the images are enlarged; None: to about 512 pixels.
+        pair: The pair.
+        zoom: Factor by which the images are enlarged; None: to about 512 pixels.
     """
     rows = []
-    for kind in pair.known:
+    for kind in pair.kinds:
         panels = _panels(pair, kind, zoom)
         rows.append(beside([titled(picture, title) for title, picture in panels], gap=GAP))
     if pair.semantics is not None:
@@ -341,12 +339,12 @@ def draw_pair(pair: DrawnPair, *, zoom: int | None = None) -> Image.Image:
 
 
 def draw_sheet(pairs: Sequence[DrawnPair], kinds: Sequence[Kind], *, zoom: int | None = 2) -> Image.Image:
-    """Draw several pairs on one sheet, a row each, with their captions.
+    """Draw several pairs on one sheet, one row per pair, with their captions.
 
     Args:
-        pairs: What is drawn.
-        kinds: Which pictures of each, from left to right.
-        zoom: By how much the images are enlarged; None: to about 512 pixels.
+        pairs: The pairs.
+        kinds: Kinds of pictures of each pair, from left to right.
+        zoom: Factor by which the images are enlarged; None: to about 512 pixels.
 
     Raises:
         ValueError: There are no pairs or kinds, or a pair lacks what a kind shows.
@@ -361,20 +359,20 @@ def draw_sheet(pairs: Sequence[DrawnPair], kinds: Sequence[Kind], *, zoom: int |
 
 
 def _panels(pair: DrawnPair, kind: Kind, zoom: int | None) -> list[tuple[str, Image.Image]]:
-    """Return the pictures of one kind, each with its title."""
+    """Return the titles and pictures of one kind."""
     if kind == "masks":
         return [
             (f"{date}: {len(each.masks)} masks", draw_masks(each.image, each.masks, zoom=zoom))
             for date, each in zip(_DATES, pair.regions, strict=True)
         ]
     if kind == "matches" and pair.matches is not None:
-        found = pair.matches
+        matches = pair.matches
         title = (
-            f"{len(found.matched)} matched, {len(found.unmatched_before)} vanished (-), "
-            f"{len(found.unmatched_after)} appeared (+)"
+            f"{len(matches.matched)} matched, {len(matches.unmatched_before)} vanished (-), "
+            f"{len(matches.unmatched_after)} appeared (+)"
         )
-        unmatched = found.unmatched_before, found.unmatched_after
-        return [(title, draw_matches(*pair.regions, found.matched, *unmatched, zoom=zoom))]
+        unmatched = matches.unmatched_before, matches.unmatched_after
+        return [(title, draw_matches(*pair.regions, matches.matched, *unmatched, zoom=zoom))]
     if pair.semantics is None:
         raise ValueError(f"nothing is known of the {kind} of {pair.caption!r}")
     both = list(zip(_DATES, pair.regions, pair.semantics, strict=True))

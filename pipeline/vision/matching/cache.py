@@ -1,4 +1,4 @@
-"""What matches.h5 holds, and how it is read again, with τ of the reader's choice if it likes."""
+"""The schema of matches.h5, and reading it, with another τ than the stage's if asked."""
 
 from __future__ import annotations
 
@@ -57,28 +57,28 @@ SCHEMA = Schema(
         ),
     ),
 )
-"""What matches.h5 holds; regions are numbered as in regions.h5 and masks.h5."""
+"""Layout of matches.h5; regions are numbered as in regions.h5 and masks.h5."""
 
 
 def pair_arrays(confidences: NDArray[np.floating], settings: AssignmentSettings) -> dict[str, NDArray[Any]]:
     """Return all fields of one pair from its confidences (N1, N2).
 
-    Matches are decided on the confidences as they are stored, in float16, so that a reader comes to the same.
+    The assignment is made from the stored float16 values, so that readers who repeat it get the same.
     """
     stored = confidences.astype(np.float16)
-    found = assign(stored, settings)
+    assignment = assign(stored, settings)
     return {
         "confidences": stored.ravel(),
         "counts": np.array(stored.shape, dtype=np.int32),
-        "matched": found.matched,
-        "matched_confidence": found.confidence,
-        "unmatched_before": found.unmatched_before,
-        "unmatched_after": found.unmatched_after,
+        "matched": assignment.matched,
+        "matched_confidence": assignment.confidence,
+        "unmatched_before": assignment.unmatched_before,
+        "unmatched_after": assignment.unmatched_after,
     }
 
 
 def stage_assignment(cache: Cache) -> AssignmentSettings:
-    """Return τ and rule that the stage decided by."""
+    """Return the τ and the rule that the stage used."""
     return AssignmentSettings.model_validate(cache.provenance.settings["assignment"])
 
 
@@ -90,7 +90,7 @@ def read_confidences(cache: Cache, pair: int) -> NDArray[np.float16]:
 
 
 def read_matches(
-    cache: Cache, pair: int, settings: AssignmentSettings | None = None, *, kept: int | None = None
+    cache: Cache, pair: int, settings: AssignmentSettings | None = None, *, max_masks: int | None = None
 ) -> Assignment:
     """Return matches and unmatched regions of a pair.
 
@@ -98,11 +98,10 @@ def read_matches(
         cache: matches.h5.
         pair: Number of the pair.
         settings: Another τ or rule than the stage's, applied to the stored confidences; None: those of the stage.
-        kept: Regions that count, from the first of each image on: the others are neither matched nor unmatched, nor
-            matched with; None: all.
+        max_masks: Assign only so many regions of each image, the first ones; None: all.
     """
-    if settings is not None or kept is not None:
-        return assign(read_confidences(cache, pair)[:kept, :kept], settings or stage_assignment(cache))
+    if settings is not None or max_masks is not None:
+        return assign(read_confidences(cache, pair)[:max_masks, :max_masks], settings or stage_assignment(cache))
     return Assignment(
         matched=cache.row("matched", pair),
         confidence=cache.row("matched_confidence", pair),

@@ -1,4 +1,4 @@
-"""How one image becomes two views with known correspondences."""
+"""Settings of the training examples of matchers: how two views of one image are made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.config import Section
 
 
 class ViewSettings(Section):
-    """Where the two views of an image lie."""
+    """Geometry of the two views of an image."""
 
     shift: float = Field(2.0, ge=0, description="largest misregistration of co-registered views, in pixels")
     warped_share: float = Field(
@@ -21,7 +21,7 @@ class ViewSettings(Section):
 
 
 class AppearanceSettings(Section):
-    """How differently two views look; 1 is about what two acquisitions differ by, 0 switches a difference off."""
+    """Differences in appearance between two views; 1 is about that of two acquisitions, 0 switches one off."""
 
     light: float = Field(1.0, ge=0, le=3, description="brightness, contrast, haze and colour balance")
     season: float = Field(1.0, ge=0, le=3, description="colour of what is green")
@@ -31,7 +31,7 @@ class AppearanceSettings(Section):
 
 
 class EditSettings(Section):
-    """What happens to the regions of each view, so that the matcher learns which have no counterpart."""
+    """Random changes of the regions of each view, from which the matcher learns regions without counterpart."""
 
     drop: float = Field(0.15, ge=0, le=1, description="chance of a region to be left out, as SAM overlooks some")
     split: float = Field(0.04, ge=0, le=1, description="chance of a region to be cut in two")
@@ -52,7 +52,7 @@ class EditSettings(Section):
 
 
 class ExampleSettings(Section):
-    """How training examples are made of images with masks (DeTone et al. 2018 for the principle)."""
+    """How training examples are made from images with masks (principle of DeTone et al. 2018)."""
 
     per_image: int = Field(1, ge=1, le=100, description="examples made of every image")
     smallest_area: int = Field(12, ge=1, description="regions of fewer visible pixels are left out of a view")

@@ -1,4 +1,4 @@
-"""LightGlue (Lindenberger et al. 2023) made of kornia's layers, on padded batches."""
+"""LightGlue (Lindenberger et al. 2023) on padded batches, from kornia's layers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 from pipeline.vision.matching.matcher import LearnedMatcher, RegionPairs
 from pipeline.vision.matching.settings import LightGlueSettings
-from pipeline.vision.matching.superglue import NEVER
+from pipeline.vision.matching.superglue import LOG_ZERO
 
 
 class LightGlue(LearnedMatcher):
     """kornia's LightGlue without early stopping and pruning: region sets are small.
 
-    kornia's own `forward` knows no padding, so its layers are called here. Descriptors are brought to length 1 first.
+    kornia's own `forward` supports no padding, so its layers are called here. Descriptors are first scaled to unit
+    length.
 
     Args:
         settings: The layout.
@@ -43,8 +44,8 @@ class LightGlue(LearnedMatcher):
 
     def log_assignment(self, pairs: RegionPairs) -> Tensor:
         """See `LearnedMatcher`."""
-        # One token more than there are regions: padding then always finds padding to look at. Rows of attention that
-        # see nothing at all would be NaN.
+        # One token more than there are regions, so that padding can always attend to padding: attention rows without
+        # any key would be NaN.
         valid = F.pad(pairs.valid, (0, 1))
         # LightGlue's own scale: half the longer side.
         positions = _padded(1.4 * pairs.normalised_centroids, valid)
@@ -52,7 +53,7 @@ class LightGlue(LearnedMatcher):
         before, after = tokens.unbind(1)
         codes = [self.posenc(positions[:, date]) for date in (0, 1)]
         own = [(mask[:, :, None] == mask[:, None, :])[:, None] for mask in valid.unbind(1)]
-        # Where a date has no region, the other one looks at padding; only the dustbin is left to match.
+        # Where a date has no region, the other one attends to padding and only has the dustbin to match.
         empty = ~pairs.valid.any(2).all(1)
         other = ((valid[:, 0, :, None] == valid[:, 1, None, :]) | empty[:, None, None])[:, None]
         for layer in self.transformers:
@@ -62,28 +63,28 @@ class LightGlue(LearnedMatcher):
         return self._double_softmax(before[:, :-1], after[:, :-1], pairs)
 
     def _double_softmax(self, before: Tensor, after: Tensor, pairs: RegionPairs) -> Tensor:
-        """LightGlue's equations (6) and (7) with padding left out of both softmaxes."""
+        """Return the log-assignment of LightGlue's equations (6) and (7), padding left out of both softmaxes."""
         width = before.shape[-1]
         projected = [self.assignment["final_proj"](tokens) / width**0.25 for tokens in (before, after)]
         similarity = projected[0] @ projected[1].transpose(1, 2)
         logits = [self.assignment["matchability"](tokens).squeeze(-1) for tokens in (before, after)]
-        inside = pairs.both_valid
-        masked = similarity.masked_fill(~inside, NEVER)
+        both_valid = pairs.both_valid
+        masked = similarity.masked_fill(~both_valid, LOG_ZERO)
         table = (
             masked.log_softmax(2)
             + masked.log_softmax(1)
             + F.logsigmoid(logits[0])[:, :, None]
             + F.logsigmoid(logits[1])[:, None, :]
         )
-        table = table.masked_fill(~inside, NEVER)
-        rows = F.logsigmoid(-logits[0]).masked_fill(~pairs.valid[:, 0], NEVER)
-        columns = F.logsigmoid(-logits[1]).masked_fill(~pairs.valid[:, 1], NEVER)
-        corner = torch.full_like(rows[:, :1], NEVER)
+        table = table.masked_fill(~both_valid, LOG_ZERO)
+        rows = F.logsigmoid(-logits[0]).masked_fill(~pairs.valid[:, 0], LOG_ZERO)
+        columns = F.logsigmoid(-logits[1]).masked_fill(~pairs.valid[:, 1], LOG_ZERO)
+        corner = torch.full_like(rows[:, :1], LOG_ZERO)
         return torch.cat(
             [torch.cat([table, rows[:, :, None]], dim=2), torch.cat([columns, corner], dim=1)[:, None]], dim=1
         )
 
 
 def _padded(x: Tensor, valid: Tensor) -> Tensor:
-    """Return (B, 2, N, c) with a row more, zero wherever `valid` (B, 2, N + 1) is false."""
+    """Append a token to `x` (B, 2, N, c), and zero those that are not `valid` (B, 2, N + 1)."""
     return torch.where(valid[..., None], F.pad(x, (0, 0, 0, 1)), 0.0)

@@ -1,10 +1,7 @@
-"""From confidences to matches and unmatched regions (equation 10).
+"""Interface of the matchers: padded batches of regions in, a confidence matrix per pair out (equation 9).
 
-Padded batches of the regions of both dates of several pairs.
-
-What every matcher is: a batch of region pairs in, a confidence matrix per pair out (equation 9).
-
-Mutual nearest neighbours by cosine similarity: the ablation without SuperGlue (row (a) of the paper's Table 4).
+With it the matcher without weights, mutual nearest neighbours, and the assignment of equation (10), which turns
+confidences into matches and unmatched regions.
 """
 
 from __future__ import annotations
@@ -21,11 +18,12 @@ from torch.nn import functional as F
 
 from pipeline.vision.matching.settings import AssignmentSettings
 from pipeline.vision.regions.cache import RegionSet
+from pipeline.vision.tensors import TensorBatch
 
 
 @dataclass(frozen=True)
-class RegionPairs:
-    """A batch of B pairs, both dates padded to N regions; axis 1 is the date, 0 before and 1 after.
+class RegionPairs(TensorBatch):
+    """The regions of B pairs, padded to N per date; axis 1 is the date, 0 before and 1 after.
 
     Coordinates are in pixels of the image, x right, y down, its corner being (0, 0).
 
@@ -34,7 +32,7 @@ class RegionPairs:
         boxes: (B, 2, N, 4) float32 px.
         descriptors: (B, 2, N, d) float32.
         scores: (B, 2, N) float32.
-        valid: (B, 2, N) bool, false at padding. What the other tensors hold there changes no result.
+        valid: (B, 2, N) bool, false at padding, where the values of the other tensors do not matter.
         sizes: (B, 2, 2) float32, height and width of the images.
     """
 
@@ -45,19 +43,8 @@ class RegionPairs:
     valid: Tensor
     sizes: Tensor
 
-    def __len__(self) -> int:
-        return len(self.valid)
-
-    def to(self, device: torch.device) -> RegionPairs:
-        """Return the batch on `device`."""
-        return RegionPairs(*(tensor.to(device) for tensor in vars(self).values()))
-
-    def take(self, rows: Tensor | slice) -> RegionPairs:
-        """Return the pairs at `rows`."""
-        return RegionPairs(*(tensor[rows] for tensor in vars(self).values()))
-
     def trimmed(self) -> RegionPairs:
-        """Return the batch without the padding that all its pairs share; one region a side stays."""
+        """Return the batch padded only to the largest number of regions in it, at least 1."""
         length = max(int(self.valid.sum(2).max()), 1)
         return RegionPairs(
             *(tensor if name == "sizes" else tensor[:, :, :length] for name, tensor in vars(self).items())
@@ -65,7 +52,7 @@ class RegionPairs:
 
     @property
     def both_valid(self) -> Tensor:
-        """(B, N, N) bool: neither the row nor the column is padding."""
+        """(B, N, N) bool, false where the row or the column is padding."""
         return self.valid[:, 0, :, None] & self.valid[:, 1, None, :]
 
     @property
@@ -84,7 +71,7 @@ class RegionPairs:
 
 
 def collate(pairs: Sequence[tuple[RegionSet, RegionSet]], length: int) -> RegionPairs:
-    """Pad pairs of region sets to `length` regions a side.
+    """Pad pairs of region sets to `length` regions per date and stack them.
 
     Raises:
         ValueError: An image has more regions, or descriptors of another width than the first one.
@@ -112,7 +99,7 @@ def collate(pairs: Sequence[tuple[RegionSet, RegionSet]], length: int) -> Region
 
 
 class Matcher(nn.Module, ABC):
-    """Says of every region before and every one after how sure it is that they are the same."""
+    """Model that gives a confidence for every region before and every region after to be the same one."""
 
     @abstractmethod
     def forward(self, pairs: RegionPairs) -> Tensor:
@@ -120,41 +107,41 @@ class Matcher(nn.Module, ABC):
 
 
 class LearnedMatcher(Matcher):
-    """A matcher with weights, which also says how sure it is that a region has no counterpart."""
+    """Matcher with weights, which also gives probabilities for a region to have no counterpart."""
 
     @abstractmethod
     def log_assignment(self, pairs: RegionPairs) -> Tensor:
-        """Return (B, N + 1, N + 1) log-probabilities, the last row and column being the dustbins; −1e9 at padding."""
+        """Return (B, N + 1, N + 1) log-probabilities; the last row and column are dustbins, padding is −1e9."""
 
     def forward(self, pairs: RegionPairs) -> Tensor:
-        """See `Matcher`: the assignment's probabilities without the dustbins."""
+        """See `Matcher`; the probabilities of `log_assignment` without the dustbins."""
         return self.log_assignment(pairs)[:, :-1, :-1].exp()
 
 
 class NearestMatcher(Matcher):
-    """Regions match if each is the other's nearest by descriptor; positions play no part."""
+    """Mutual nearest neighbours by cosine similarity: the ablation without SuperGlue (row (a) of Table 4)."""
 
     def forward(self, pairs: RegionPairs) -> Tensor:
-        """Return (B, N, N): the cosine of mutual nearest neighbours where it is positive, 0 everywhere else.
+        """Return (B, N, N): the cosine similarity of mutual nearest neighbours where it is positive, else 0.
 
-        Of equally near regions the first is the nearest.
+        Of equally similar regions the first is the nearest.
         """
         before, after = F.normalize(pairs.descriptors, dim=-1).unbind(1)
         cosine = (before @ after.transpose(1, 2)).masked_fill(~pairs.both_valid, -torch.inf)
-        of_rows = F.one_hot(cosine.argmax(2), cosine.shape[2]).bool()
-        of_columns = F.one_hot(cosine.argmax(1), cosine.shape[1]).bool().transpose(1, 2)
-        return torch.where(of_rows & of_columns & pairs.both_valid, cosine, 0.0).clamp(0.0, 1.0)
+        row_best = F.one_hot(cosine.argmax(2), cosine.shape[2]).bool()
+        column_best = F.one_hot(cosine.argmax(1), cosine.shape[1]).bool().transpose(1, 2)
+        return torch.where(row_best & column_best & pairs.both_valid, cosine, 0.0).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What became of the regions of a pair.
+    """Matched and unmatched regions of a pair.
 
     Attributes:
-        matched: (K, 2) int32, row and column of the regions that match, rows rising.
+        matched: (K, 2) int32, region before and region after of each match, sorted by the former.
         confidence: (K) float32, of each match.
-        unmatched_before: U1, int32, rising: regions that have gone.
-        unmatched_after: U2, int32, rising: regions that are new.
+        unmatched_before: U1, int32, sorted: regions that disappeared.
+        unmatched_after: U2, int32, sorted: regions that appeared.
     """
 
     matched: NDArray[np.int32]
@@ -164,14 +151,14 @@ class Assignment:
 
 
 def assign(confidences: NDArray[np.floating], settings: AssignmentSettings) -> Assignment:
-    """Decide on matches and unmatched regions.
+    """Threshold confidences into matches and unmatched regions, equation (10).
 
-    A match is an entry above τ that is the largest of its row and of its column; of equally large ones the first. What
-    else is above τ makes a region neither matched nor, by the paper's rule, unmatched.
+    A match is an entry above τ that is the largest of its row and of its column; of equally large ones the first. By
+    the paper's rule, a region with an entry above τ that is no match is neither matched nor unmatched.
 
     Args:
         confidences: (N1, N2), the matrix of equation (9); either side may be empty.
-        settings: τ, and which regions are unmatched.
+        settings: τ, and which regions count as unmatched.
     """
     table = np.asarray(confidences, dtype=np.float32)
     above = table > settings.threshold

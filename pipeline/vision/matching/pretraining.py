@@ -1,6 +1,6 @@
-"""Training a matcher on examples whose correspondences are known: loss, batches, validation.
+"""Training of a matcher on examples with known correspondences: augmentation, batches, loss, validation.
 
-Endless variety from stored examples: regions removed, exchanged and moved, descriptors staying as they are.
+Augmentation drops, replaces and moves regions of stored examples, so that descriptors need not be computed again.
 """
 
 from __future__ import annotations
@@ -17,53 +17,51 @@ from pipeline.vision.matching.matcher import LearnedMatcher, RegionPairs, assign
 from pipeline.vision.matching.settings import AssignmentSettings
 
 
-def augmented(examples: Examples, settings: AugmentSettings, rng: np.random.Generator) -> Examples:
-    """Change a batch of examples at random; its counterparts follow.
+def augment(examples: Examples, settings: AugmentSettings, rng: np.random.Generator) -> Examples:
+    """Augment a batch of examples at random, and update its counterparts.
 
-    Regions of either date are dropped or give way to another example's, the later date is moved by a pixel or so,
-    dates are exchanged, and places are mirrored and, where images are square, transposed.
+    Regions of either date are dropped or replaced by another example's, the later date is shifted by a pixel or so,
+    positions are mirrored and, where images are square, transposed, and dates are swapped.
     """
-    examples = _edited(examples, settings, rng)
-    examples = _moved(examples, settings, rng)
-    return exchanged(examples) if rng.integers(2) else examples
+    examples = _edit_regions(examples, settings, rng)
+    examples = _move_regions(examples, settings, rng)
+    return swap_dates(examples) if rng.integers(2) else examples
 
 
-def exchanged(examples: Examples) -> Examples:
-    """Return the examples with their dates exchanged."""
+def swap_dates(examples: Examples) -> Examples:
+    """Return the examples with before and after swapped."""
     counterpart = examples.counterpart
     inverse = torch.full_like(counterpart, -1)
     batch, row = torch.nonzero(counterpart >= 0, as_tuple=True)
     inverse[batch, counterpart[batch, row]] = row
-    pairs = RegionPairs(*(tensor.flip(1) for tensor in vars(examples.pairs).values()))
-    return Examples(pairs, inverse)
+    return Examples(examples.pairs.map(lambda tensor: tensor.flip(1)), inverse)
 
 
-def _edited(examples: Examples, settings: AugmentSettings, rng: np.random.Generator) -> Examples:
-    """Drop regions, and put others in the place of some."""
+def _edit_regions(examples: Examples, settings: AugmentSettings, rng: np.random.Generator) -> Examples:
+    """Drop regions at random, and replace others by regions of the batch."""
     pairs = examples.pairs
     chance = torch.from_numpy(rng.random(tuple(pairs.valid.shape), dtype=np.float32)).to(pairs.valid.device)
     dropped = pairs.valid & (chance < settings.drop)
     replaced = pairs.valid & ~dropped & (chance > 1 - settings.replace)
     valid = pairs.valid & ~dropped
-    donors = torch.nonzero(pairs.valid)
-    places = torch.nonzero(replaced)
-    chosen = donors[torch.from_numpy(rng.integers(len(donors), size=len(places))).to(donors.device)]
-    there, taken = tuple(places.T), tuple(chosen.T)
+    candidates, targets = torch.nonzero(pairs.valid), torch.nonzero(replaced)
+    donors = candidates[torch.from_numpy(rng.integers(len(candidates), size=len(targets))).to(candidates.device)]
+    target, donor = tuple(targets.T), tuple(donors.T)
     descriptors, scores, boxes = pairs.descriptors.clone(), pairs.scores.clone(), pairs.boxes.clone()
-    descriptors[there], scores[there] = pairs.descriptors[taken], pairs.scores[taken]
-    # The other region's box, moved to where the centroid is.
-    half = (pairs.boxes[taken][:, 2:] - pairs.boxes[taken][:, :2]) / 2
-    centre = pairs.centroids[there]
-    boxes[there] = torch.cat([centre - half, centre + half], dim=1)
-    gone = dropped | replaced
-    counterpart = torch.where(gone[:, 0], -1, examples.counterpart)
-    lost = gone[:, 1].gather(1, counterpart.clamp(min=0)) & (counterpart >= 0)
+    descriptors[target], scores[target] = pairs.descriptors[donor], pairs.scores[donor]
+    # The donor's box, centred at the target's centroid.
+    half = (pairs.boxes[donor][:, 2:] - pairs.boxes[donor][:, :2]) / 2
+    centre = pairs.centroids[target]
+    boxes[target] = torch.cat([centre - half, centre + half], dim=1)
+    removed = dropped | replaced
+    counterpart = torch.where(removed[:, 0], -1, examples.counterpart)
+    lost = removed[:, 1].gather(1, counterpart.clamp(min=0)) & (counterpart >= 0)
     edited = RegionPairs(pairs.centroids, boxes, descriptors, scores, valid, pairs.sizes)
     return Examples(edited, torch.where(lost, -1, counterpart))
 
 
-def _moved(examples: Examples, settings: AugmentSettings, rng: np.random.Generator) -> Examples:
-    """Shift the later date of each pair; mirror both dates alike, and transpose square pictures."""
+def _move_regions(examples: Examples, settings: AugmentSettings, rng: np.random.Generator) -> Examples:
+    """Shift the later date of each pair, mirror both dates alike, and transpose square images."""
     pairs = examples.pairs
     shifts = torch.from_numpy(rng.normal(0, settings.shift, (len(pairs), 2)).astype(np.float32)).to(pairs.boxes.device)
     centroids, boxes = pairs.centroids.clone(), pairs.boxes.clone()
@@ -87,7 +85,7 @@ def _all_square(sizes: Tensor) -> bool:
 def losses(matcher: LearnedMatcher, examples: Examples) -> dict[str, Tensor]:
     """Return the negative log-likelihood of the true assignment (Sarlin et al. 2020, equation 11).
 
-    The sum over matches and over both dustbins is divided by the number of its terms, and told in two parts.
+    The sum over matches and both dustbins is divided by the number of its terms, and returned in these two parts.
     """
     table = matcher.log_assignment(examples.pairs)
     target = target_table(examples)
@@ -101,45 +99,48 @@ def losses(matcher: LearnedMatcher, examples: Examples) -> dict[str, Tensor]:
 
 
 def target_table(examples: Examples) -> Tensor:
-    """Return (B, N + 1, N + 1) bool: the matches, and in the last row and column who has none."""
+    """Return the target (B, N + 1, N + 1) bool: matches, and in the last row and column the unmatched regions."""
     counterpart, valid = examples.counterpart, examples.pairs.valid
     length = counterpart.shape[1]
-    # Column N stands for "none" and is the dustbin's already.
+    # Regions without counterpart get column N, the dustbin.
     target = torch.nn.functional.one_hot(torch.where(counterpart < 0, length, counterpart), length + 1).bool()
     target &= valid[:, 0, :, None]
-    lonely = valid[:, 1] & ~target[:, :, :length].any(1)
-    last = torch.cat([lonely, torch.zeros_like(lonely[:, :1])], dim=1)
-    return torch.cat([target, last[:, None]], dim=1)
+    unmatched = valid[:, 1] & ~target[:, :, :length].any(1)
+    dustbin_row = torch.cat([unmatched, torch.zeros_like(unmatched[:, :1])], dim=1)
+    return torch.cat([target, dustbin_row[:, None]], dim=1)
 
 
-def batches(examples: Examples, size: int, settings: AugmentSettings, rng: np.random.Generator) -> Iterator[Examples]:
-    """Yield shuffled batches, each changed at random; a last short batch is left out."""
+def batches(
+    examples: Examples, batch_size: int, settings: AugmentSettings, rng: np.random.Generator
+) -> Iterator[Examples]:
+    """Yield shuffled and augmented batches; a last short batch is left out."""
     order = torch.from_numpy(rng.permutation(len(examples)))
-    for start in range(0, len(examples) - size + 1, size):
-        yield augmented(examples.take(order[start : start + size]).trimmed(), settings, rng)
+    for start in range(0, len(examples) - batch_size + 1, batch_size):
+        yield augment(examples.select(order[start : start + batch_size]).trimmed(), settings, rng)
 
 
 @torch.inference_mode()
 def validate(
-    matcher: LearnedMatcher, examples: Examples, size: int, assignment: AssignmentSettings
+    matcher: LearnedMatcher, examples: Examples, batch_size: int, settings: AssignmentSettings
 ) -> dict[str, float]:
-    """Return precision and recall of matches and of regions without counterpart, each in [0, 1]."""
+    """Return precision and recall of matches and of unmatched regions, each in [0, 1]."""
     matcher.eval()
-    matches, lonely = np.zeros(3), np.zeros(3)
-    for start in range(0, len(examples), size):
-        part = examples.take(slice(start, start + size)).trimmed()
-        tables = matcher(part.pairs).float().cpu().numpy()
-        truth = target_table(part).cpu().numpy()
-        counts = part.pairs.valid.sum(2).tolist()
-        for table, true, (before, after) in zip(tables, truth, counts, strict=True):
-            found = assign(table[:before, :after], assignment)
-            right = true[found.matched[:, 0], found.matched[:, 1]].sum()
-            matches += right, len(found.matched), true[:before, :after].sum()
-            gone, new = true[:before, -1], true[-1, :after]
-            right = gone[found.unmatched_before].sum() + new[found.unmatched_after].sum()
-            lonely += right, len(found.unmatched_before) + len(found.unmatched_after), gone.sum() + new.sum()
+    matches, unmatched = np.zeros(3), np.zeros(3)
+    for start in range(0, len(examples), batch_size):
+        batch = examples.select(slice(start, start + batch_size)).trimmed()
+        tables = matcher(batch.pairs).float().cpu().numpy()
+        targets = target_table(batch).cpu().numpy()
+        counts = batch.pairs.valid.sum(2).tolist()
+        for table, target, (before, after) in zip(tables, targets, counts, strict=True):
+            assignment = assign(table[:before, :after], settings)
+            tp = target[assignment.matched[:, 0], assignment.matched[:, 1]].sum()
+            matches += tp, len(assignment.matched), target[:before, :after].sum()
+            disappeared, appeared = target[:before, -1], target[-1, :after]
+            tp = disappeared[assignment.unmatched_before].sum() + appeared[assignment.unmatched_after].sum()
+            count = len(assignment.unmatched_before) + len(assignment.unmatched_after)
+            unmatched += tp, count, disappeared.sum() + appeared.sum()
     scores = {}
-    for name, (right, said, true_count) in (("match", matches), ("unmatched", lonely)):
-        scores[f"{name}_precision"] = float(right / max(said, 1))
-        scores[f"{name}_recall"] = float(right / max(true_count, 1))
+    for name, (tp, predicted, actual) in (("match", matches), ("unmatched", unmatched)):
+        scores[f"{name}_precision"] = float(tp / max(predicted, 1))
+        scores[f"{name}_recall"] = float(tp / max(actual, 1))
     return scores

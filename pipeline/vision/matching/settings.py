@@ -1,4 +1,4 @@
-"""Which matcher tells what region of the earlier image is what region of the later one, and what counts as a match."""
+"""Settings of the matchers and of the assignment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UnmatchedRule = Literal["paper", "release"]
 class SuperGlueSettings(Section):
     """The layout of SuperGlue (Sarlin et al. 2020); the defaults are those of the mini one that ships."""
 
-    width: int = Field(64, ge=8, le=1024, description="channels of its tokens (published: 256)")
+    width: int = Field(64, ge=8, le=1024, description="channels of the tokens (published: 256)")
     layers: int = Field(4, ge=1, le=18, description="pairs of a self- and a cross-attention layer (published: 9)")
     heads: int = Field(4, ge=1, le=16, description="attention heads (published: 4)")
     keypoint_encoder: tuple[int, ...] = Field(
@@ -23,12 +23,12 @@ class SuperGlueSettings(Section):
     )
     box_features: bool = Field(
         True,
-        description="a region's position comes with the width and height of its box (published: false, points only)",
+        description="encode the width and height of a region's box with its position (published: false, points only)",
     )
     project_descriptors: bool = Field(
         True,
-        description="descriptors pass a learned projection to the tokens' width; without it they must be as wide as "
-        "the tokens (published: false)",
+        description="project descriptors to the tokens' width by a learned layer; without it they must have that width "
+        "(published: false)",
     )
     sinkhorn_iterations: int = Field(
         30, ge=1, le=1000, description="iterations of the optimal transport (published: 100)"
@@ -50,13 +50,13 @@ PUBLISHED = SuperGlueSettings(
     project_descriptors=False,
     sinkhorn_iterations=100,
 )
-"""The layout in which superglue_indoor.pth and superglue_outdoor.pth load."""
+"""Layout of superglue_indoor.pth and superglue_outdoor.pth."""
 
 
 class LightGlueSettings(Section):
     """The layout of LightGlue (Lindenberger et al. 2023, by kornia); trained by `sagecc pretrain matcher`."""
 
-    width: int = Field(64, ge=8, le=1024, description="channels of its tokens (published: 256)")
+    width: int = Field(64, ge=8, le=1024, description="channels of the tokens (published: 256)")
     layers: int = Field(4, ge=1, le=18, description="layers of self- and cross-attention (published: 9)")
     heads: int = Field(4, ge=1, le=16, description="attention heads (published: 4)")
 
@@ -69,7 +69,7 @@ class LightGlueSettings(Section):
 
 
 class MatcherLayout(Section):
-    """Which matcher, and how it is built."""
+    """Method and layout of a matcher."""
 
     method: MatchMethod = Field(
         "superglue",
@@ -93,7 +93,7 @@ class MatcherSettings(MatcherLayout):
 
 
 class AssignmentSettings(Section):
-    """What counts as a match and what as unmatched (equation 10)."""
+    """How confidences become matches and unmatched regions (equation 10)."""
 
     threshold: float = Field(
         0.2, ge=0, lt=1, description="τ: confidences must exceed it (paper: 0.2; its Table 6 also tries 0.1 and 0.3)"

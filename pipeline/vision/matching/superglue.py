@@ -1,7 +1,4 @@
-"""SuperGlue (Sarlin et al. 2020, arXiv 1911.11763) on padded batches, its tensors named as in Magic Leap's files.
-
-Optimal transport with a dustbin, by Sinkhorn's iterations on logarithms (Sarlin et al. 2020, section 3.2).
-"""
+"""SuperGlue (Sarlin et al. 2020, arXiv 1911.11763) on padded batches, its tensors named as in Magic Leap's files."""
 
 from __future__ import annotations
 
@@ -14,57 +11,57 @@ from torch.nn import functional as F
 from pipeline.vision.matching.matcher import LearnedMatcher, RegionPairs
 from pipeline.vision.matching.settings import SuperGlueSettings
 
-NEVER = -1e9
-"""Stands for log 0, where an infinity would turn gradients into NaN; exp of it is exactly 0."""
+LOG_ZERO = -1e9
+"""Finite stand-in for log 0, since an infinity would make gradients NaN; its exponential is exactly 0."""
 
 
 def log_optimal_transport(scores: Tensor, bin_score: Tensor, before: Tensor, after: Tensor, iterations: int) -> Tensor:
-    """Return the logarithm of the assignment with dustbins that Sinkhorn's iterations arrive at.
+    """Solve optimal transport with dustbins by Sinkhorn iterations on logarithms (section 3.2 of SuperGlue).
 
-    Every region carries the mass 1, the dustbin of each date as much as the other date has regions. Padding is no part
-    of the problem: it changes no other entry.
+    Every region has mass 1, the dustbin of each date the number of regions of the other date. Padding changes no other
+    entry.
 
     Args:
         scores: (B, M, N), similarity of each region before with each one after.
         bin_score: Scalar, the score of every region with the dustbin.
         before: (B, M) bool, false at padding.
         after: (B, N) bool, false at padding.
-        iterations: How often rows and columns are normalised in turn.
+        iterations: Number of times that rows and columns are normalised in turn.
 
     Returns:
-        (B, M + 1, N + 1) log-probabilities, the last row and column being the dustbins; −1e9 at padding.
+        (B, M + 1, N + 1) log-probabilities; the last row and column are dustbins, padding is −1e9.
     """
     rows, columns = F.pad(before, (0, 1), value=True), F.pad(after, (0, 1), value=True)
-    inside = rows[:, :, None] & columns[:, None, :]
+    both_valid = rows[:, :, None] & columns[:, None, :]
     with_row = torch.cat([scores, bin_score.expand(len(scores), 1, scores.shape[2])], dim=1)
     table = torch.cat([with_row, bin_score.expand(len(scores), with_row.shape[1], 1)], dim=2)
-    table = torch.where(inside, table, NEVER)
+    table = torch.where(both_valid, table, LOG_ZERO)
     row_mass, column_mass = _log_masses(before, after), _log_masses(after, before)
     u, v = torch.zeros_like(row_mass), torch.zeros_like(column_mass)
     for _ in range(iterations):
         u = torch.where(rows, row_mass - torch.logsumexp(table + v[:, None, :], dim=2), 0.0)
         v = torch.where(columns, column_mass - torch.logsumexp(table + u[:, :, None], dim=1), 0.0)
-    return torch.where(inside, table + u[:, :, None] + v[:, None, :], NEVER)
+    return torch.where(both_valid, table + u[:, :, None] + v[:, None, :], LOG_ZERO)
 
 
 def _log_masses(own: Tensor, other: Tensor) -> Tensor:
-    """Return (B, n + 1): log 1 for every region of a date, and for its dustbin the log of the other date's number."""
-    number = other.sum(1, keepdim=True)
-    dustbin = torch.where(number > 0, number.clamp(min=1).float().log(), NEVER)
+    """Return log masses (B, n + 1): log 1 for the regions of a date, log of the other date's number for its dustbin."""
+    count = other.sum(1, keepdim=True)
+    dustbin = torch.where(count > 0, count.clamp(min=1).float().log(), LOG_ZERO)
     return torch.cat([torch.zeros(own.shape, device=own.device), dustbin], dim=1)
 
 
 class SuperGlue(LearnedMatcher):
-    """Positions and descriptors of both dates → log-assignment with dustbins.
+    """Attention network over positions and descriptors of both dates, then optimal transport.
 
-    Descriptors are brought to length 1 first, as SuperPoint's are.
+    Descriptors are first scaled to unit length, as SuperPoint's are.
 
     Args:
         settings: The layout.
         descriptor_width: d, channels of the descriptors.
 
     Raises:
-        ValueError: The layout projects no descriptors, and they are not as wide as its tokens.
+        ValueError: The layout has no projection, and the descriptors are not as wide as its tokens.
     """
 
     def __init__(self, settings: SuperGlueSettings, descriptor_width: int) -> None:
@@ -81,7 +78,7 @@ class SuperGlue(LearnedMatcher):
 
     def log_assignment(self, pairs: RegionPairs) -> Tensor:
         """See `LearnedMatcher`."""
-        # Both dates go through the same weights: one batch of 2·B sets, the dates of a pair next to each other.
+        # Both dates share the weights: one batch of 2·B sets, the dates of a pair next to each other.
         valid = pairs.valid.flatten(0, 1)
         features = [pairs.normalised_centroids, pairs.scores[..., None]]
         if self._settings.box_features:
@@ -100,7 +97,7 @@ class SuperGlue(LearnedMatcher):
 
 
 class _Pointwise(nn.Conv1d):
-    """A linear layer on (…, channels) whose weight has the shape of a convolution of width 1, as published files do."""
+    """Linear layer on (…, channels) whose weight is shaped as a convolution of width 1, as in the published files."""
 
     bias: Tensor
 
@@ -117,13 +114,13 @@ def _perceptron(*channels: int) -> nn.Sequential:
     for inputs, outputs in pairwise(channels[:-1]):
         layers += [_Pointwise(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
     last = _Pointwise(channels[-2], channels[-1])
-    # As in the paper's code: at the start nothing is added to what passes by.
+    # As in the paper's code: the initial residual has no bias.
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)
 
 
 def _by_token(perceptron: nn.Sequential, x: Tensor, valid: Tensor) -> Tensor:
-    """Map tokens (S, N, channels) one by one; in training, statistics leave out those that are not `valid` (S, N)."""
+    """Apply `perceptron` to each token (S, N, channels); in training, to those that are `valid` (S, N) only."""
     if not perceptron.training:
         mapped: Tensor = perceptron(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return mapped
@@ -150,7 +147,7 @@ class _Attention(nn.Module):
         self.proj = nn.ModuleList([_Pointwise(width, width) for _ in range(3)])
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-        """Attend from `x` to `source`, both (S, N, width); `mask` (S, 1, 1, N) is 0 where one may look."""
+        """Return attention, queries: `x`, keys/values: `source`, both (S, N, width); `mask` (S, 1, 1, N) is added."""
         query, key, value = (
             layer(tokens).unflatten(-1, (-1, self._heads)).permute(0, 3, 1, 2)
             for layer, tokens in zip(self.proj, (x, source, source), strict=True)
@@ -172,7 +169,7 @@ class _Layer(nn.Module):
 
 
 class _GraphNetwork(nn.Module):
-    """Layers that look by turns at the own date and at the other one."""
+    """Alternating layers of self-attention and of cross-attention to the other date."""
 
     def __init__(self, width: int, heads: int, pairs_of_layers: int) -> None:
         super().__init__()
@@ -180,13 +177,13 @@ class _GraphNetwork(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Refine tokens (2·B, N, width), the dates of a pair next to each other."""
-        # Finite: where a date has no region at all, attention is spread over padding instead of being NaN; whatever
-        # it finds there, only the dustbin is left to match.
+        # Finite, so that where a date has no region attention spreads over padding instead of being NaN. The other
+        # date's regions then only have the dustbin to match.
         mask = torch.where(valid, 0.0, torch.finfo(x.dtype).min).to(x.dtype)[:, None, None]
         for number, layer in enumerate(self.layers):
             cross = number % 2 == 1
-            source, seen = (_other_date(x), _other_date(mask)) if cross else (x, mask)
-            x = layer(x, source, seen, valid)
+            source, source_mask = (_other_date(x), _other_date(mask)) if cross else (x, mask)
+            x = layer(x, source, source_mask, valid)
         return x
 
 

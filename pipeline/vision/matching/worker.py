@@ -1,4 +1,4 @@
-"""The worker that fills matches.h5: region sets of both dates in, confidences and assignments out."""
+"""The worker that fills matches.h5: regions of both dates in, confidences and assignments out."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ DATES = ("before", "after")
 
 
 @dataclass(frozen=True)
-class PairOfRegions:
+class PairToMatch:
     """One pair to match.
 
     Attributes:
         path: regions.h5.
-        pair: Its number there.
-        missing: Dates whose regions are missing, because the image was skipped.
+        pair: Number of the pair in it.
+        missing: Dates without regions, because the image was skipped.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class PairOfRegions:
 
 
 class MatchWorker:
-    """Matches the regions of pairs; see `pipeline.execution.compute.Worker`.
+    """Worker that matches the regions of pairs; see `pipeline.execution.compute.Worker`.
 
     Args:
         settings: The matcher.
@@ -61,17 +61,16 @@ class MatchWorker:
         batch_size: int,
         device: Literal["auto", "cpu", "cuda"],
     ) -> None:
-
         self.batch_size = batch_size
         self._assignment = assignment
         self._length = length
         self._device = resolve_device(device)
         self._matcher = build_matcher(settings, descriptor_width).to(self._device)
-        self._portion = AdaptiveBatch(batch_size, "pairs per pass of the matcher", "lower matches.length")
+        self._batch = AdaptiveBatch(batch_size, "pairs per pass of the matcher", "lower matches.length")
         self._caches: dict[Path, Cache] = {}
         self._opening = Lock()
 
-    def load(self, pair: PairOfRegions) -> tuple[RegionSet, RegionSet]:
+    def load(self, pair: PairToMatch) -> tuple[RegionSet, RegionSet]:
         """Read the regions of both dates.
 
         Raises:
@@ -93,9 +92,9 @@ class MatchWorker:
         Raises:
             ResourceError: Not even one pair fits into the GPU's memory.
         """
-        return self._portion.map(pairs, self._matched)
+        return self._batch.map(pairs, self._match)
 
-    def _matched(self, pairs: Sequence[tuple[RegionSet, RegionSet]]) -> list[dict[str, NDArray[Any]]]:
+    def _match(self, pairs: Sequence[tuple[RegionSet, RegionSet]]) -> list[dict[str, NDArray[Any]]]:
         batch = collate(pairs, self._length)
         tables = self._matcher(batch.to(self._device)).cpu().numpy()
         return [

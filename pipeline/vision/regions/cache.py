@@ -1,4 +1,4 @@
-"""What regions.h5 holds, and reading one image's regions from it."""
+"""The schema of regions.h5, and reading one image's regions."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ SCHEMA = Schema(
         SIZE,
     ),
 )
-"""What regions.h5 holds. Region k of an image is mask k of masks.h5."""
+"""Layout of regions.h5. Region k of an image is mask k of masks.h5."""
 
 
 @dataclass(frozen=True)
 class RegionSet:
-    """The regions of one image; region k is mask k.
+    """The N regions of one image; region k is mask k of masks.h5.
 
     Attributes:
         descriptors: float16 (N, d): Z of equation (8).
@@ -65,7 +65,7 @@ class RegionSet:
 
 
 def read_regions(cache: Cache, unit: int) -> RegionSet:
-    """Read the regions of one image; unit 2i + t is pair i at date t. A skipped image has none, and size 0."""
+    """Read the regions of one image; unit 2i + t is pair i at date t. A skipped image has no regions and size 0."""
     height, width = cache.row("size", unit).tolist()
     return RegionSet(
         descriptors=cache.row("descriptors", unit),

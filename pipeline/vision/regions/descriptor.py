@@ -1,9 +1,4 @@
-"""Descriptors of regions, equation (8): a head with its weights, applied to grids or to a feature map.
-
-RoIAlign of regions on an image encoder's feature map, with the picture's padding left out: equation (7).
-
-The descriptor head g of equation (8) as a module: grids of 7×7 in, one vector per region out.
-"""
+"""Region descriptors: RoIAlign on the image encoder's feature map (equation 7), then the head g (equation 8)."""
 
 from __future__ import annotations
 
@@ -19,11 +14,11 @@ from torchvision.ops import roi_align
 from pipeline.vision.regions.settings import GRID, HeadSettings, RoiSettings
 from pipeline.weights import load_exactly, load_state_dict
 
-# A last row or column of cells of which less is picture comes of rounding when the image was resized.
-_LEAST_SHARE = 0.1
-# All regions are pooled in blocks of one shape: PyTorch chooses kernels by shape, and with them the last digit.
+# A last row or column of cells that shows less of the image than this share comes from rounding in the resize.
+_MIN_SHARE = 0.1
+# Regions are pooled in blocks of one shape, since PyTorch chooses kernels, and thus rounding, by shape.
 _BLOCK = 32
-# Pixels of masks of which shares are taken at once: whole masks as floats.
+# Pixels of masks that are converted to float at once.
 _PIXELS = 1 << 26
 
 
@@ -36,10 +31,10 @@ def region_grids(
     *,
     masks: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Cut regions out of feature maps: AAPool7×7(RoIAlign(S_i, boxes)) of equations (7) and (8).
+    """Pool the features of regions: AAPool7×7(RoIAlign(S_i, boxes)) of equations (7) and (8).
 
-    The picture lies in the upper left of its feature map; where it is not square, the rest is padding. Samples beyond
-    the picture's edge take the value at the edge, as RoIAlign does at the edge of the map, and never one of padding.
+    The image occupies the upper left of its feature map; where it is not square, the rest is padding. Samples beyond
+    the image's edge take the value at the edge, as RoIAlign does at the edge of the map, and never one of padding.
     Each region's values depend on its own image alone, to the last bit on one thread.
 
     Args:
@@ -49,14 +44,14 @@ def region_grids(
         sizes: Per image: height and width in original pixels.
         settings: Bins, samples, and whether masks weight the bins.
         masks: Per image (N_i, H, W) bool, on any device; needed with `settings.mask_pooling`. Every bin is then
-            multiplied by the share of it that the mask covers over the mean of these shares, so that the mean over all
-            bins is the mean over the mask.
+            multiplied by the share that the mask covers, divided by the mean share, so that the mean over all bins is
+            the mean over the mask.
 
     Returns:
         float32 (N, C, 7, 7), N the sum of N_i, images one after the other.
 
     Raises:
-        ValueError: The arguments are not about as many images, or masks are missing.
+        ValueError: The arguments differ in the number of images, or masks are missing.
     """
     if not len(embeddings) == len(boxes) == len(spatial_scales) == len(sizes):
         raise ValueError(
@@ -66,66 +61,66 @@ def region_grids(
     if settings.mask_pooling and (masks is None or [len(m) for m in masks] != [len(b) for b in boxes]):
         raise ValueError("pooling by masks needs one mask per box")
     grids = [torch.zeros(0, embeddings.shape[1], GRID, GRID, device=embeddings.device)]
-    for image, (inside, scale, (height, width)) in enumerate(zip(boxes, spatial_scales, sizes, strict=True)):
-        features = _without_padding(embeddings[image].float(), height * scale, width * scale)
-        for start in range(0, len(inside), _BLOCK):
-            chosen = slice(start, start + _BLOCK)
+    for image, (image_boxes, scale, (height, width)) in enumerate(zip(boxes, spatial_scales, sizes, strict=True)):
+        features = _replicate_edge(embeddings[image].float(), height * scale, width * scale)
+        for start in range(0, len(image_boxes), _BLOCK):
+            rows = slice(start, start + _BLOCK)
             weights = None
             if settings.mask_pooling and masks is not None:
-                mine = masks[image][chosen].to(features.device)
-                weights = mask_shares(mine, inside[chosen], settings.output_size).to(features)
-            grids.append(_pooled(features, inside[chosen].to(features) * scale, weights, settings))
+                image_masks = masks[image][rows].to(features.device)
+                weights = mask_coverage(image_masks, image_boxes[rows], settings.output_size).to(features)
+            grids.append(_pool(features, image_boxes[rows].to(features) * scale, weights, settings))
     return torch.cat(grids)
 
 
-def mask_shares(masks: Tensor, boxes: Tensor, bins: int) -> Tensor:
-    """Return which share of each of `bins` × `bins` bins of its box every mask covers.
+def mask_coverage(masks: Tensor, boxes: Tensor, bins: int) -> Tensor:
+    """Return the share of each of `bins` × `bins` bins of its box that every mask covers.
 
     Args:
         masks: (N, H, W) bool.
         boxes: (N, 4) in pixels of the masks.
-        bins: Bins a side.
+        bins: Bins per side.
 
     Returns:
         float32 (N, bins, bins), within [0, 1].
     """
     if not len(masks):
         return torch.zeros(0, bins, bins, device=masks.device)
-    at_once = max(1, _PIXELS // max(1, masks[0].numel()))
+    size = max(1, _PIXELS // max(1, masks[0].numel()))
     shares = []
-    for some, inside in zip(masks.split(at_once), boxes.to(masks.device).split(at_once), strict=True):
-        images = torch.arange(len(some), device=masks.device)[:, None]
-        rois = torch.cat([images, inside], dim=1).float()
-        shares.append(roi_align(some[:, None].float(), rois, bins, 1.0, -1, True)[:, 0])
+    for chunk, chunk_boxes in zip(masks.split(size), boxes.to(masks.device).split(size), strict=True):
+        indices = torch.arange(len(chunk), device=masks.device)[:, None]
+        rois = torch.cat([indices, chunk_boxes], dim=1).float()
+        shares.append(roi_align(chunk[:, None].float(), rois, bins, 1.0, -1, True)[:, 0])
     return torch.cat(shares)
 
 
-def _without_padding(embedding: Tensor, rows: float, columns: float) -> Tensor:
-    """Repeat the last row and column of cells (C, h, w) that show the picture over those that show padding."""
+def _replicate_edge(embedding: Tensor, rows: float, columns: float) -> Tensor:
+    """Overwrite the padding of a feature map (C, h, w) with the last row and column of cells that show the image."""
     for axis, cells in ((1, rows), (2, columns)):
-        last = max(math.ceil(cells - _LEAST_SHARE), 1) - 1
+        last = max(math.ceil(cells - _MIN_SHARE), 1) - 1
         index = torch.arange(embedding.shape[axis], device=embedding.device).clamp(max=last)
         embedding = embedding.index_select(axis, index)
     return embedding
 
 
-def _pooled(features: Tensor, boxes: Tensor, weights: Tensor | None, settings: RoiSettings) -> Tensor:
+def _pool(features: Tensor, boxes: Tensor, weights: Tensor | None, settings: RoiSettings) -> Tensor:
     """Pool at most `_BLOCK` boxes (n, 4), in cells of `features` (C, h, w), to (n, C, 7, 7)."""
-    empty = _BLOCK - len(boxes)
-    rois = F.pad(boxes, (1, 0, 0, empty))
+    padding = _BLOCK - len(boxes)
+    rois = F.pad(boxes, (1, 0, 0, padding))
     bins = roi_align(features[None], rois, settings.output_size, 1.0, settings.sampling_ratio or -1, True)
     if weights is not None:
         mean = weights.mean((1, 2), keepdim=True)
-        # A mask that no sample meets says nothing: its whole box counts.
+        # Where no sample lies on the mask, the whole box counts.
         weights = torch.where(mean > 0, weights / mean.clamp(min=1e-12), torch.ones_like(weights))
-        bins = bins * F.pad(weights, (0, 0, 0, 0, 0, empty))[:, None]
+        bins = bins * F.pad(weights, (0, 0, 0, 0, 0, padding))[:, None]
     return F.adaptive_avg_pool2d(bins, GRID)[: len(boxes)]
 
 
 class DescriptorHead(nn.Module):
-    """Z = g(X) of equation (8).
+    """The head Z = g(X) of equation (8).
 
-    `mean` averages over the grid and has no weights. `conv` is Conv 3×3 – GELU – average – linear.
+    `mean` averages over the grid and has no weights; `conv` is Conv 3×3 – GELU – average – linear.
 
     Args:
         channels: C, the width of the grids.
@@ -157,7 +152,7 @@ class DescriptorHead(nn.Module):
 
 
 _IN_CAPTIONER = "captioner.descriptors.head."
-"""What the names of a head's weights begin with in the model.safetensors of the captioner that it was trained with."""
+"""Prefix of the head's weights in model.safetensors of a captioner that trained it."""
 
 
 def build_head(channels: int, settings: HeadSettings) -> DescriptorHead:
@@ -182,20 +177,20 @@ def build_head(channels: int, settings: HeadSettings) -> DescriptorHead:
             {name.removeprefix(_IN_CAPTIONER): tensor for name, tensor in trained.items()} or state,
             kind=f"a descriptor head from {channels} to {settings.width} channels",
             path=path,
-            fix="set regions.head.width to the head that the file belongs to, or regions.head.weights to another file",
+            fix="set models.head.width to the head that the file belongs to, or models.head.weights to another file",
         )
     return head.eval()
 
 
 @torch.inference_mode()
-def describe(head: DescriptorHead, grids: Tensor) -> Tensor:
-    """Apply g to grids (N, C, 7, 7) in blocks of one shape; float32 (N, d), equal bits whatever N is."""
-    parts = [grids.new_zeros(0, head.width)]
+def apply_head(head: DescriptorHead, grids: Tensor) -> Tensor:
+    """Apply g to grids (N, C, 7, 7) in blocks of one shape; float32 (N, d), the same bits whatever N is."""
+    descriptors = [grids.new_zeros(0, head.width)]
     for start in range(0, len(grids), _BLOCK):
         block = grids[start : start + _BLOCK]
-        empty = _BLOCK - len(block)
-        parts.append(head(F.pad(block, (0, 0, 0, 0, 0, 0, 0, empty)))[: len(block)])
-    return torch.cat(parts)
+        padding = _BLOCK - len(block)
+        descriptors.append(head(F.pad(block, (0, 0, 0, 0, 0, 0, 0, padding)))[: len(block)])
+    return torch.cat(descriptors)
 
 
 def region_descriptors(
@@ -209,4 +204,4 @@ def region_descriptors(
     masks: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Return the descriptors Z of equation (8), float32 (N, d); see `region_grids` for the arguments."""
-    return describe(head, region_grids(embeddings, boxes, spatial_scales, sizes, settings, masks=masks))
+    return apply_head(head, region_grids(embeddings, boxes, spatial_scales, sizes, settings, masks=masks))

@@ -1,4 +1,4 @@
-"""How a region's features are cut from the feature map, and what makes a descriptor of them."""
+"""Settings of region features: RoIAlign, the descriptor head, what is stored."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RoiSettings(Section):
 
 
 class HeadSettings(Section):
-    """The descriptor head g of equation (8), of which the paper says that it is a lightweight convolutional one."""
+    """The descriptor head g of equation (8), by the paper a lightweight convolutional one."""
 
     kind: HeadKind = Field(
         "mean",
@@ -51,19 +51,19 @@ class HeadSettings(Section):
     weights: str | None = Field(
         None,
         description="safetensors file of conv's trained weights: its own, or model.safetensors of a captioner that "
-        "trained one (train.captioner.evidence.descriptor_width); null: orthogonal random ones",
+        "trained one (train.captioner.inputs.descriptor_width); null: orthogonal random ones",
     )
     seed: int = Field(0, ge=0, description="seed of the random weights")
     normalise: bool = Field(False, description="scale every descriptor to unit length")
 
 
 class RegionSettings(Section):
-    """What is computed of every region, and what of it is kept."""
+    """What is computed for every region, and what is stored."""
 
     roi: RoiSettings = Field(RoiSettings(), description="RoIAlign and pooling")
     head: HeadSettings = Field(HeadSettings(), description="descriptor head g")
     store: Store = Field(
         "vectors",
         description="vectors: descriptors only; grids: also the 7×7 grids they are made of, so that the "
-        "captioner can train a head of its own (train.captioner.evidence.descriptor_width), at some 45 times the room",
+        "captioner can train a head of its own (train.captioner.inputs.descriptor_width), at some 45 times the room",
     )

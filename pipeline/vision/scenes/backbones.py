@@ -122,7 +122,8 @@ def build_backbone(name: str, weights: Path | None, *, seed: int = 0) -> Backbon
             backbone.adapt_state_dict(load_state_dict(weights)),
             kind=f"a {name}",
             path=weights,
-            fix="set scenes.backbone to the model that the file belongs to, or scenes.weights to another file",
+            fix="set models.backbone.backbone to the model that the file belongs to, or models.backbone.weights to another "
+            "file",
         )
     return backbone.eval()
 

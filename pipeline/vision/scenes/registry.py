@@ -10,7 +10,7 @@ from pipeline.registry import Registry
 if TYPE_CHECKING:
     from pipeline.vision.scenes.backbones import Backbone
 
-BACKBONES: Registry[Callable[[], Backbone]] = Registry("scene backbone", where="scenes.backbone")
+BACKBONES: Registry[Callable[[], Backbone]] = Registry("scene backbone", where="models.backbone.backbone")
 """Factories of backbones with randomly initialised weights, by name."""
 
 BACKBONES.register(

@@ -77,7 +77,7 @@ class SceneWorker:
             raise DataError(
                 f"the image is {size} pixels, the first one {first}",
                 where=image.path,
-                fix="set scenes.size to the side that all images are to be resized to",
+                fix="set models.backbone.size to the side that all images are to be resized to",
             )
         return pixels
 

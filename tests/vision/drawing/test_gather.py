@@ -1,26 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.cache.schema import Provenance, Schema
-from pipeline.cache.writer import pack
 from pipeline.datasets.images import read_rgb
-from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, DataError
 from pipeline.vision.drawing.gather import gather_pair
 from pipeline.vision.drawing.pair import KINDS, draw_pair
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
-from pipeline.vision.matching.cache import SCHEMA as MATCHES
-from pipeline.vision.matching.cache import pair_arrays
-from pipeline.vision.matching.settings import AssignmentSettings
-from tests.stages.region_data import mask_set, random_masks, units_of, write_masks, write_pairs, write_sam
+from tests.stages.region_data import mask_set, random_masks, write_masks, write_pairs, write_sam
+from tests.vision.drawing.cache_data import SIZES, semantic_arrays, write_cache, write_matches
 
-SIZES = [(64, 64), (64, 64)]
 PROMPTS = ["building . house", "road"]
 
 
@@ -32,53 +24,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_masks(folder / "masks.h5", prepared, write_sam(folder))
     write_matches(folder / "matches.h5", prepared, [(0, 1), (2, 3)])
     semantics = [semantic_arrays(unit) if unit < 3 else None for unit in range(4)]
-    write(folder / "semantics.h5", SEMANTICS, prepared, semantics, {"grounding": {"prompts": PROMPTS}})
+    write_cache(folder / "semantics.h5", SEMANTICS, prepared, semantics, {"grounding": {"prompts": PROMPTS}})
     return folder
-
-
-def write(
-    path: Path,
-    schema: Schema,
-    prepared: Path,
-    arrays: Sequence[dict[str, Any] | None],
-    settings: dict[str, Any],
-) -> Path:
-    data = read_prepared(prepared)
-    provenance = Provenance(
-        schema.stage, schema.version, settings, "0" * 64, upstream={"pairs.jsonl": data.card.pairs_sha256}
-    )
-    return pack(path, schema, provenance, [pair.id for pair in data.pairs], units_of(schema, arrays))
-
-
-def write_matches(path: Path, prepared: Path, counts: list[tuple[int, int]]) -> Path:
-    tables = [np.eye(*shape, dtype=np.float32) * 0.9 for shape in counts]
-    return write(path, MATCHES, prepared, [pair_arrays(table, AssignmentSettings()) for table in tables], {})
-
-
-def semantic_arrays(unit: int) -> dict[str, Any]:
-    masks = random_masks(unit, 64, 64)
-    found, count = mask_set(masks), len(masks)
-    return {
-        "boxes": found.boxes,
-        "scores": found.predicted_iou,
-        "category": np.arange(count, dtype=np.int32) % 2,
-        "runs": found.runs,
-        "counts": np.concatenate([np.zeros(0, np.uint32), *map(masks.encode, masks)]),
-        "embeddings": np.zeros((count, 4), np.float16),
-        "descriptors": np.zeros((count, 4), np.float16),
-        "similarity": np.zeros((count, 2), np.float16),
-        "selected": np.ones(count, np.uint8),
-        # At half the size of the images.
-        "map": np.full((32, 32), 2, np.uint8),
-        "map_score": np.full((32, 32), 200, np.uint8),
-        "size": np.array([64, 64], np.int32),
-    }
 
 
 def test_everything_about_a_pair(folder: Path) -> None:
     caches = {name: folder / f"{name}.h5" for name in ("masks", "matches", "semantics")}
     pair = gather_pair(folder / "prepared", "pair_001", **caches)
-    assert pair.known == KINDS
+    assert pair.kinds == KINDS
     assert pair.caption == "pair_001"
     assert pair.names == ("building", "road")
     for date, regions in enumerate(pair.regions):
@@ -101,7 +54,7 @@ def test_everything_about_a_pair(folder: Path) -> None:
 
 def test_an_image_without_masks(folder: Path) -> None:
     pair = gather_pair(folder / "prepared", "pair_000", masks=folder / "masks.h5", matches=folder / "matches.h5")
-    assert pair.known == ("masks", "matches")
+    assert pair.kinds == ("masks", "matches")
     assert pair.regions[0].masks.shape == (0, 64, 64)
     draw_pair(pair, zoom=1)
 

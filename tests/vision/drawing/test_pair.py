@@ -53,9 +53,9 @@ def full() -> DrawnPair:
 
 def test_rows_are_added_for_what_is_known() -> None:
     whole, matched, plain = full(), replace(full(), semantics=None), replace(full(), matches=None, semantics=None)
-    assert whole.known == KINDS
-    assert matched.known == ("masks", "matches")
-    assert plain.known == ("masks",)
+    assert whole.kinds == KINDS
+    assert matched.kinds == ("masks", "matches")
+    assert plain.kinds == ("masks",)
     pictures = [draw_pair(pair, zoom=4) for pair in (plain, matched, whole)]
     assert len({picture.width for picture in pictures}) == 1
     heights = [picture.height for picture in pictures]

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pipeline.config import parse_section, with_overrides
 from pipeline.errors import CheckpointError, SettingsError
-from pipeline.vision.matching.build import build_matcher, learned_matcher, training_advice
+from pipeline.vision.matching.build import build_matcher, learned_matcher, training_hint
 from pipeline.vision.matching.matcher import LearnedMatcher, collate
 from pipeline.vision.matching.settings import PUBLISHED, LightGlueSettings, MatcherSettings, SuperGlueSettings
 from pipeline.vision.matching.superglue import SuperGlue
@@ -87,9 +87,9 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path, method: str) -> Non
 
 
 @pytest.mark.parametrize("method", ["superglue", "lightglue"])
-def test_the_advised_command_trains_the_matcher_that_is_wanted(tmp_path: Path, method: str) -> None:
+def test_hinted_command_trains_the_matcher_of_the_settings(tmp_path: Path, method: str) -> None:
     settings = matcher_settings(method, weights=str(tmp_path / "a b" / "none.safetensors"))
-    command = shlex.split(training_advice(settings).split("`")[1])
+    command = shlex.split(training_hint(settings).split("`")[1])
     changes = [word for before, word in pairwise(command) if before == "--set"]
     document = with_overrides({}, changes)
     trained = parse_section(document["pretrain"], "pretrain", PretrainSettings).matcher
@@ -101,10 +101,10 @@ def test_the_advised_command_trains_the_matcher_that_is_wanted(tmp_path: Path, m
 @pytest.mark.parametrize(
     "weights", ["artifacts/pretrained/matcher-mini.safetensors", "elsewhere/superglue_outdoor.pth"]
 )
-def test_advice_never_overwrites_what_others_made(weights: str) -> None:
-    advice = training_advice(matcher_settings("superglue", weights=weights))
-    assert "--out artifacts/checkpoints/matcher.safetensors`" in advice
-    assert "set matches.weights to artifacts/checkpoints/matcher.safetensors" in advice
+def test_hint_never_overwrites_published_weights(weights: str) -> None:
+    hint = training_hint(matcher_settings("superglue", weights=weights))
+    assert "--out artifacts/checkpoints/matcher.safetensors`" in hint
+    assert "set matches.weights to artifacts/checkpoints/matcher.safetensors" in hint
 
 
 @pytest.mark.parametrize("method", ["superglue", "lightglue"])

@@ -24,10 +24,10 @@ TABLE = np.array(
 
 
 def test_matches_are_mutual_and_above_the_threshold() -> None:
-    found = assign(TABLE, PAPER)
-    assert found.matched.tolist() == [[0, 0], [3, 3]]
-    assert found.confidence.tolist() == pytest.approx([0.9, 0.35])
-    assert (found.matched.dtype, found.confidence.dtype) == (np.int32, np.float32)
+    assignment = assign(TABLE, PAPER)
+    assert assignment.matched.tolist() == [[0, 0], [3, 3]]
+    assert assignment.confidence.tolist() == pytest.approx([0.9, 0.35])
+    assert (assignment.matched.dtype, assignment.confidence.dtype) == (np.int32, np.float32)
 
 
 def test_the_paper_and_the_release_differ_in_who_is_unmatched() -> None:
@@ -53,9 +53,9 @@ def test_against_plain_loops(settings: AssignmentSettings) -> None:
         else:
             gone = [p for p in range(table.shape[0]) if p not in [m[0] for m in matched]]
             new = [q for q in range(table.shape[1]) if q not in [m[1] for m in matched]]
-        found = assign(table, settings)
-        assert found.matched.tolist() == matched
-        assert (found.unmatched_before.tolist(), found.unmatched_after.tolist()) == (gone, new)
+        assignment = assign(table, settings)
+        assert assignment.matched.tolist() == matched
+        assert (assignment.unmatched_before.tolist(), assignment.unmatched_after.tolist()) == (gone, new)
 
 
 @pytest.mark.parametrize("settings", [PAPER, RELEASE])
@@ -63,15 +63,15 @@ def test_against_plain_loops(settings: AssignmentSettings) -> None:
 def test_a_date_without_regions_leaves_all_others_unmatched(
     shape: tuple[int, int], settings: AssignmentSettings
 ) -> None:
-    found = assign(np.zeros(shape), settings)
-    assert found.matched.shape == (0, 2)
-    assert found.unmatched_before.tolist() == list(range(shape[0]))
-    assert found.unmatched_after.tolist() == list(range(shape[1]))
+    assignment = assign(np.zeros(shape), settings)
+    assert assignment.matched.shape == (0, 2)
+    assert assignment.unmatched_before.tolist() == list(range(shape[0]))
+    assert assignment.unmatched_after.tolist() == list(range(shape[1]))
 
 
 def test_of_equal_confidences_the_first_matches_and_none_matches_twice() -> None:
-    found = assign(np.full((3, 2), 0.5), RELEASE)
-    assert found.matched.tolist() == [[0, 0]]
+    assignment = assign(np.full((3, 2), 0.5), RELEASE)
+    assert assignment.matched.tolist() == [[0, 0]]
 
 
 def test_matches_are_decided_on_what_is_stored() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.vision.matching.matcher import Assignment
-from pipeline.vision.matching.oracle import Count, Gold, Score, judge, objects_of_regions, table
+from pipeline.vision.matching.oracle import Counts, GroundTruth, Score, objects_of_regions, score_pair, table
 
 
 def test_regions_are_given_the_object_they_show() -> None:
@@ -30,8 +30,8 @@ def assignment(matched: list[list[int]], before: list[int], after: list[int]) ->
     )
 
 
-GOLD = Gold(
-    #  3 and 5 survive with regions at both dates; 4 survives without one after; 8 has gone; 9 is new.
+TRUTH = GroundTruth(
+    #  3 and 5 survive with regions at both dates; 4 survives without one after; 8 disappeared; 9 appeared.
     before=np.array([3, 4, 5, 8, 0]),
     after=np.array([5, 3, 9, 0]),
     corresponding=frozenset([3, 4, 5]),
@@ -41,37 +41,39 @@ GOLD = Gold(
 
 
 def test_a_perfect_assignment_scores_one() -> None:
-    score = judge(GOLD, assignment([[0, 1], [2, 0], [4, 3]], [1, 3], [2]))
-    assert score == Score(Count(2, 2, 2), Count(1, 1, 1), Count(1, 1, 1))
+    score = score_pair(TRUTH, assignment([[0, 1], [2, 0], [4, 3]], [1, 3], [2]))
+    assert score == Score(Counts(2, 2, 2), Counts(1, 1, 1), Counts(1, 1, 1))
 
 
 def test_mistakes_are_counted() -> None:
     # 8, which has gone, is matched with 9, which is new; 3 is overlooked, 5 is matched with ground.
-    score = judge(GOLD, assignment([[3, 2], [2, 3]], [0, 1, 4], [0, 1]))
-    assert score.matches == Count(0, 2, 2)
-    assert score.disappeared == Count(0, 1, 1)
-    assert score.appeared == Count(0, 2, 1)
+    score = score_pair(TRUTH, assignment([[3, 2], [2, 3]], [0, 1, 4], [0, 1]))
+    assert score.matches == Counts(0, 2, 2)
+    assert score.disappeared == Counts(0, 1, 1)
+    assert score.appeared == Counts(0, 2, 1)
 
 
-def test_what_the_masks_decide_is_not_judged() -> None:
+def test_objects_without_a_region_at_one_date_are_not_counted() -> None:
     # 4 has no region after: it may be matched with ground or not at all.
-    for found in (assignment([[1, 3]], [], []), assignment([], [1], [])):
-        score = judge(GOLD, found)
-        assert (score.matches.said, score.disappeared.said, score.appeared.said) == (0, 0, 0)
+    for either in (assignment([[1, 3]], [], []), assignment([], [1], [])):
+        score = score_pair(TRUTH, either)
+        assert (score.matches.predicted, score.disappeared.predicted, score.appeared.predicted) == (0, 0, 0)
 
 
 def test_several_masks_of_one_object_stand_for_each_other() -> None:
-    gold = Gold(np.array([3, 3, 3]), np.array([3, 3]), frozenset([3]), frozenset(), frozenset())
+    truth = GroundTruth(np.array([3, 3, 3]), np.array([3, 3]), frozenset([3]), frozenset(), frozenset())
     # Crosswise is as good as straight, and the third is left over whatever the matcher does.
-    score = judge(gold, assignment([[0, 1], [1, 0]], [2], []))
-    assert (score.matches, score.disappeared) == (Count(2, 2, 2), Count(0, 0, 0))
-    score = judge(gold, assignment([[2, 0]], [0, 1], [1]))
-    assert (score.matches, score.disappeared, score.appeared) == (Count(1, 1, 2), Count(0, 1, 0), Count(0, 1, 0))
+    score = score_pair(truth, assignment([[0, 1], [1, 0]], [2], []))
+    assert (score.matches, score.disappeared) == (Counts(2, 2, 2), Counts(0, 0, 0))
+    score = score_pair(truth, assignment([[2, 0]], [0, 1], [1]))
+    assert (score.matches, score.disappeared, score.appeared) == (Counts(1, 1, 2), Counts(0, 1, 0), Counts(0, 1, 0))
 
 
 def test_scores_add_up_and_are_shown() -> None:
-    total = Score(Count(8, 10, 16), Count(1, 2, 2), Count(0, 0, 3)) + Score(Count(1, 2, 2), Count(0, 0, 0), Count())
-    assert total.matches == Count(9, 12, 18)
+    total = Score(Counts(8, 10, 16), Counts(1, 2, 2), Counts(0, 0, 3)) + Score(
+        Counts(1, 2, 2), Counts(0, 0, 0), Counts()
+    )
+    assert total.matches == Counts(9, 12, 18)
     assert (total.matches.precision, total.matches.recall) == (0.75, 0.5)
     assert total.appeared.precision == 1.0
     text = table({"superglue": total, "nearest": Score()})
@@ -79,6 +81,6 @@ def test_scores_add_up_and_are_shown() -> None:
     assert "18 matches, 2 disappeared, 3 appeared" in text
 
 
-@pytest.mark.parametrize("name", ["right", "said", "true"])
+@pytest.mark.parametrize("name", ["tp", "predicted", "actual"])
 def test_counts_start_at_nothing(name: str) -> None:
-    assert getattr(Count(), name) == 0
+    assert getattr(Counts(), name) == 0

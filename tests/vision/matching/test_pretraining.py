@@ -8,7 +8,7 @@ from pipeline.vision.matching.build import learned_matcher
 from pipeline.vision.matching.example_settings import AugmentSettings
 from pipeline.vision.matching.examples import Examples
 from pipeline.vision.matching.matcher import collate
-from pipeline.vision.matching.pretraining import augmented, batches, exchanged, losses, target_table, validate
+from pipeline.vision.matching.pretraining import augment, batches, losses, swap_dates, target_table, validate
 from pipeline.vision.matching.settings import AssignmentSettings
 from tests.vision.matching.region_data import WIDTH, matcher_settings, random_pairs
 
@@ -40,65 +40,65 @@ def test_loss_against_a_plain_loop(method: str) -> None:
             if column not in numbers:
                 binned -= table[pair, -1, column].item()
                 terms += 1
-    found = losses(matcher, part)
-    assert found["matches"].item() == pytest.approx(matched / terms, rel=1e-5)
-    assert found["dustbins"].item() == pytest.approx(binned / terms, rel=1e-5)
+    values = losses(matcher, part)
+    assert values["matches"].item() == pytest.approx(matched / terms, rel=1e-5)
+    assert values["dustbins"].item() == pytest.approx(binned / terms, rel=1e-5)
 
 
-def test_exchanged_dates_have_the_transposed_truth() -> None:
+def test_swapped_dates_have_the_transposed_target() -> None:
     part = examples()
-    turned = exchanged(part)
-    assert torch.equal(target_table(turned), target_table(part).transpose(1, 2))
-    assert torch.equal(exchanged(turned).counterpart, part.counterpart)
+    swapped = swap_dates(part)
+    assert torch.equal(target_table(swapped), target_table(part).transpose(1, 2))
+    assert torch.equal(swap_dates(swapped).counterpart, part.counterpart)
 
 
-def test_changed_examples_keep_what_is_true_of_them() -> None:
+def test_augmented_examples_keep_their_correspondences() -> None:
     part = examples()
     # Every region carries its own number, so that it is known again.
     part.pairs.scores.copy_(torch.arange(part.pairs.scores.numel()).view_as(part.pairs.scores))
-    known = {
+    correspondences = {
         (before, after)
         for pair, row in torch.nonzero(part.counterpart >= 0).tolist()
         for before, after in [
             (part.pairs.scores[pair, 0, row].item(), part.pairs.scores[pair, 1, part.counterpart[pair, row]].item())
         ]
     }
-    known |= {(after, before) for before, after in known}
+    correspondences |= {(after, before) for before, after in correspondences}
     settings = AugmentSettings(drop=0.2, replace=0.2)
-    kept = 0
+    remaining = 0
     for seed in range(20):
-        found = augmented(part, settings, np.random.default_rng(seed))
-        assert found.pairs.valid.sum() <= part.pairs.valid.sum()
-        rows = torch.nonzero(found.counterpart >= 0).tolist()
+        changed = augment(part, settings, np.random.default_rng(seed))
+        assert changed.pairs.valid.sum() <= part.pairs.valid.sum()
+        rows = torch.nonzero(changed.counterpart >= 0).tolist()
         for pair, row in rows:
-            column = int(found.counterpart[pair, row])
-            assert found.pairs.valid[pair, 0, row]
-            assert found.pairs.valid[pair, 1, column]
-            pairing = found.pairs.scores[pair, 0, row].item(), found.pairs.scores[pair, 1, column].item()
-            assert pairing in known
-        kept += len(rows)
+            column = int(changed.counterpart[pair, row])
+            assert changed.pairs.valid[pair, 0, row]
+            assert changed.pairs.valid[pair, 1, column]
+            pairing = changed.pairs.scores[pair, 0, row].item(), changed.pairs.scores[pair, 1, column].item()
+            assert pairing in correspondences
+        remaining += len(rows)
         torch.testing.assert_close(
-            (found.pairs.boxes[..., :2] + found.pairs.boxes[..., 2:])[found.pairs.valid] / 2,
-            found.pairs.centroids[found.pairs.valid],
+            (changed.pairs.boxes[..., :2] + changed.pairs.boxes[..., 2:])[changed.pairs.valid] / 2,
+            changed.pairs.centroids[changed.pairs.valid],
             rtol=0,
             atol=1e-3,
         )
-    assert 0.3 < kept / (20 * 6) < 0.8
+    assert 0.3 < remaining / (20 * 6) < 0.8
 
 
 def test_without_chance_only_the_view_changes() -> None:
     part = examples()
     still = AugmentSettings(drop=0, replace=0, shift=0)
-    places = set()
+    positions = set()
     for seed in range(20):
-        found = augmented(part, still, np.random.default_rng(seed))
-        places.add(round(float(found.pairs.centroids[0, 0, 0, 0]), 3))
-        extents = (found.pairs.boxes[..., 2:] - found.pairs.boxes[..., :2]).flatten(0, 1).sum((1, 2)).sort().values
+        changed = augment(part, still, np.random.default_rng(seed))
+        positions.add(round(float(changed.pairs.centroids[0, 0, 0, 0]), 3))
+        extents = (changed.pairs.boxes[..., 2:] - changed.pairs.boxes[..., :2]).flatten(0, 1).sum((1, 2)).sort().values
         expected = (part.pairs.boxes[..., 2:] - part.pairs.boxes[..., :2]).flatten(0, 1).sum((1, 2)).sort().values
         torch.testing.assert_close(extents, expected)
-        assert (found.counterpart >= 0).sum() == 6
+        assert (changed.counterpart >= 0).sum() == 6
     # Two dates, two mirrors; pictures that are not square are not transposed.
-    assert len(places) == 4
+    assert len(positions) == 4
 
 
 def test_trimmed_examples_have_the_same_loss() -> None:
@@ -111,7 +111,7 @@ def test_trimmed_examples_have_the_same_loss() -> None:
 
 
 def test_batches_hold_every_example_once_and_are_the_same_again() -> None:
-    part = Examples(examples().pairs.take(torch.arange(4).repeat(2)), torch.arange(48).view(8, 6) * 0 - 1)
+    part = Examples(examples().pairs.select(torch.arange(4).repeat(2)), torch.arange(48).view(8, 6) * 0 - 1)
     part.pairs.scores[:, :, 0] = torch.arange(8.0)[:, None]
     still = AugmentSettings(drop=0, replace=0)
 

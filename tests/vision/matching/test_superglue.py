@@ -9,7 +9,7 @@ from transformers.models.superglue import modeling_superglue
 
 from pipeline.vision.matching.matcher import RegionPairs
 from pipeline.vision.matching.settings import PUBLISHED, SuperGlueSettings
-from pipeline.vision.matching.superglue import NEVER, SuperGlue, log_optimal_transport
+from pipeline.vision.matching.superglue import LOG_ZERO, SuperGlue, log_optimal_transport
 from tests.vision.matching.published import load_into, to_transformers
 from tests.vision.matching.region_data import SUPERGLUE, WIDTH
 
@@ -37,22 +37,24 @@ def full(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_against_a_plain_loop(rows: int, columns: int) -> None:
     scores = np.random.default_rng(0).normal(size=(rows, columns)) * 3
     table = torch.from_numpy(scores).float()[None]
-    found = log_optimal_transport(table, torch.tensor(0.7), *full(table), 15)
-    np.testing.assert_allclose(found[0].exp().numpy(), plain(scores, 0.7, 15), rtol=1e-5, atol=1e-6)
+    log_assignment = log_optimal_transport(table, torch.tensor(0.7), *full(table), 15)
+    np.testing.assert_allclose(log_assignment[0].exp().numpy(), plain(scores, 0.7, 15), rtol=1e-5, atol=1e-6)
 
 
 def test_columns_carry_their_mass_and_rows_come_to_it() -> None:
     table = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1)) * 2
-    found = log_optimal_transport(table, torch.tensor(1.0), *full(table), 100).exp()
-    torch.testing.assert_close(found.sum(1), torch.tensor([[1.0, 1, 1, 1, 6]]).expand(2, -1))
-    torch.testing.assert_close(found.sum(2), torch.tensor([[1.0] * 6 + [4]]).expand(2, -1), rtol=1e-3, atol=1e-3)
+    log_assignment = log_optimal_transport(table, torch.tensor(1.0), *full(table), 100).exp()
+    torch.testing.assert_close(log_assignment.sum(1), torch.tensor([[1.0, 1, 1, 1, 6]]).expand(2, -1))
+    torch.testing.assert_close(
+        log_assignment.sum(2), torch.tensor([[1.0] * 6 + [4]]).expand(2, -1), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_scores_of_any_size_stay_finite() -> None:
     table = torch.tensor([[[300.0, -300.0], [-300.0, 300.0]]], requires_grad=True)
-    found = log_optimal_transport(table, torch.tensor(1.0), *full(table), 50)
-    found.diagonal(dim1=1, dim2=2)[:, :2].sum().backward()
-    torch.testing.assert_close(found.exp()[0, :2, :2], torch.eye(2), rtol=0, atol=0.02)
+    log_assignment = log_optimal_transport(table, torch.tensor(1.0), *full(table), 50)
+    log_assignment.diagonal(dim1=1, dim2=2)[:, :2].sum().backward()
+    torch.testing.assert_close(log_assignment.exp()[0, :2, :2], torch.eye(2), rtol=0, atol=0.02)
     assert table.grad is not None
     assert table.grad.isfinite().all()
 
@@ -65,11 +67,11 @@ def test_padding_changes_nothing_and_gets_no_gradient() -> None:
     before, after = (torch.arange(length)[None] < count for length, count in ((6, 3), (5, 2)))
     bin_score = torch.tensor(0.2)
     alone = log_optimal_transport(small, bin_score, *full(small), 30)
-    found = log_optimal_transport(large, bin_score, before, after, 30)
+    log_assignment = log_optimal_transport(large, bin_score, before, after, 30)
     rows, columns = [0, 1, 2, 6], [0, 1, 5]
-    torch.testing.assert_close(found[0][rows][:, columns], alone[0], rtol=0, atol=1e-6)
-    assert (found[0, 3:6] == NEVER).all()
-    found[0][rows][:, columns].sum().backward()
+    torch.testing.assert_close(log_assignment[0][rows][:, columns], alone[0], rtol=0, atol=1e-6)
+    assert (log_assignment[0, 3:6] == LOG_ZERO).all()
+    log_assignment[0][rows][:, columns].sum().backward()
     assert large.grad is not None
     assert large.grad.isfinite().all()
     assert (large.grad[:, 3:] == 0).all()
@@ -80,10 +82,10 @@ def test_a_date_without_regions_leaves_the_dustbin() -> None:
     table = torch.zeros(2, 3, 2)
     before = torch.tensor([[True, True, False], [False] * 3])
     after = torch.tensor([[False, False], [True, False]])
-    found = log_optimal_transport(table, torch.tensor(1.0), before, after, 10).exp()
-    torch.testing.assert_close(found[0, :3, 2], torch.tensor([1.0, 1.0, 0.0]))
-    torch.testing.assert_close(found[1, 3, :2], torch.tensor([1.0, 0.0]))
-    assert found[:, :3, :2].sum() == 0
+    log_assignment = log_optimal_transport(table, torch.tensor(1.0), before, after, 10).exp()
+    torch.testing.assert_close(log_assignment[0, :3, 2], torch.tensor([1.0, 1.0, 0.0]))
+    torch.testing.assert_close(log_assignment[1, 3, :2], torch.tensor([1.0, 0.0]))
+    assert log_assignment[:, :3, :2].sum() == 0
 
 
 SMALL = PUBLISHED.model_copy(update={"width": 32, "layers": 2, "keypoint_encoder": (8, 16), "sinkhorn_iterations": 25})
@@ -136,15 +138,15 @@ def test_equals_transformers_with_the_same_weights(layout: SuperGlueSettings, mo
     monkeypatch.setattr(modeling_superglue, "log_optimal_transport", recording)
     pairs = points(12, layout.width)
     with torch.inference_mode():
-        found = ours.log_assignment(pairs)
+        log_assignment = ours.log_assignment(pairs)
         matches, confidence, *_ = theirs._match_image_pair(
             pairs.centroids, pairs.descriptors, pairs.scores, 90, 160, mask=pairs.valid.int()
         )
-    torch.testing.assert_close(found, recorded[0], rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.exp(), recorded[0].exp(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(log_assignment, recorded[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(log_assignment.exp(), recorded[0].exp(), rtol=0, atol=1e-4)
     # A comparison of tables that say nothing would be worth nothing.
-    assert found[:, :-1, :-1].exp().max() > 0.1
-    best = found[:, :-1, :-1].exp().max(2)
+    assert log_assignment[:, :-1, :-1].exp().max() > 0.1
+    best = log_assignment[:, :-1, :-1].exp().max(2)
     mutual = matches[:, 0] >= 0
     assert mutual.any()
     assert torch.equal(best.indices[mutual], matches[:, 0][mutual].long())

@@ -6,70 +6,70 @@ import torch
 
 from pipeline.vision.matching.example_settings import AppearanceSettings, ExampleSettings, ViewSettings
 from pipeline.vision.matching.views import (
-    Layer,
     MaskedImage,
-    changed_appearance,
-    counterparts,
-    edited,
+    RegionLayer,
+    change_appearance,
+    counterparts_by_origin,
+    edit_regions,
     make_example,
     misregistration,
     strong_warp,
-    warped_image,
-    warped_masks,
+    warp_image,
+    warp_masks,
 )
 from tests.vision.matching.pictures import NOTHING, PLAIN, UNTOUCHED, picture
 
 
-def layer(regions: int = 6) -> Layer:
+def layer(regions: int = 6) -> RegionLayer:
     source = picture(np.random.default_rng(0), regions=regions)
-    return Layer(source.masks, tuple(frozenset([number]) for number in range(regions)), source.scores)
+    return RegionLayer(source.masks, tuple(frozenset([number]) for number in range(regions)), source.scores)
 
 
 def test_untouched_regions_are_their_own_counterparts() -> None:
     one = layer()
-    same = edited(one, UNTOUCHED, np.random.default_rng(0))
+    same = edit_regions(one, UNTOUCHED, np.random.default_rng(0))
     assert np.array_equal(same.masks, one.masks)
-    assert counterparts(one, same, 0.5).tolist() == list(range(6))
+    assert counterparts_by_origin(one, same, 0.5).tolist() == list(range(6))
 
 
 def test_dropped_regions_have_no_counterpart() -> None:
     one = layer()
-    fewer = one.take(np.array([4, 1]))
-    assert counterparts(one, fewer, 0.5).tolist() == [-1, 1, -1, -1, 0, -1]
-    assert counterparts(fewer, one, 0.5).tolist() == [4, 1]
-    assert len(edited(one, UNTOUCHED.model_copy(update={"drop": 1.0}), np.random.default_rng(0))) == 0
-    assert counterparts(one, one.take(np.array([], dtype=int)), 0.5).tolist() == [-1] * 6
-    assert counterparts(one.take(np.array([], dtype=int)), one, 0.5).tolist() == []
+    fewer = one.select(np.array([4, 1]))
+    assert counterparts_by_origin(one, fewer, 0.5).tolist() == [-1, 1, -1, -1, 0, -1]
+    assert counterparts_by_origin(fewer, one, 0.5).tolist() == [4, 1]
+    assert len(edit_regions(one, UNTOUCHED.model_copy(update={"drop": 1.0}), np.random.default_rng(0))) == 0
+    assert counterparts_by_origin(one, one.select(np.array([], dtype=int)), 0.5).tolist() == [-1] * 6
+    assert counterparts_by_origin(one.select(np.array([], dtype=int)), one, 0.5).tolist() == []
 
 
 def test_a_split_keeps_every_pixel_and_the_larger_part_keeps_the_counterpart() -> None:
     one = layer(1)
     for seed in range(20):
-        parts = edited(one, UNTOUCHED.model_copy(update={"split": 1.0}), np.random.default_rng(seed))
+        parts = edit_regions(one, UNTOUCHED.model_copy(update={"split": 1.0}), np.random.default_rng(seed))
         assert np.array_equal(parts.masks.sum(0), one.masks[0].astype(int))
         assert set(parts.origins) == {frozenset([0])}
         shares = parts.masks.sum((1, 2)) / one.masks.sum()
         assert shares[0] == shares.max()
-        assert counterparts(one, parts, 0.5).tolist() == [0 if shares[0] >= 0.5 else -1]
+        assert counterparts_by_origin(one, parts, 0.5).tolist() == [0 if shares[0] >= 0.5 else -1]
 
 
 def test_a_merge_joins_neighbours_and_what_they_are_made_of() -> None:
     one = layer(2)
-    joined = edited(one, UNTOUCHED.model_copy(update={"merge": 1.0}), np.random.default_rng(0))
+    joined = edit_regions(one, UNTOUCHED.model_copy(update={"merge": 1.0}), np.random.default_rng(0))
     assert len(joined) == 1
     assert joined.origins == (frozenset([0, 1]),)
     assert np.array_equal(joined.masks[0], one.masks.any(0))
     areas = one.masks.sum((1, 2))
-    found = counterparts(one, joined, 0.5).tolist()
+    numbers = counterparts_by_origin(one, joined, 0.5).tolist()
     for number in (0, 1):
         expected = areas[number] / areas.sum() >= 0.5 and areas[number] == areas.max()
-        assert (found[number] == 0) == expected
+        assert (numbers[number] == 0) == expected
 
 
 def test_another_thing_in_the_same_place_is_no_counterpart() -> None:
     one = layer()
-    other = Layer(one.masks, tuple(frozenset([number + 10]) for number in range(6)), one.scores)
-    assert counterparts(one, other, 0.5).tolist() == [-1] * 6
+    other = RegionLayer(one.masks, tuple(frozenset([number + 10]) for number in range(6)), one.scores)
+    assert counterparts_by_origin(one, other, 0.5).tolist() == [-1] * 6
 
 
 def test_what_is_covered_is_gone_if_too_little_is_left() -> None:
@@ -82,7 +82,7 @@ def test_what_is_covered_is_gone_if_too_little_is_left() -> None:
     cover[:, : x.max()] = True
     assert len(one.covered_by(cover, 0.5)) == 0
     with pytest.raises(IndexError):
-        one.take(np.array([3]))
+        one.select(np.array([3]))
     assert y.size
 
 
@@ -126,7 +126,7 @@ def test_a_homography_moves_picture_and_masks_together() -> None:
 def test_regions_painted_in_are_matched_only_when_both_views_have_them() -> None:
     edits = UNTOUCHED.model_copy(update={"paste": 8.0, "replace": 0.5})
     settings = NOTHING.model_copy(update={"edits": edits})
-    matched = lonely = 0
+    matched = unmatched = 0
     for seed in range(10):
         source = picture(np.random.default_rng(seed))
         before, after, counterpart = make_example(source, other, settings, 50, np.random.default_rng(seed))
@@ -136,9 +136,9 @@ def test_regions_painted_in_are_matched_only_when_both_views_have_them() -> None
                 assert np.array_equal(*pixels)
                 matched += 1
             else:
-                lonely += 1
+                unmatched += 1
     assert matched > 20
-    assert lonely > 5
+    assert unmatched > 5
 
 
 def test_the_same_draw_gives_the_same_example() -> None:
@@ -182,14 +182,14 @@ def test_appearance_changes_what_is_seen_and_not_where() -> None:
     source = picture(np.random.default_rng(0))
     image = torch.from_numpy(source.image).permute(2, 0, 1).float() / 255
     masks = torch.from_numpy(source.masks)
-    assert np.array_equal(changed_appearance(image, masks, PLAIN, np.random.default_rng(0)), source.image)
+    assert np.array_equal(change_appearance(image, masks, PLAIN, np.random.default_rng(0)), source.image)
     light = AppearanceSettings(season=0, shadow=0, blur=0, noise=0)
-    lit = changed_appearance(image, masks, light, np.random.default_rng(0))
+    lit = change_appearance(image, masks, light, np.random.default_rng(0))
     assert not np.array_equal(lit, source.image)
     for mask in source.masks:
         assert len(np.unique(lit[mask], axis=0)) == 1
     dark = AppearanceSettings(light=0, season=0, blur=0, noise=0)
-    shaded = np.stack([changed_appearance(image, masks, dark, np.random.default_rng(seed)) for seed in range(8)])
+    shaded = np.stack([change_appearance(image, masks, dark, np.random.default_rng(seed)) for seed in range(8)])
     darker = (shaded < source.image).any(-1)
     assert darker.any()
     assert (shaded <= source.image).all()
@@ -200,17 +200,17 @@ def test_warps_do_what_their_names_say() -> None:
     corners = torch.tensor([[0.0, 0, 1], [63, 0, 1], [63, 63, 1], [0, 63, 1]], dtype=torch.float64)
 
     def moved(homography: torch.Tensor) -> torch.Tensor:
-        places = corners @ homography.double().T
-        return (places[:, :2] / places[:, 2:] - corners[:, :2]).abs().max()
+        warped = corners @ homography.double().T
+        return (warped[:, :2] / warped[:, 2:] - corners[:, :2]).abs().max()
 
     for _ in range(20):
         assert moved(misregistration((64, 64), ViewSettings(shift=2), rng)) <= 2.0 + 1e-6
     assert max(float(moved(strong_warp((64, 64), ViewSettings(), rng))) for _ in range(20)) > 6
     image = torch.rand(3, 20, 30)
     same = torch.eye(3, dtype=torch.float64)
-    torch.testing.assert_close(warped_image(image, same), image, rtol=0, atol=1e-5)
+    torch.testing.assert_close(warp_image(image, same), image, rtol=0, atol=1e-5)
     shift = torch.tensor([[1.0, 0, 2], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
     masks = torch.zeros(1, 20, 30, dtype=torch.bool)
     masks[0, 4:8, 10:15] = True
-    assert torch.equal(warped_masks(masks, shift), masks.roll(2, 2))
-    assert warped_masks(masks[:0], shift).shape == (0, 20, 30)
+    assert torch.equal(warp_masks(masks, shift), masks.roll(2, 2))
+    assert warp_masks(masks[:0], shift).shape == (0, 20, 30)

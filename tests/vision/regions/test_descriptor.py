@@ -11,9 +11,9 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 from pipeline.vision.regions.descriptor import (
     DescriptorHead,
+    apply_head,
     build_head,
-    describe,
-    mask_shares,
+    mask_coverage,
     region_descriptors,
     region_grids,
 )
@@ -151,11 +151,11 @@ def test_arguments_must_agree() -> None:
         region_grids(torch.zeros(1, 1, 4, 4), [torch.zeros(0, 4)], [1.0], [(4, 4)], RoiSettings(mask_pooling=True))
 
 
-def test_mask_shares_are_covered_parts_of_bins() -> None:
+def test_mask_coverage_are_covered_parts_of_bins() -> None:
     # A box of 28 × 28 pixels in 14 bins of 2 × 2; the mask is its left 10 columns.
     mask = torch.zeros(1, 40, 40, dtype=torch.bool)
     mask[0, 4:32, 6:16] = True
-    shares = mask_shares(mask, torch.tensor([[6.0, 4.0, 34.0, 32.0]]), 14)[0]
+    shares = mask_coverage(mask, torch.tensor([[6.0, 4.0, 34.0, 32.0]]), 14)[0]
     assert torch.all(shares[1:-1, 1:4] == 1.0)
     assert torch.all(shares[:, 6:] == 0.0)
     # RoIAlign samples between pixel centres, which blurs by half a pixel; the sum stays.
@@ -196,9 +196,9 @@ def test_boxes_of_one_pixel() -> None:
 
 def test_shares_of_large_masks_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     masks, boxes = torch.rand(7, 40, 50) < 0.5, random_boxes(7, 40, 50)
-    whole = mask_shares(masks, boxes, 14)
+    whole = mask_coverage(masks, boxes, 14)
     monkeypatch.setattr("pipeline.vision.regions.descriptor._PIXELS", 3 * 40 * 50)
-    assert torch.equal(mask_shares(masks, boxes, 14), whole)
+    assert torch.equal(mask_coverage(masks, boxes, 14), whole)
 
 
 @pytest.mark.cuda
@@ -228,7 +228,7 @@ def test_mean_is_the_average_of_the_grid() -> None:
     head = build_head(12, HeadSettings())
     assert head.width == 12
     assert not list(head.parameters())
-    torch.testing.assert_close(describe(head, grids), grids.mean((2, 3)))
+    torch.testing.assert_close(apply_head(head, grids), grids.mean((2, 3)))
 
 
 def test_conv_against_its_definition() -> None:
@@ -237,7 +237,7 @@ def test_conv_against_its_definition() -> None:
     state = head.state_dict()
     hidden = torch.nn.functional.conv2d(grids, state["convolution.0.weight"], padding=1)
     mean = torch.nn.functional.gelu(hidden).mean((2, 3))
-    torch.testing.assert_close(describe(head, grids), mean @ state["projection.weight"].T)
+    torch.testing.assert_close(apply_head(head, grids), mean @ state["projection.weight"].T)
     assert head.width == 16
 
 
@@ -257,9 +257,9 @@ def test_random_weights_are_orthogonal_seeded_and_leave_the_global_generator_alo
 def test_normalised_descriptors_have_unit_length() -> None:
     grids = torch.randn(4, 8, GRID, GRID)
     for settings in (HeadSettings(normalise=True), CONV.model_copy(update={"normalise": True})):
-        norms = describe(build_head(8, settings), grids).norm(dim=1)
+        norms = apply_head(build_head(8, settings), grids).norm(dim=1)
         torch.testing.assert_close(norms, torch.ones(4))
-    zero = describe(build_head(8, HeadSettings(normalise=True)), torch.zeros(1, 8, GRID, GRID))
+    zero = apply_head(build_head(8, HeadSettings(normalise=True)), torch.zeros(1, 8, GRID, GRID))
     assert torch.equal(zero, torch.zeros(1, 8))
 
 
@@ -267,10 +267,10 @@ def test_normalised_descriptors_have_unit_length() -> None:
 def test_bits_do_not_depend_on_how_many_regions_there_are(settings: HeadSettings) -> None:
     head = build_head(8, settings)
     grids = torch.randn(70, 8, GRID, GRID)
-    whole = describe(head, grids)
+    whole = apply_head(head, grids)
     assert whole.shape == (70, head.width)
     for start, stop in ((0, 1), (3, 50), (69, 70), (5, 5)):
-        assert torch.equal(describe(head, grids[start:stop]), whole[start:stop])
+        assert torch.equal(apply_head(head, grids[start:stop]), whole[start:stop])
 
 
 def test_trained_weights_load_and_others_are_refused(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_trained_weights_load_and_others_are_refused(tmp_path: Path) -> None:
     save_file(trained.state_dict(), path)
     settings = CONV.model_copy(update={"weights": str(path)})
     grids = torch.randn(2, 8, GRID, GRID)
-    torch.testing.assert_close(describe(build_head(8, settings), grids), describe(trained, grids))
+    torch.testing.assert_close(apply_head(build_head(8, settings), grids), apply_head(trained, grids))
     with pytest.raises(CheckpointError, match="from 4 to 16 channels"):
         build_head(4, settings)
     with pytest.raises(CheckpointError, match="from 8 to 32 channels"):
@@ -303,4 +303,4 @@ def test_from_map_to_descriptor() -> None:
     sizes, scales, head = [(128, 128)] * 2, [1 / 8] * 2, build_head(8, CONV)
     vectors = region_descriptors(features, boxes, scales, sizes, head, RoiSettings())
     assert vectors.shape == (3, 16)
-    assert torch.equal(vectors, describe(head, region_grids(features, boxes, scales, sizes, RoiSettings())))
+    assert torch.equal(vectors, apply_head(head, region_grids(features, boxes, scales, sizes, RoiSettings())))
