@@ -30,12 +30,12 @@ from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.grounding.cache import read_semantics
 from pipeline.vision.grounding.detector import Detector
 from pipeline.vision.grounding.oracle import (
-    CLASSES,
+    LAND_COVER,
     class_iou,
-    common_land,
-    common_map,
-    every_box,
     precision_by_category,
+    predicted_land_cover,
+    without_thresholds,
+    world_land_cover,
 )
 from pipeline.vision.grounding.scenes import read_scenes
 from pipeline.vision.grounding.settings import parse_prompts
@@ -171,9 +171,11 @@ class Trial:
     def _precision(self) -> dict[str, float]:
         settings = self._section("semantics", SemanticsSettings)
         scenes = read_scenes(self.world, _SPLIT)
-        detector = Detector(every_box(settings.grounding), resolve_device(self._engine.device), settings.batch_size)
-        answers = detector.detect([image.permute(1, 2, 0).numpy() for image in scenes.images])
-        return precision_by_category(scenes, detector.categories, [answer.found for answer in answers])
+        detector = Detector(
+            without_thresholds(settings.grounding), resolve_device(self._engine.device), settings.batch_size
+        )
+        detections = detector.detect([image.permute(1, 2, 0).numpy() for image in scenes.images])
+        return precision_by_category(scenes, detector.categories, detections)
 
     def _land(self) -> dict[str, float]:
         settings = self._section("semantics", SemanticsSettings)
@@ -185,10 +187,10 @@ class Trial:
             for row in self.rows:
                 for date, folder in enumerate("AB"):
                     name = self.data.pairs[row].id
-                    predicted.append(common_map(read_semantics(cache, 2 * row + date).map, categories))
-                    true.append(common_land(read_picture(self.world, "semantic", _SPLIT, folder, f"{name}.png")))
-        ious = class_iou(np.stack(predicted), np.stack(true), len(CLASSES))
-        return {name: float(iou) for name, iou in zip(CLASSES, ious, strict=True) if not np.isnan(iou)}
+                    predicted.append(predicted_land_cover(read_semantics(cache, 2 * row + date).map, categories))
+                    true.append(world_land_cover(read_picture(self.world, "semantic", _SPLIT, folder, f"{name}.png")))
+        ious = class_iou(np.stack(predicted), np.stack(true), len(LAND_COVER))
+        return {name: float(iou) for name, iou in zip(LAND_COVER, ious, strict=True) if not np.isnan(iou)}
 
 
 def run(*, quick: bool = False) -> Figures:

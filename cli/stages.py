@@ -132,7 +132,7 @@ def semantics(
 ) -> None:
     """Find the regions that text prompts name, and a semantic map of every date.
 
-    Example: sagecc semantics --set semantics.q=10
+    Example: sagecc semantics --set semantics.top_q=10
     """
     from stages import semantics as stage
 

@@ -10,13 +10,13 @@ from pipeline.vision.grounding.settings import GroundingSettings
 from pipeline.weights import save_tensors
 from stages.settings import SemanticsSettings
 from tests.stages.region_data import SQUARE, write_pairs, write_sam
-from tests.vision.grounding.grounding_data import TEXT_ENCODER, small
+from tests.vision.grounding.grounding_data import TEXT_ENCODER, random_grounding_dino
 
 
 def write_grounding(folder: Path, *, seed: int = 1) -> GroundingSettings:
     """Write random weights of the mini Grounding DINO; return settings that keep many of its answers."""
     path = folder / "grounding.safetensors"
-    save_tensors(path, small(None, seed).state_dict())
+    save_tensors(path, random_grounding_dino(None, seed).state_dict())
     return GroundingSettings(
         weights=str(path),
         text_encoder=str(TEXT_ENCODER),
@@ -24,14 +24,14 @@ def write_grounding(folder: Path, *, seed: int = 1) -> GroundingSettings:
         prompts=("building . house", "road", "swimming pool"),
         box_threshold=0.0,
         text_threshold=0.0,
-        boxes=6,
+        max_boxes=6,
     )
 
 
 def make(folder: Path, sizes: Sequence[tuple[int, int]] = SQUARE, **changes: Any) -> tuple[Path, SemanticsSettings]:
     """Write pairs of random pictures of these sizes and random models; return the prepared folder and settings."""
     prepared, sam = write_pairs(folder, sizes), write_sam(folder)
-    settings = SemanticsSettings(grounding=write_grounding(folder), sam=sam, q=3, batch_size=2)
+    settings = SemanticsSettings(grounding=write_grounding(folder), sam=sam, top_q=3, batch_size=2)
     return prepared, settings.model_copy(update=changes)
 
 

@@ -16,8 +16,8 @@ from pipeline.errors import CacheError, CheckpointError, DataError, SettingsErro
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.vision.grounding.cache import SCHEMA, SemanticSet, read_semantics
-from pipeline.vision.grounding.detector import canvas, select, token_similarity
-from pipeline.vision.grounding.model import build_grounding_dino, ground
+from pipeline.vision.grounding.detector import pad_to_square, select_detections, token_similarity
+from pipeline.vision.grounding.model import build_grounding_dino, forward_with_states
 from pipeline.vision.grounding.prompts import category_tokens, load_text_encoder
 from pipeline.vision.grounding.settings import parse_prompts
 from pipeline.vision.grounding.worker import SemanticWorker
@@ -60,22 +60,22 @@ def test_what_is_written_is_what_the_models_say(folder: Path) -> None:
     encoder, decoder = ImageEncoder(sam, settings.sam, "cpu"), PromptDecoder(sam, "cpu")
     for file, stored in zip(images_of(data), contents(path), strict=True):
         image = read_rgb(file)
-        pixels, padding = canvas([image], 64, torch.device("cpu"))
+        pixels, padding = pad_to_square([image], 64, torch.device("cpu"))
         with torch.inference_mode():
-            answer = ground(model, pixels, padding, [caption.text])
-            found = select(answer, tokens, settings.grounding, 0, (64, 64), 64)
-            near = token_similarity(answer.queries[0][found.rows], answer.text[0], tokens)
-        assert len(stored) == len(found) > 0
-        np.testing.assert_allclose(stored.boxes, found.boxes, atol=1e-2)
-        np.testing.assert_allclose(stored.scores, found.scores, atol=1e-4)
-        np.testing.assert_array_equal(stored.category, found.categories)
-        np.testing.assert_allclose(stored.similarity, near, atol=2e-3)
-        np.testing.assert_allclose(stored.embeddings, answer.queries[0][found.rows], atol=1e-2)
-        best = set(np.argsort(-near.numpy().max(1), kind="stable")[: settings.q].tolist())
+            outputs = forward_with_states(model, pixels, padding, [caption.text])
+            detections = select_detections(outputs, tokens, settings.grounding, 0, (64, 64), 64)
+            similarity = token_similarity(outputs.queries[0][detections.query_indices], outputs.text[0], tokens)
+        assert len(stored) == len(detections) > 0
+        np.testing.assert_allclose(stored.boxes, detections.boxes, atol=1e-2)
+        np.testing.assert_allclose(stored.scores, detections.scores, atol=1e-4)
+        np.testing.assert_array_equal(stored.category, detections.categories)
+        np.testing.assert_allclose(stored.similarity, similarity, atol=2e-3)
+        np.testing.assert_allclose(stored.embeddings, outputs.queries[0][detections.query_indices], atol=1e-2)
+        best = set(np.argsort(-similarity.numpy().max(1), kind="stable")[: settings.top_q].tolist())
         assert set(np.flatnonzero(stored.selected).tolist()) == best
         masks = masks_from_boxes(decoder, encoder.encode([image]), [stored.boxes], [(64, 64)])[0].bitmaps
         assert (stored.masks == masks).mean() > 0.99
-        assert stored.descriptors.shape == (len(found), encoder.channels)
+        assert stored.descriptors.shape == (len(detections), encoder.channels)
         covered = stored.masks.any(0)
         np.testing.assert_array_equal(stored.map > 0, covered)
         top = stored.masks.argmax(0)
@@ -192,7 +192,7 @@ def test_the_aligned_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         np.testing.assert_array_equal(one.descriptors, other.descriptors)
         assert not np.array_equal(one.similarity, other.similarity)
         counts = np.bincount(one.category[one.selected], minlength=3)
-        np.testing.assert_array_equal(counts, np.minimum(np.bincount(one.category, minlength=3), settings.q))
+        np.testing.assert_array_equal(counts, np.minimum(np.bincount(one.category, minlength=3), settings.top_q))
     nothing = with_grounding(aligned, box_threshold=0.9999)
     with pytest.raises(DataError, match="no map can be fitted"):
         semantics.run(nothing, prepared, folder / "e.h5", engine=INLINE)

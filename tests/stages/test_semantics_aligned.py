@@ -12,7 +12,6 @@ from pipeline.cache.reader import Cache
 from pipeline.datasets.records import read_prepared, write_prepared
 from pipeline.errors import DataError
 from pipeline.execution.settings import EngineSettings
-from pipeline.vision.grounding import worker as fitting
 from pipeline.vision.grounding.cache import SCHEMA
 from pipeline.vision.grounding.worker import SemanticImage, evenly_spread
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
@@ -35,13 +34,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Names of the images of each fit."""
     seen: list[list[str]] = []
-    whole = fitting.alignment
+    whole = semantics.load_or_fit_alignment
 
     def watched(settings: Any, batch: Any, device: Any, images: list[SemanticImage], path: Path) -> Any:
         seen.append(["/".join(image.path.parts[-2:]) for image in images])
         return whole(settings, batch, device, images, path)
 
-    monkeypatch.setattr(fitting, "alignment", watched)
+    monkeypatch.setattr(semantics, "load_or_fit_alignment", watched)
     return seen
 
 

@@ -104,7 +104,7 @@ def test_bad_arrays_are_told_with_pair_and_file(data: Path) -> None:
 def test_settings_that_are_idle_do_not_show(data: Path) -> None:
     own, imported = SemanticsSettings(), SemanticsSettings(source=TAGS)
     assert "source" not in own.model_dump()
-    assert settings_hash(imported) == settings_hash(imported.model_copy(update={"q": 3}))
+    assert settings_hash(imported) == settings_hash(imported.model_copy(update={"top_q": 3}))
 
 
 def test_without_images_nothing_can_be_detected(data: Path) -> None:

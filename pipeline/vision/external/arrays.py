@@ -1,12 +1,12 @@
-"""Embeddings of regions that others computed: an array per date, in `.npy` files or in one HDF5 file.
+"""Import of embeddings that others computed: one array per date, in `.npy` files or in HDF5 files.
 
-What is imported for one date of one pair, where it lies, and how it becomes fields of semantics.h5.
+`tags` shares the first part: the dates to import for, their files, and the fields of semantics.h5.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from pipeline.datasets.paths import inner_path, refuse_outside
 from pipeline.datasets.records import Pair
 from pipeline.errors import DataError, first_line
-from pipeline.execution.compute import Item
+from pipeline.execution.compute import WorkItem
 from pipeline.files import content_key, sha256_bytes, sha256_file
 from pipeline.vision.external.settings import SourceSettings
 
 Date = Literal["before", "after"]
-DATES: tuple[Date, Date] = ("before", "after")
-SETTING = "semantics.source"
+DATES: Final[tuple[Date, Date]] = ("before", "after")
+SETTING: Final = "semantics.source"
+
+_NPY_FIX: Final = "write it again with numpy.save(file, array, allow_pickle=False)"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Unit:
 
     @property
     def label(self) -> str:
-        """What people call it."""
+        """Name for messages."""
         return f"{self.pair.id} {self.date}"
 
     @property
@@ -50,28 +52,26 @@ class Unit:
         """Stem of the image's file."""
         return Path(getattr(self.pair, self.date)).stem
 
-    def fill(self, pattern: str) -> str:
-        """Put the pair's split, stem and id in the places of a pattern."""
-        places = {"{split}": self.pair.split, "{stem}": self.stem, "{id}": self.pair.id}
-        for place, value in places.items():
-            pattern = pattern.replace(place, value)
-        return pattern
+    def fill(self, template: str) -> str:
+        """Return a template with its fields replaced by the pair's split, stem and id."""
+        values = {"{split}": self.pair.split, "{stem}": self.stem, "{id}": self.pair.id}
+        for field, value in values.items():
+            template = template.replace(field, value)
+        return template
 
 
-def units_of(pairs: Sequence[Pair]) -> Iterator[Unit]:
-    """Yield both dates of every pair, in the order of the cache's units."""
-    for pair in pairs:
-        for date in DATES:
-            yield Unit(pair, date)
+def units_of(pairs: Sequence[Pair]) -> list[Unit]:
+    """Return both dates of every pair, in the order of the cache's units."""
+    return [Unit(pair, date) for pair in pairs for date in DATES]
 
 
-def file_of(root: Path, name: str, setting: str) -> Path:
-    """Return where a file lies; it need not be there.
+def resolve_file(root: Path, name: str, setting: str) -> Path:
+    """Return the path of a file, which need not exist.
 
     Args:
         root: Folder that it lies in.
         name: Its path within the folder.
-        setting: Which setting names it.
+        setting: Setting that names it, for errors.
 
     Raises:
         DataError: The name, or a link, leads out of the folder.
@@ -82,34 +82,34 @@ def file_of(root: Path, name: str, setting: str) -> Path:
 
 
 def check_missing(missing: Sequence[Unit], settings: SourceSettings, what: str, where: Path) -> None:
-    """Refuse dates of which nothing is found, unless the settings allow them.
+    """Check that no date is missing, unless the settings allow it.
 
     Raises:
-        DataError: There are such; the first ones are named.
+        DataError: Dates are missing; the first ones are named.
     """
     if not missing or settings.allow_missing:
         return
-    named = ", ".join(unit.label for unit in missing[:3]) + (" …" if len(missing) > 3 else "")
+    labels = ", ".join(unit.label for unit in missing[:3]) + (" …" if len(missing) > 3 else "")
     raise DataError(
-        f"{len(missing):,} dates have no {what}: {named}",
+        f"{len(missing):,} dates have no {what}: {labels}",
         where=where,
         fix=f"put them there, or set {SETTING}.allow_missing: true to give these dates no regions",
     )
 
 
-def checked(array: NDArray[Any], width: int | None, where: str) -> NDArray[np.float16]:
-    """Return embeddings as the cache holds them.
+def validate_embeddings(array: NDArray[Any], width: int | None, where: str) -> NDArray[np.float16]:
+    """Check embeddings and convert them to the cache's type.
 
     Args:
-        array: As it was read.
-        width: Width that it must have; None takes any.
-        where: File, for messages.
+        array: The array of the file.
+        width: Required width; None: any.
+        where: File, for errors.
 
     Returns:
         (J, width) float16.
 
     Raises:
-        DataError: It is no table of numbers, of another width, or holds what is no finite half-precision number.
+        DataError: It is no matrix of floats, of another width, or holds a value that is not finite in half precision.
     """
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
         raise DataError(
@@ -136,12 +136,12 @@ def checked(array: NDArray[Any], width: int | None, where: str) -> NDArray[np.fl
     return half
 
 
-def fields(
+def semantic_fields(
     embeddings: NDArray[np.float16], scores: NDArray[np.float32], category: NDArray[np.int32]
 ) -> dict[str, NDArray[Any]]:
     """Return the fields of semantics.h5 for one date, regions in order of falling score.
 
-    Imported regions have a meaning but no place: boxes and sizes are zero, masks and maps are empty, and all regions
+    Imported regions have no position: boxes and sizes are zero, masks and maps are empty, and all regions
     are selected. Their similarity to a prompt is their score.
 
     Args:
@@ -166,17 +166,14 @@ def fields(
     }
 
 
-_NPY_FIX: Final = "write it again with numpy.save(file, array, allow_pickle=False)"
-
-
 @dataclass(frozen=True)
 class Array:
-    """Where the embeddings of one date lie.
+    """Address of the embeddings of one date.
 
     Attributes:
         path: The file, absolute: workers of a cluster may have another working directory.
-        sha256: Of its content, when the arrays were listed.
-        name: For HDF5, the data set; None for a `.npy` file.
+        sha256: Hash of the file when the arrays were listed.
+        name: The data set of an HDF5 file; None for a `.npy` file.
     """
 
     path: Path
@@ -185,119 +182,123 @@ class Array:
 
     @property
     def where(self) -> str:
-        """What messages call it."""
+        """Name for messages."""
         return str(self.path) if self.name is None else f"{self.path}, data set {self.name}"
 
 
 @dataclass(frozen=True)
 class ArrayItems:
-    """What there is to import.
+    """Arrays to import.
 
     Attributes:
         items: One per date of every pair; the payload is an `Array`, or None where there is none.
         width: Width of all embeddings.
-        upstream: SHA-256 of what is read: of each HDF5 file by its name, or of all `.npy` files together.
+        upstream: SHA-256 of each HDF5 file by its name, or of all `.npy` files together.
     """
 
-    items: list[Item]
+    items: list[WorkItem]
     width: int
     upstream: dict[str, str]
 
 
 def list_npy(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> ArrayItems:
-    """Look for the `.npy` file of every date.
+    """List the `.npy` file of every date.
 
     Raises:
         DataError: A date has none, all are missing, one leads out of `root`, or the first cannot be used.
     """
-    units = list(units_of(pairs))
-    found: list[Array | None] = []
+    units = units_of(pairs)
+    arrays: list[Array | None] = []
     for unit in units:
-        path = file_of(root, unit.fill(getattr(settings, unit.date)), unit.date)
-        found.append(Array(path.resolve(), sha256_file(path)) if path.is_file() else None)
-    items, width = _items(units, found, settings, "array", root / (settings.before or ""))
-    return ArrayItems(items, width, {"arrays": content_key([array.sha256 if array else None for array in found])})
+        path = resolve_file(root, unit.fill(getattr(settings, unit.date)), unit.date)
+        arrays.append(Array(path.resolve(), sha256_file(path)) if path.is_file() else None)
+    items, width = _work_items(units, arrays, settings, "array", root / (settings.before or ""))
+    return ArrayItems(items, width, {"arrays": content_key([array.sha256 if array else None for array in arrays])})
 
 
 def list_hdf5(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> ArrayItems:
-    """Look for the data set of every date.
+    """List the data set of every date.
 
     Raises:
         DataError: A file is missing or damaged, a date has no data set, all are missing, or the first cannot be used.
     """
-    units = list(units_of(pairs))
-    pattern = settings.file or ""
-    paths = {name: file_of(root, name, "file") for name in dict.fromkeys(unit.fill(pattern) for unit in units)}
+    units = units_of(pairs)
+    template = settings.file or ""
+    paths = {name: resolve_file(root, name, "file") for name in dict.fromkeys(unit.fill(template) for unit in units)}
     hashes = {}
     for name, path in paths.items():
         if not path.is_file():
             raise DataError("the file is not there", where=path, fix=f"correct {SETTING}.file")
         hashes[name] = sha256_file(path)
-    files = {name: _File(path.resolve()) for name, path in paths.items()}
-    found: list[Array | None] = []
+    files = {name: _Hdf5File(path.resolve()) for name, path in paths.items()}
+    arrays: list[Array | None] = []
     try:
         for unit in units:
-            file, name = unit.fill(pattern), unit.fill(getattr(settings, unit.date))
-            there = files[file].has(name)
-            found.append(Array(files[file].path, hashes[file], name) if there else None)
+            file, dataset = unit.fill(template), unit.fill(getattr(settings, unit.date))
+            exists = files[file].has(dataset)
+            arrays.append(Array(files[file].path, hashes[file], dataset) if exists else None)
     finally:
         for opened in files.values():
             opened.close()
-    items, width = _items(units, found, settings, "data set", root / pattern)
+    items, width = _work_items(units, arrays, settings, "data set", root / template)
     return ArrayItems(items, width, hashes)
 
 
-def _items(
-    units: Sequence[Unit], found: Sequence[Array | None], settings: SourceSettings, what: str, where: Path
-) -> tuple[list[Item], int]:
-    missing = [unit for unit, array in zip(units, found, strict=True) if array is None]
-    check_missing(missing, settings, what, where)
+def _work_items(
+    units: Sequence[Unit], arrays: Sequence[Array | None], settings: SourceSettings, what: str, where: Path
+) -> tuple[list[WorkItem], int]:
+    """Return one item per date and the width of all embeddings, by default that of the first array."""
+    check_missing([unit for unit, array in zip(units, arrays, strict=True) if array is None], settings, what, where)
     width = settings.width
     if width is None:
-        first = next((array for array in found if array is not None), None)
+        first = next((array for array in arrays if array is not None), None)
         if first is None:
             raise DataError(f"there is no {what} for any pair", where=where, fix=f"correct {SETTING}")
         reader = ArrayWorker(None)
         width = reader.load(first).shape[1]
         reader.close()
     items = []
-    for unit, array in zip(units, found, strict=True):
+    for unit, array in zip(units, arrays, strict=True):
         content = None if array is None else [array.sha256, array.name]
-        items.append(Item(key=content_key(width, content), label=unit.label, payload=array))
+        items.append(WorkItem(key=content_key(width, content), label=unit.label, payload=array))
     return items, width
 
 
 class ArrayWorker:
     """Reads arrays of embeddings; see `pipeline.execution.compute.Worker`.
 
-    The regions' order is taken for their rank, and their score is 1.
+    Regions keep the order of the array; their score is 1.
 
     Args:
-        width: Width that all must have; None takes any.
+        width: Required width; None: any.
     """
 
     batch_size = 1
 
     def __init__(self, width: int | None) -> None:
         self._width = width
-        self._files: dict[Path, _File] = {}
+        self._files: dict[Path, _Hdf5File] = {}
 
     def load(self, payload: Array | None) -> NDArray[np.float16]:
-        """Read one date's embeddings, (J, width); none where there are none.
+        """Read one date's embeddings, (J, width); a missing date has none.
 
         Raises:
-            DataError: The file is damaged, pickled or has changed, or the array cannot be used; see `checked`.
+            DataError: The file is damaged, pickled or has changed, or the array cannot be used; see
+                `validate_embeddings`.
         """
         if payload is None:
             return np.zeros((0, self._width or 0), np.float16)
         if payload.name is None:
-            return checked(read_npy(payload), self._width, payload.where)
-        file = self._files.setdefault(payload.path, _File(payload.path))
-        return checked(file.read(payload.name, payload.where), self._width, payload.where)
+            return validate_embeddings(read_npy(payload), self._width, payload.where)
+        file = self._files.setdefault(payload.path, _Hdf5File(payload.path))
+        return validate_embeddings(file.read(payload.name, payload.where), self._width, payload.where)
 
     def compute(self, loaded: Sequence[NDArray[np.float16]]) -> list[dict[str, NDArray[Any]]]:
         """Return the fields of semantics.h5 of each date."""
-        return [fields(rows, np.ones(len(rows), np.float32), np.zeros(len(rows), np.int32)) for rows in loaded]
+        return [
+            semantic_fields(embeddings, np.ones(len(embeddings), np.float32), np.zeros(len(embeddings), np.int32))
+            for embeddings in loaded
+        ]
 
     def close(self) -> None:
         """Close the HDF5 files."""
@@ -328,19 +329,19 @@ def read_npy(array: Array) -> NDArray[Any]:
 
 
 def _check_length(data: bytes) -> None:
-    """Refuse a file that is shorter than its header says, before memory is asked for what is not there."""
+    """Raise ValueError for a file that is shorter than its header says, before memory for its array is allocated."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    asked = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if not dtype.hasobject and len(data) - stream.tell() < asked:
-        raise ValueError(f"{asked:,} bytes of values announced, {len(data) - stream.tell():,} there")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
+    expected, available = int(np.prod(shape, dtype=object)) * dtype.itemsize, len(data) - stream.tell()
+    if not dtype.hasobject and available < expected:
+        raise ValueError(f"the header announces {expected:,} bytes of values, the file has {available:,}")
 
 
 @dataclass(frozen=True)
-class _File:
-    """An HDF5 file of other people, opened when it is first read."""
+class _Hdf5File:
+    """An external HDF5 file, opened when it is first read."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""What semantics.h5 holds, and reading one image's semantic regions from it."""
+"""Schema of semantics.h5, and the semantic regions and map of one image in it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ SCHEMA = Schema(
         SIZE,
     ),
 )
-"""What semantics.h5 holds."""
+"""Fields of semantics.h5."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,14 @@ class SemanticSet:
 
 
 def read_semantics(cache: Cache, unit: int) -> SemanticSet:
-    """Read one image; unit 2i + t is pair i at date t. One that was skipped has no regions, and zeros for a map."""
+    """Read one image; unit 2i + t is pair i at date t. A skipped image has no regions, and its map is zero."""
     height, width = cache.row("size", unit).tolist()
-    plain = {
+    stored = {
         name: cache.row(name, unit)
         for name in ("boxes", "scores", "category", "embeddings", "descriptors", "similarity")
     }
     return SemanticSet(
-        **plain,
+        **stored,
         masks=decode_rles(cache.row("runs", unit), cache.row("counts", unit), height, width),
         selected=cache.row("selected", unit) > 0,
         map=cache.row("map", unit),

@@ -1,13 +1,10 @@
-"""How detections become semantic regions and maps.
-
-Which Grounding DINO, what it is asked for, and which of its answers count.
-"""
+"""Settings of the open-vocabulary detector and of the semantic regions and maps made with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -16,11 +13,65 @@ from pipeline.errors import SettingsError
 from pipeline.vision.regions.settings import HeadSettings, RoiSettings
 from pipeline.vision.sam.settings import SamSettings
 
+MAX_CATEGORIES: Final = 255
+"""The semantic map has one byte per pixel, and 0 for no category."""
+
 GroundingVariant = Literal["mini", "swin_t", "swin_b"]
+Space = Literal["grounding", "aligned"]
 
 
-class GroundingSettings(Section):
-    """The open-vocabulary detector behind semantic regions, its prompts and thresholds."""
+@dataclass(frozen=True)
+class Category:
+    """One category of the prompts.
+
+    Attributes:
+        name: Its first phrase.
+        phrases: All its phrases, in lower case.
+    """
+
+    name: str
+    phrases: tuple[str, ...]
+
+
+def parse_prompts(prompts: Sequence[str]) -> tuple[Category, ...]:
+    """Parse prompts such as "building . house . villa", one per category.
+
+    Raises:
+        SettingsError: There is none or there are too many, one is empty, or a phrase stands twice.
+    """
+    if not prompts:
+        raise SettingsError("there are no prompts", where="prompts", fix='name at least one category: ["building"]')
+    if len(prompts) > MAX_CATEGORIES:
+        raise SettingsError(f"{len(prompts)} categories; a map holds {MAX_CATEGORIES}", where="prompts")
+    categories = []
+    category_of: dict[str, str] = {}
+    for number, prompt in enumerate(prompts, start=1):
+        phrases = tuple(" ".join(phrase.lower().split()) for phrase in prompt.split("."))
+        phrases = phrases[:-1] if len(phrases) > 1 and not phrases[-1] else phrases
+        if not all(phrases):
+            raise SettingsError(
+                f"prompt {number} ({prompt!r}) is empty or holds an empty phrase",
+                where="prompts",
+                fix="write phrases divided by single full stops: building . house . villa",
+            )
+        for phrase in phrases:
+            if "?" in phrase:
+                raise SettingsError(
+                    f"{phrase!r} holds a question mark, which divides phrases", where="prompts", fix="leave it out"
+                )
+            if phrase in category_of:
+                raise SettingsError(
+                    f"the phrase {phrase!r} stands twice, under {category_of[phrase]!r} and {phrases[0]!r}",
+                    where="prompts",
+                    fix="keep it in one category",
+                )
+            category_of[phrase] = phrases[0]
+        categories.append(Category(phrases[0], phrases))
+    return tuple(categories)
+
+
+class GroundingDinoSettings(Section):
+    """Grounding DINO, the open-vocabulary detector."""
 
     variant: GroundingVariant = Field(
         "mini", description="mini (ships with the project, trained on the synthetic world), swin_t or swin_b"
@@ -38,9 +89,14 @@ class GroundingSettings(Section):
         None,
         ge=64,
         le=2048,
-        description="side in pixels that the longer side of an image is resized to; null: what the variant is made "
-        "for (published 800, mini 128)",
+        description="side in pixels that the longer side of an image is resized to; null: the variant's own "
+        "(published 800, mini 128)",
     )
+
+
+class GroundingSettings(GroundingDinoSettings):
+    """Grounding DINO, its prompts and its thresholds."""
+
     prompts: tuple[str, ...] = Field(
         (
             "building . house . villa",
@@ -54,31 +110,33 @@ class GroundingSettings(Section):
         "building, road, vegetation, …; its full list is not published)",
     )
     box_threshold: float = Field(
-        0.35, ge=0, lt=1, description="a box is kept when its best category scores this much (published demo: 0.35)"
+        0.35, ge=0, lt=1, description="least score of a box's best category (published demo: 0.35)"
     )
     text_threshold: float = Field(
         0.25,
         ge=0,
         lt=1,
-        description="a kept box counts for every category that scores this much on it (published demo: 0.25)",
+        description="a box above box_threshold counts for every category that scores at least this on it (published "
+        "demo: 0.25)",
     )
-    nms: float = Field(
-        0.6, gt=0, le=1, description="of boxes of one category that overlap more than this (IoU), the best stays"
+    nms_threshold: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="IoU of two boxes of one category above which non-maximum suppression drops the one that scores "
+        "lower",
     )
-    boxes: int = Field(50, ge=1, le=900, description="most regions kept per image, best first")
+    max_boxes: int = Field(50, ge=1, le=900, description="most boxes per image; the best-scoring ones are kept")
 
     @field_validator("prompts")
     @classmethod
-    def _prompts_make_sense(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+    def _prompts_can_be_parsed(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
         parse_prompts(prompts)
         return prompts
 
 
-Space = Literal["grounding", "aligned"]
-
-
 class SemanticRegionSettings(Section):
-    """Semantic regions: detector, masks by SAM, descriptors, similarity to the prompts and choice of the best."""
+    """Semantic regions: boxes, their masks and descriptors, similarity to the prompts and selection."""
 
     grounding: GroundingSettings = Field(GroundingSettings(), description="the detector and its prompts")
     sam: SamSettings = Field(SamSettings(), description="the SAM that turns boxes into masks")
@@ -86,18 +144,21 @@ class SemanticRegionSettings(Section):
     head: HeadSettings = Field(HeadSettings(), description="descriptor head g")
     space: Space = Field(
         "grounding",
-        description="where regions and prompts are compared, which equation (11) leaves open; grounding: the "
+        description="space in which regions and prompts are compared, which equation (11) leaves open; grounding: the "
         "detector's own queries and text tokens; aligned: RoI descriptors by a linear map fitted to the data set",
     )
     alignment_images: int = Field(
         200,
         ge=1,
-        description="images of the training split, evenly spread, that the linear map of aligned is fitted to",
+        description="aligned: images of the training split, evenly spread, that the linear map is fitted to",
     )
-    ridge: float = Field(0.1, gt=0, description="weight of that fit's penalty on large weights")
-    q: int = Field(10, ge=1, le=900, description="regions selected, equation (12) (paper: not stated)")
+    ridge: float = Field(0.1, gt=0, description="aligned: weight of the fit's L2 penalty")
+    top_q: int = Field(
+        10, ge=1, le=900, description="q, the number of regions selected, equation (12) (paper: not stated)"
+    )
     select: Literal["image", "category"] = Field(
-        "image", description="image: the best q of an image, as in equation (12); category: the best q of each category"
+        "image",
+        description="image: the best top_q of an image, as in equation (12); category: the best top_q of each category",
     )
     map_size: int | None = Field(
         None,
@@ -106,57 +167,3 @@ class SemanticRegionSettings(Section):
         description="side in pixels that semantic maps are resized to (nearest); null: the images' size, which must "
         "then be the same for all",
     )
-
-
-@dataclass(frozen=True)
-class Category:
-    """What is looked for under one name.
-
-    Attributes:
-        name: The first phrase.
-        phrases: What it may be called, in lower case.
-    """
-
-    name: str
-    phrases: tuple[str, ...]
-
-
-def parse_prompts(prompts: Sequence[str]) -> tuple[Category, ...]:
-    """Read prompts such as "building . house . villa".
-
-    Raises:
-        SettingsError: There is none or there are too many, one is empty, or a phrase stands twice.
-    """
-    if not prompts:
-        raise SettingsError("there are no prompts", where="prompts", fix='name at least one category: ["building"]')
-    if len(prompts) > MAX_CATEGORIES:
-        raise SettingsError(f"{len(prompts)} categories; a map holds {MAX_CATEGORIES}", where="prompts")
-    categories = []
-    seen: dict[str, str] = {}
-    for number, prompt in enumerate(prompts, start=1):
-        phrases = tuple(" ".join(phrase.lower().split()) for phrase in prompt.split("."))
-        phrases = phrases[:-1] if len(phrases) > 1 and not phrases[-1] else phrases
-        if not all(phrases):
-            raise SettingsError(
-                f"prompt {number} ({prompt!r}) is empty or holds an empty phrase",
-                where="prompts",
-                fix="write phrases divided by single full stops: building . house . villa",
-            )
-        for phrase in phrases:
-            if "?" in phrase:
-                raise SettingsError(
-                    f"{phrase!r} holds a question mark, which divides phrases", where="prompts", fix="leave it out"
-                )
-            if phrase in seen:
-                raise SettingsError(
-                    f"the phrase {phrase!r} stands twice, under {seen[phrase]!r} and {phrases[0]!r}",
-                    where="prompts",
-                    fix="keep it in one category",
-                )
-            seen[phrase] = phrases[0]
-        categories.append(Category(phrases[0], phrases))
-    return tuple(categories)
-
-
-MAX_CATEGORIES = 255
-"""The semantic map has one byte per pixel, and 0 for none."""

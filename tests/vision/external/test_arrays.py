@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 from pipeline.vision.external.arrays import ArrayItems, ArrayWorker, list_hdf5, list_npy
 from pipeline.vision.external.settings import SourceSettings
-from tests.vision.external.sources import LABELS, PAIRS
+from tests.vision.external.example_pairs import LABELS, PAIRS
 
 WIDTH = 4
 DATES = {"before": "A", "after": "B"}
@@ -35,11 +35,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 def root(tmp_path: Path, kind: str) -> Path:
     for pair in PAIRS:
         for date in DATES:
-            put(tmp_path, kind, pair.id, date, embeddings(pair.id, date))
+            write_array(tmp_path, kind, pair.id, date, embeddings(pair.id, date))
     return tmp_path
 
 
-def put(root: Path, kind: str, stem: str, date: str, array: Any) -> None:
+def write_array(root: Path, kind: str, stem: str, date: str, array: Any) -> None:
     """Write one date's array, in place of an earlier one."""
     if kind == "npy":
         path = npy_path(root, stem, date)
@@ -53,7 +53,7 @@ def put(root: Path, kind: str, stem: str, date: str, array: Any) -> None:
         file[name] = array
 
 
-def drop(root: Path, kind: str, stem: str, date: str) -> None:
+def delete_array(root: Path, kind: str, stem: str, date: str) -> None:
     if kind == "npy":
         npy_path(root, stem, date).unlink()
         return
@@ -61,49 +61,49 @@ def drop(root: Path, kind: str, stem: str, date: str) -> None:
         del file[f"{DATES[date]}/{stem}"]
 
 
-def listed(root: Path, kind: str, **changes: object) -> ArrayItems:
+def list_arrays(root: Path, kind: str, **changes: object) -> ArrayItems:
     npy = {"before": "features/{split}/A/{stem}.npy", "after": "features/{split}/B/{stem}.npy"}
     hdf5 = {"file": "features.h5", "before": "A/{stem}", "after": "B/{id}"}
     values = {"kind": kind, **(npy if kind == "npy" else hdf5), **changes}
     return (list_npy if kind == "npy" else list_hdf5)(PAIRS, SourceSettings.model_validate(values), root)
 
 
-def loaded(root: Path, kind: str, **changes: object) -> list[dict[str, NDArray[Any]]]:
-    found = listed(root, kind, **changes)
-    worker = ArrayWorker(found.width)
+def load_arrays(root: Path, kind: str, **changes: object) -> list[dict[str, NDArray[Any]]]:
+    listed = list_arrays(root, kind, **changes)
+    worker = ArrayWorker(listed.width)
     try:
-        return [worker.compute([worker.load(item.payload)])[0] for item in found.items]
+        return [worker.compute([worker.load(item.payload)])[0] for item in listed.items]
     finally:
         worker.close()
 
 
 def test_every_date_gets_its_array(root: Path, kind: str) -> None:
-    found = listed(root, kind)
-    assert [item.label for item in found.items] == LABELS and found.width == WIDTH
+    listed = list_arrays(root, kind)
+    assert [item.label for item in listed.items] == LABELS and listed.width == WIDTH
     units = [(pair.id, date) for pair in PAIRS for date in DATES]
-    for (stem, date), arrays in zip(units, loaded(root, kind), strict=True):
+    for (stem, date), arrays in zip(units, load_arrays(root, kind), strict=True):
         expected = embeddings(stem, date)
         np.testing.assert_array_equal(arrays["embeddings"], expected.astype(np.float16))
         assert arrays["scores"].tolist() == [1.0] * len(expected) and arrays["selected"].all()
 
 
 def test_a_changed_array_changes_its_key_and_what_is_upstream(root: Path, kind: str) -> None:
-    first = listed(root, kind)
-    put(root, kind, "train_2", "after", np.ones((2, WIDTH), np.float32))
-    second = listed(root, kind)
+    first = list_arrays(root, kind)
+    write_array(root, kind, "train_2", "after", np.ones((2, WIDTH), np.float32))
+    second = list_arrays(root, kind)
     assert first.upstream != second.upstream
     changed = [i for i, (a, b) in enumerate(zip(first.items, second.items, strict=True)) if a.key != b.key]
     assert changed == ([3] if kind == "npy" else [0, 1, 2, 3, 4, 5])
 
 
 def test_missing_arrays_are_named_unless_allowed(root: Path, kind: str) -> None:
-    drop(root, kind, "train_1", "before")
+    delete_array(root, kind, "train_1", "before")
     with pytest.raises(DataError, match=r"1 dates have no (array|data set): train_1 before"):
-        listed(root, kind)
-    first = loaded(root, kind, allow_missing=True)[0]
+        list_arrays(root, kind)
+    first = load_arrays(root, kind, allow_missing=True)[0]
     assert first["embeddings"].shape == (0, WIDTH)
     with pytest.raises(DataError, match="for any pair"):
-        listed(root, kind, before="no/{stem}", after="none/{stem}", allow_missing=True)
+        list_arrays(root, kind, before="no/{stem}", after="none/{stem}", allow_missing=True)
 
 
 @pytest.mark.parametrize(
@@ -119,64 +119,64 @@ def test_missing_arrays_are_named_unless_allowed(root: Path, kind: str) -> None:
     ],
 )
 def test_arrays_that_cannot_be_used_are_refused(root: Path, kind: str, array: Any, message: str) -> None:
-    put(root, kind, "val_1", "after", array)
+    write_array(root, kind, "val_1", "after", array)
     with pytest.raises(DataError, match=message) as caught:
-        loaded(root, kind)
+        load_arrays(root, kind)
     assert "val_1" in str(caught.value.where) and caught.value.fix
 
 
 def test_the_width_asked_for_is_looked_at(root: Path, kind: str) -> None:
     with pytest.raises(DataError, match="4 wide instead of 256"):
-        loaded(root, kind, width=256)
+        load_arrays(root, kind, width=256)
 
 
 def test_truncated_files_are_refused(root: Path, kind: str) -> None:
-    put(root, kind, "val_1", "after", np.ones((40, WIDTH), np.float32))
+    write_array(root, kind, "val_1", "after", np.ones((40, WIDTH), np.float32))
     path = npy_path(root, "val_1", "after") if kind == "npy" else root / "features.h5"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="not a whole") as caught:
-        loaded(root, kind)
+        load_arrays(root, kind)
     assert caught.value.where == str(path) and caught.value.fix
     path.write_bytes(b"")
     with pytest.raises(DataError, match="not a whole"):
-        loaded(root, kind)
+        load_arrays(root, kind)
 
 
 def test_names_that_leave_the_root_are_refused(root: Path, kind: str) -> None:
     name = "before" if kind == "npy" else "file"
     with pytest.raises(DataError, match="leaves its folder"):
-        listed(root, kind, **{name: "../features"})
+        list_arrays(root, kind, **{name: "../features"})
 
 
 @pytest.mark.parametrize("kind", ["npy"])
 def test_pickled_arrays_are_never_loaded(root: Path, kind: str) -> None:
     np.save(npy_path(root, "val_1", "after"), np.array([[{}, "a"]], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match="without objects") as caught:
-        loaded(root, kind)
+        load_arrays(root, kind)
     assert "allow_pickle=False" in str(caught.value.fix)
 
 
 @pytest.mark.parametrize("kind", ["npy"])
 def test_a_file_that_changes_underway_is_refused(root: Path, kind: str) -> None:
-    found = listed(root, kind)
-    put(root, kind, "val_1", "after", np.ones((3, WIDTH), np.float32))
+    listed = list_arrays(root, kind)
+    write_array(root, kind, "val_1", "after", np.ones((3, WIDTH), np.float32))
     with pytest.raises(DataError, match="changed while"):
-        ArrayWorker(WIDTH).load(found.items[5].payload)
+        ArrayWorker(WIDTH).load(listed.items[5].payload)
 
 
 @pytest.mark.parametrize("kind", ["hdf5"])
 def test_values_in_other_files_are_refused(root: Path, kind: str) -> None:
     with h5py.File(root / "other.h5", "w") as file:
         file["a"] = np.ones((1, WIDTH), np.float32)
-    drop(root, kind, "val_1", "after")
+    delete_array(root, kind, "val_1", "after")
     with h5py.File(root / "features.h5", "a") as file:
         file["B/val_1"] = h5py.ExternalLink("other.h5", "a")
     with pytest.raises(DataError, match="in another file"):
-        loaded(root, kind)
+        load_arrays(root, kind)
 
 
 @pytest.mark.parametrize("kind", ["hdf5"])
 def test_a_missing_file_is_named(root: Path, kind: str) -> None:
     with pytest.raises(DataError, match="not there") as caught:
-        listed(root, kind, file="features_{split}.h5")
+        list_arrays(root, kind, file="features_{split}.h5")
     assert "features_train.h5" in str(caught.value.where)

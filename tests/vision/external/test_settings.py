@@ -14,12 +14,12 @@ from pipeline.vision.external.settings import SourceSettings
         ({"kind": "npy", "before": "A/{stem}.npy"}, "after must be given"),
         ({"kind": "hdf5", "before": "A/{stem}", "after": "B/{stem}"}, "file must be given"),
         ({"kind": "tags", "file": "tags_{stem}.json"}, "may hold {split} only"),
-        ({"kind": "npy", "before": "{name}.npy", "after": "b.npy"}, "{name} stands for nothing"),
-        ({"kind": "npy", "before": "{stem.npy", "after": "b.npy"}, "stands for nothing"),
-        ({"kind": "npy", "before": "{stem}.npy", "after": "{stem}.npy"}, "name the same"),
+        ({"kind": "npy", "before": "{name}.npy", "after": "b.npy"}, "{name} is no template field"),
+        ({"kind": "npy", "before": "{stem.npy", "after": "b.npy"}, "is no template field"),
+        ({"kind": "npy", "before": "{stem}.npy", "after": "{stem}.npy"}, "before and after are the same"),
         ({"kind": "csv"}, "kind"),
     ],
 )
-def test_sources_that_cannot_be_found_are_refused(values, message):
+def test_incomplete_sources_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         parse_section(values, "source", SourceSettings)

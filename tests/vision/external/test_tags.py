@@ -13,7 +13,7 @@ from pipeline.vision.external.settings import SourceSettings
 from pipeline.vision.external.tags import TagWorker, list_tags, rank_scores, read_tags, text_weights
 from tests.datasets.fakes import write
 from tests.datasets.reference import reference
-from tests.vision.external.sources import LABELS, PAIRS
+from tests.vision.external.example_pairs import LABELS, PAIRS
 
 HASHED = TextEncoderSettings(encoder="hashed", width=16)
 TRAIN = {
@@ -35,13 +35,13 @@ def source(**changes: object) -> SourceSettings:
 
 
 def test_every_date_gets_its_tags_and_their_numbers_in_alphabetical_order(root: Path) -> None:
-    found = list_tags(PAIRS, source(), root)
-    assert [item.label for item in found.items] == LABELS
-    assert found.items[0].payload == (("Road", 3, pytest.approx(2 / 3)), ("Farmland", 2, pytest.approx(1 / 3)))
-    assert found.items[1].payload == (("Dense Residential", 1, 0.0), ("Road", 3, 1.0), ("Farmland", 2, 0.5))
-    assert found.items[5].payload == (("Airport", 0, 0.0),)
-    assert len({item.key for item in found.items}) == 6
-    assert found.upstream == {name: sha256_file(root / name) for name in ("tags_train.json", "tags_val.json")}
+    listed = list_tags(PAIRS, source(), root)
+    assert [item.label for item in listed.items] == LABELS
+    assert listed.items[0].payload == (("Road", 3, pytest.approx(2 / 3)), ("Farmland", 2, pytest.approx(1 / 3)))
+    assert listed.items[1].payload == (("Dense Residential", 1, 0.0), ("Road", 3, 1.0), ("Farmland", 2, 0.5))
+    assert listed.items[5].payload == (("Airport", 0, 0.0),)
+    assert len({item.key for item in listed.items}) == 6
+    assert listed.upstream == {name: sha256_file(root / name) for name in ("tags_train.json", "tags_val.json")}
 
 
 def test_regions_by_a_plain_loop() -> None:
@@ -72,8 +72,8 @@ def test_dates_without_tags_are_named_unless_allowed(root: Path) -> None:
     with pytest.raises(DataError, match="1 dates have no tags: val_1 after") as caught:
         list_tags(PAIRS, source(), root)
     assert "allow_missing" in str(caught.value.fix)
-    found = list_tags(PAIRS, source(allow_missing=True), root)
-    assert found.items[5].payload == ()
+    listed = list_tags(PAIRS, source(allow_missing=True), root)
+    assert listed.items[5].payload == ()
     write(root / "none.json", {})
     with pytest.raises(DataError, match="no tag for any pair"):
         list_tags(PAIRS, source(file="none.json", allow_missing=True), root)
@@ -122,8 +122,8 @@ def test_files_outside_of_the_root_are_refused(root: Path, tmp_path_factory: pyt
 @pytest.mark.reference_data
 def test_real_tags_are_told_apart() -> None:
     tags = read_tags(reference("levir_cc", "object_tags_train.json"))
-    assert len(tags) == 6_815 and {len(found) for dates in tags.values() for found in dates.values()} == {9}
-    names = sorted({tag for dates in tags.values() for found in dates.values() for tag in found})
+    assert len(tags) == 6_815 and {len(words) for dates in tags.values() for words in dates.values()} == {9}
+    names = sorted({tag for dates in tags.values() for words in dates.values() for tag in words})
     vectors = HashedEncoder(SourceSettings().text.width).encode(names)
     spread = np.linalg.svd(vectors, compute_uv=False)
     assert len(names) == 52 and spread[0] / spread[-1] < 6

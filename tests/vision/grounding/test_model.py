@@ -12,19 +12,19 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import CheckpointError
-from pipeline.vision.grounding.detector import canvas
+from pipeline.vision.grounding.detector import pad_to_square
 from pipeline.vision.grounding.model import (
     LAYOUTS,
     GroundingDINO,
     NestedTensor,
     build_grounding_dino,
-    ground,
+    deformable_attention,
+    forward_with_states,
     load_weights,
-    sample,
 )
 from pipeline.vision.grounding.settings import GroundingSettings
 from pipeline.weights import load_state_dict
-from tests.vision.grounding.grounding_data import PRETRAINED, PUBLISHED_LIKE, TEXT_ENCODER, small
+from tests.vision.grounding.grounding_data import PRETRAINED, PUBLISHED_LIKE, TEXT_ENCODER, random_grounding_dino
 
 CAPTIONS = ["building . swimming pool . road .", "parking lot ."]
 
@@ -36,43 +36,44 @@ def pictures(*shapes: tuple[int, int]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("published", [True, False])
 def test_one_pass_equals_groundingdinos_own(published: bool) -> None:
-    model = small(PUBLISHED_LIKE if published else None)
+    model = random_grounding_dino(PUBLISHED_LIKE if published else None)
     size = 64 if published else 128
-    pixels, padding = canvas(pictures((48, 64), (64, 40)), size, torch.device("cpu"))
+    pixels, padding = pad_to_square(pictures((48, 64), (64, 40)), size, torch.device("cpu"))
     with torch.inference_mode():
-        answer = ground(model, pixels, padding, CAPTIONS)
+        outputs = forward_with_states(model, pixels, padding, CAPTIONS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = model(NestedTensor(pixels, padding), captions=CAPTIONS)
-    width = answer.logits[-1].shape[-1]
-    torch.testing.assert_close(answer.logits[-1], expected["pred_logits"][..., :width], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(answer.boxes[-1], expected["pred_boxes"], atol=1e-5, rtol=1e-4)
-    assert answer.queries.shape == (2, model.num_queries, model.hidden_dim)
+    width = outputs.logits[-1].shape[-1]
+    torch.testing.assert_close(outputs.logits[-1], expected["pred_logits"][..., :width], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs.boxes[-1], expected["pred_boxes"], atol=1e-5, rtol=1e-4)
+    assert outputs.queries.shape == (2, model.num_queries, model.hidden_dim)
     # The similarity of queries and text is the logit.
-    logits = answer.queries @ answer.text.transpose(1, 2)
-    known = torch.isfinite(answer.logits[-1])
-    torch.testing.assert_close(answer.logits[-1][known], logits[known])
+    logits = outputs.queries @ outputs.text.transpose(1, 2)
+    finite = torch.isfinite(outputs.logits[-1])
+    torch.testing.assert_close(outputs.logits[-1][finite], logits[finite])
 
 
 def test_an_image_does_not_see_its_neighbours() -> None:
     torch.set_num_threads(1)
     one, two, three = pictures((64, 64), (48, 64), (64, 64))
-    answers = []
+    outputs = []
     for batch in ([one, two], [one, three]):
-        pixels, padding = canvas(batch, 64, torch.device("cpu"))
+        pixels, padding = pad_to_square(batch, 64, torch.device("cpu"))
         with torch.inference_mode():
-            answers.append(ground(small(), pixels, padding, ["building . road ."] * 2))
-    assert torch.equal(answers[0].logits[-1][0], answers[1].logits[-1][0])
-    assert torch.equal(answers[0].boxes[-1][0], answers[1].boxes[-1][0])
+            outputs.append(forward_with_states(random_grounding_dino(), pixels, padding, ["building . road ."] * 2))
+    assert torch.equal(outputs[0].logits[-1][0], outputs[1].logits[-1][0])
+    assert torch.equal(outputs[0].boxes[-1][0], outputs[1].boxes[-1][0])
 
 
 def test_running_is_silent() -> None:
     code = (
         "import warnings; warnings.simplefilter('error')\n"
         "import torch\n"
-        "from pipeline.vision.grounding.model import ground\n"
-        "from tests.vision.grounding.grounding_data import small\n"
-        "ground(small(), torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool), ['road .'])\n"
+        "from pipeline.vision.grounding.model import forward_with_states\n"
+        "from tests.vision.grounding.grounding_data import random_grounding_dino\n"
+        "images, padding = torch.zeros(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.bool)\n"
+        "forward_with_states(random_grounding_dino(), images, padding, ['road .'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -84,7 +85,7 @@ def test_sampling_against_a_plain_loop() -> None:
     value = torch.randn(2, 16, 2, 3, generator=generator)
     locations = torch.rand(2, 5, 2, 2, 2, 2, generator=generator) * 1.4 - 0.2
     weights = torch.rand(2, 5, 2, 2, 2, generator=generator)
-    answer = sample(value, shapes, locations, weights)
+    attended = deformable_attention(value, shapes, locations, weights)
     expected = torch.zeros(2, 5, 2, 3)
     for index in np.ndindex(2, 5, 2, 2, 2):
         b, q, h, level, _ = index
@@ -96,11 +97,11 @@ def test_sampling_against_a_plain_loop() -> None:
                 if 0 <= row < rows and 0 <= column < columns:
                     share = (1 - abs(y - row)) * (1 - abs(x - column))
                     expected[b, q, h] += share * weights[index] * value[b, start + row * columns + column, h]
-    torch.testing.assert_close(answer, expected.flatten(2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attended, expected.flatten(2), atol=1e-5, rtol=1e-5)
 
 
 def test_the_published_format_round_trips(tmp_path: Path) -> None:
-    state = {f"module.{name}": tensor for name, tensor in small().state_dict().items()}
+    state = {f"module.{name}": tensor for name, tensor in random_grounding_dino().state_dict().items()}
     state["module.label_enc.weight"] = torch.zeros(3, 256)
     state["module.bert.embeddings.position_ids"] = torch.arange(4)[None]
     path = tmp_path / "groundingdino.pth"
@@ -109,7 +110,7 @@ def test_the_published_format_round_trips(tmp_path: Path) -> None:
         GroundingSettings(text_encoder=str(TEXT_ENCODER)), random_weights=True, seed=9, layout=PUBLISHED_LIKE
     )
     load_weights(other, load_state_dict(path), "swin_t", path)
-    for name, tensor in small().state_dict().items():
+    for name, tensor in random_grounding_dino().state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
 
 
@@ -120,7 +121,7 @@ def build(path: Path) -> GroundingDINO:
 
 
 def test_files_that_are_no_such_model_are_refused(tmp_path: Path) -> None:
-    state = {name: tensor.clone() for name, tensor in small().state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in random_grounding_dino().state_dict().items()}
     extra = {**state, "stranger": torch.zeros(1)}
     save_file(extra, tmp_path / "extra.safetensors")
     with pytest.raises(CheckpointError, match="1 unknown, 0 missing and 0 differently"):

@@ -7,45 +7,45 @@ import pytest
 
 from pipeline.datasets.world.settings import LAND_CLASSES
 from pipeline.vision.grounding.oracle import (
-    CLASSES,
-    Found,
-    Truth,
+    LAND_COVER,
+    PredictedBoxes,
+    TrueBoxes,
     average_precision,
     box_iou,
     class_iou,
-    common_land,
-    common_map,
+    predicted_land_cover,
+    world_land_cover,
 )
 from pipeline.vision.grounding.settings import GroundingSettings, parse_prompts
 
 
 def test_open_ground_is_one_class_and_the_rest_keep_their_names() -> None:
-    common = common_land(np.arange(len(LAND_CLASSES)))
-    named = dict(zip(LAND_CLASSES, (CLASSES[value] for value in common), strict=True))
+    cover = world_land_cover(np.arange(len(LAND_CLASSES)))
+    named = dict(zip(LAND_CLASSES, (LAND_COVER[value] for value in cover), strict=True))
     assert named.pop("bareland") == named.pop("grassland") == "open ground"
     assert all(land == name for name, land in named.items())
 
 
 def test_default_prompts_are_the_worlds_land() -> None:
     categories = parse_prompts(GroundingSettings().prompts)
-    common = common_map(np.arange(len(categories) + 1), categories)
-    assert [CLASSES[value] for value in common] == [
+    cover = predicted_land_cover(np.arange(len(categories) + 1), categories)
+    assert [LAND_COVER[value] for value in cover] == [
         "open ground", "building", "road", "tree", "water", "pavement", "playground",
     ]  # fmt: skip
 
 
 def test_a_category_that_names_no_object_is_open_ground() -> None:
-    assert common_map(np.array([[1, 2]]), parse_prompts(["bareland", "quay"])).tolist() == [[0, 0]]
+    assert predicted_land_cover(np.array([[1, 2]]), parse_prompts(["bareland", "quay"])).tolist() == [[0, 0]]
 
 
-def found(*rows: tuple[float, float, float, float, float]) -> Found:
+def predicted(*rows: tuple[float, float, float, float, float]) -> PredictedBoxes:
     table = np.array(rows, dtype=np.float64).reshape(-1, 5)
-    return Found(table[:, :4], table[:, 4])
+    return PredictedBoxes(table[:, :4], table[:, 4])
 
 
-def truth(*boxes: tuple[float, float, float, float], ignored: tuple[bool, ...] | None = None) -> Truth:
+def true(*boxes: tuple[float, float, float, float], ignored: tuple[bool, ...] | None = None) -> TrueBoxes:
     flags = np.zeros(len(boxes), dtype=bool) if ignored is None else np.array(ignored)
-    return Truth(np.array(boxes, dtype=np.float64).reshape(-1, 4), flags)
+    return TrueBoxes(np.array(boxes, dtype=np.float64).reshape(-1, 4), flags)
 
 
 A, B, C, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10), (80, 80, 90, 90)
@@ -58,48 +58,48 @@ def test_box_iou_by_hand() -> None:
 
 
 def test_all_found_is_one_and_nothing_found_is_zero() -> None:
-    assert average_precision([found((*A, 0.9), (*B, 0.5))], [truth(A, B)]) == 1.0
-    assert average_precision([found()], [truth(A)]) == 0.0
-    assert average_precision([found((*FAR, 0.9))], [truth(A)]) == 0.0
-    assert math.isnan(average_precision([found((*A, 0.9))], [truth()]))
+    assert average_precision([predicted((*A, 0.9), (*B, 0.5))], [true(A, B)]) == 1.0
+    assert average_precision([predicted()], [true(A)]) == 0.0
+    assert average_precision([predicted((*FAR, 0.9))], [true(A)]) == 0.0
+    assert math.isnan(average_precision([predicted((*A, 0.9))], [true()]))
 
 
 def test_a_false_alarm_before_a_hit_halves_precision() -> None:
-    assert average_precision([found((*FAR, 0.9), (*A, 0.8))], [truth(A)]) == pytest.approx(0.5)
-    assert average_precision([found((*FAR, 0.7), (*A, 0.8))], [truth(A)]) == 1.0
+    assert average_precision([predicted((*FAR, 0.9), (*A, 0.8))], [true(A)]) == pytest.approx(0.5)
+    assert average_precision([predicted((*FAR, 0.7), (*A, 0.8))], [true(A)]) == 1.0
 
 
 def test_the_curve_by_hand() -> None:
     # Right, wrong, right, right of 4 boxes: recall ¼ at precision 1, then ½ and ¾ at 2/3 → 3/4, which is the better.
-    one = found((*A, 0.9), (*FAR, 0.8), (*B, 0.7), (*C, 0.6))
-    assert average_precision([one], [truth(A, B, C, (60, 0, 70, 10))]) == pytest.approx(0.25 * 1 + 0.5 * 0.75)
+    boxes = predicted((*A, 0.9), (*FAR, 0.8), (*B, 0.7), (*C, 0.6))
+    assert average_precision([boxes], [true(A, B, C, (60, 0, 70, 10))]) == pytest.approx(0.25 * 1 + 0.5 * 0.75)
 
 
 def test_a_box_is_found_once() -> None:
-    assert average_precision([found((*A, 0.9), (*A, 0.8), (*B, 0.7))], [truth(A, B)]) == pytest.approx(
+    assert average_precision([predicted((*A, 0.9), (*A, 0.8), (*B, 0.7))], [true(A, B)]) == pytest.approx(
         0.5 * 1 + 0.5 * 2 / 3
     )
 
 
 def test_scores_rank_over_all_images() -> None:
-    images = [found((*A, 0.3)), found((*FAR, 0.9))]
-    assert average_precision(images, [truth(A), truth(A)]) == pytest.approx(0.5 * 0.5)
+    images = [predicted((*A, 0.3)), predicted((*FAR, 0.9))]
+    assert average_precision(images, [true(A), true(A)]) == pytest.approx(0.5 * 0.5)
 
 
 def test_overlap_must_reach_the_threshold() -> None:
     half = (0.0, 0.0, 10.0, 5.0)
-    assert average_precision([found((*half, 0.9))], [truth(A)], iou=0.5) == 1.0
-    assert average_precision([found((*half, 0.9))], [truth(A)], iou=0.51) == 0.0
+    assert average_precision([predicted((*half, 0.9))], [true(A)], iou_threshold=0.5) == 1.0
+    assert average_precision([predicted((*half, 0.9))], [true(A)], iou_threshold=0.51) == 0.0
 
 
 def test_ignored_boxes_are_neither_right_nor_wrong() -> None:
-    both = truth(A, B, ignored=(False, True))
-    assert average_precision([found((*B, 0.9), (*A, 0.8))], [both]) == 1.0
-    assert average_precision([found((*B, 0.9))], [both]) == 0.0
-    assert math.isnan(average_precision([found((*B, 0.9))], [truth(B, ignored=(True,))]))
+    both = true(A, B, ignored=(False, True))
+    assert average_precision([predicted((*B, 0.9), (*A, 0.8))], [both]) == 1.0
+    assert average_precision([predicted((*B, 0.9))], [both]) == 0.0
+    assert math.isnan(average_precision([predicted((*B, 0.9))], [true(B, ignored=(True,))]))
 
 
 def test_class_iou_by_hand() -> None:
-    true = np.array([[0, 0, 1, 1]])
-    predicted = np.array([[0, 1, 1, 1]])
-    np.testing.assert_allclose(class_iou(predicted, true, 3), [1 / 2, 2 / 3, np.nan])
+    true_map = np.array([[0, 0, 1, 1]])
+    predicted_map = np.array([[0, 1, 1, 1]])
+    np.testing.assert_allclose(class_iou(predicted_map, true_map, 3), [1 / 2, 2 / 3, np.nan])

@@ -1,4 +1,4 @@
-"""Pairs to import for, without any image."""
+"""Pairs of three names, without images, and the labels of their dates."""
 
 from __future__ import annotations
 
