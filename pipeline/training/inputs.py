@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -242,6 +244,26 @@ def check_pairs(cache: Cache, data: Prepared) -> None:
         raise CacheError(
             f"the {stage} are not those of the prepared pairs: {what}", where=cache.path, fix=f"run `sagecc {stage}`"
         )
+
+
+def cache_units(cache: Cache, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the units of the pairs `ids` one after the other, those of both dates of an image cache.
+
+    Raises:
+        CacheError: One of them was skipped when the cache was made.
+    """
+    dates = np.arange(cache.schema.units_per_item)
+    units = np.array([cache.unit(name) for name in ids], dtype=np.int64)[:, None] + dates
+    skipped = np.isin(units, cache.missing).any(1)
+    if skipped.any():
+        stage = cache.schema.stage
+        raise CacheError(
+            f"pair {ids[int(skipped.argmax())]!r} was skipped when `sagecc {stage}` ran, and "
+            f"{int(skipped.sum()) - 1} more",
+            where=cache.path,
+            fix=f"mend what {cache.path.stem}.failures.json names beside it and run `sagecc {stage}` again",
+        )
+    return units.ravel()
 
 
 def check_cards(

@@ -28,7 +28,7 @@ from pipeline.files import sha256_file
 from pipeline.graph_encoders.settings import GraphEncoderSettings
 from pipeline.graph_encoders.tensors import GraphTensors, tensors_of
 from pipeline.paths import Paths
-from pipeline.training.inputs import CacheCard, InputSource, SourceCard, open_cache
+from pipeline.training.inputs import CacheCard, InputSource, SourceCard, cache_units, open_cache
 from pipeline.training.settings import Residency
 from pipeline.training.stores import GraphStore, RegionStore
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
@@ -275,7 +275,7 @@ def _side_inputs(captioner: CaptionerSettings) -> SideInputSettings:
 def _unmatched(
     regions: Cache, matches: Cache, settings: SideInputSettings, ids: Sequence[str], with_rows: bool
 ) -> Regions:
-    units, pairs = _units(regions, ids), _units(matches, ids)
+    units, pairs = cache_units(regions, ids), cache_units(matches, ids)
     centroids, counts = regions.rows("centroids", units)
     sizes, _ = regions.rows("size", units)
     starts = np.cumsum(counts) - counts
@@ -302,7 +302,7 @@ def _unmatched(
 
 
 def _selected(semantics: Cache, ids: Sequence[str], with_rows: bool) -> Regions:
-    units = _units(semantics, ids)
+    units = cache_units(semantics, ids)
     selected, counts = semantics.rows("selected", units)
     rows = np.flatnonzero(selected)
     owners = np.repeat(np.arange(len(units)), counts)[rows]
@@ -314,26 +314,6 @@ def _selected(semantics: Cache, ids: Sequence[str], with_rows: bool) -> Regions:
     table.check("similarity", similarity)
     scores = similarity.max(1).astype(np.float32)
     return table.regions(embeddings, scores=scores, rows=rows - starts[owners] if with_rows else None)
-
-
-def _units(cache: Cache, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Return the units of pairs one after the other.
-
-    Raises:
-        CacheError: One of them was skipped when the cache was made.
-    """
-    dates = np.arange(cache.schema.units_per_item)
-    units = np.array([cache.unit(name) for name in ids], dtype=np.int64)[:, None] + dates
-    skipped = np.isin(units, cache.missing).any(1)
-    if skipped.any():
-        stage = cache.schema.stage
-        raise CacheError(
-            f"pair {ids[int(skipped.argmax())]!r} was skipped when `sagecc {stage}` ran, and "
-            f"{int(skipped.sum()) - 1} more",
-            where=cache.path,
-            fix=f"mend what {cache.path.stem}.failures.json names beside it and run `sagecc {stage}` again",
-        )
-    return units.ravel()
 
 
 @dataclass(frozen=True)

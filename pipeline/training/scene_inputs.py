@@ -19,7 +19,7 @@ from pipeline.datasets.records import Pair, Prepared
 from pipeline.errors import CacheError, DataError
 from pipeline.files import atomic_path, content_key
 from pipeline.paths import Paths
-from pipeline.training.inputs import CacheCard, InputSource, SourceCard, open_cache
+from pipeline.training.inputs import CacheCard, InputSource, SourceCard, cache_units, open_cache
 from pipeline.training.settings import Residency
 from pipeline.training.stores import ArrayStore, PairArray, store_array
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
@@ -146,11 +146,9 @@ class MapSource(InputSource):
     A pixel holds category + 1 of the best-scoring mask, 0 where there is none.
 
     Attributes:
-        data: The prepared pairs.
         cache: semantics.h5.
     """
 
-    data: Prepared
     cache: Cache
 
     name: ClassVar[str] = "maps"
@@ -166,7 +164,7 @@ class MapSource(InputSource):
                 where=paths.semantics,
                 fix="run `sagecc semantics` with semantics.source.kind: images",
             )
-        return cls(data, cache)
+        return cls(cache)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -187,10 +185,10 @@ class MapSource(InputSource):
         with_rows: bool = False,
     ) -> ArrayStore:
         """See `InputSource.store`."""
-        units = [unit for pair in pairs for unit in (2 * self.data.index[pair.id], 2 * self.data.index[pair.id] + 1)]
-        maps, _ = self.cache.rows("map", np.array(units, dtype=np.int64))
+        ids = [pair.id for pair in pairs]
+        maps, _ = self.cache.rows("map", cache_units(self.cache, ids))
         array = maps.reshape(len(pairs), 2, *maps.shape[1:])
-        source = PairArray(array, np.arange(len(pairs)), [pair.id for pair in pairs], str(self.cache.path))
+        source = PairArray(array, np.arange(len(pairs)), ids, str(self.cache.path))
         return store_array(source, device, residency)
 
 
