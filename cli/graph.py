@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.options import PARAMS, Params, Set, Settings
-from stages import paths
+from cli.options import PARAMS, PATHS, Params, Prepared, Set, Settings, project_paths
 from stages.settings import GraphSettings
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(invoke_without_command=True)
 Graph = Annotated[Path, typer.Option("--graph", help="Folder that `sagecc graph` wrote.")]
-Prepared = Annotated[Path, typer.Option("--prepared", help="Folder that `sagecc prepare` wrote.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only tell what a language model would be asked, and at what cost.")
 ]
@@ -29,8 +27,8 @@ def build(
     context: typer.Context,
     params: Params = PARAMS,
     changes: Set = None,
-    prepared: Prepared = paths.PREPARED,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = paths.GRAPH,
+    prepared: Prepared = PATHS.prepared,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = PATHS.graph,
     dry_run: DryRun = False,
 ) -> None:
     """Build the graph of the training captions and pretrain its encoder; with a command, look at it instead.
@@ -43,17 +41,18 @@ def build(
 
     settings = Settings(params, changes)
     section = settings.section("graph", GraphSettings)
+    paths = project_paths(prepared=prepared, graph=out)
     if dry_run:
-        _tell(stage.estimate(section, prepared))
+        _tell(stage.estimate(section, paths))
         return
-    typer.echo(f"wrote {stage.run(section, prepared, out, engine=settings.engine)}")
+    typer.echo(f"wrote {stage.run(section, paths, engine=settings.engine)}")
     for line in stage.summary(out):
         typer.echo(line)
 
 
 @app.command(short_help="Top entities and relations; a picture of the graph.")
 def show(
-    graph: Graph = paths.GRAPH,
+    graph: Graph = PATHS.graph,
     top: Annotated[int, typer.Option("--top", min=1, help="Entities and relations to list.")] = 20,
     out: Annotated[Path | None, typer.Option("--out", help="Picture to draw as well: .svg, .png or .pdf.")] = None,
     entities: Annotated[int, typer.Option("--entities", min=1, max=200, help="Entities in the picture.")] = 30,
@@ -92,7 +91,7 @@ def show(
 @app.command(short_help="What is stated most often about an entity.")
 def neighbours(
     entity: Annotated[str, typer.Argument(help="An entity, such as road; merged and plural names are found too.")],
-    graph: Graph = paths.GRAPH,
+    graph: Graph = PATHS.graph,
     top: Annotated[int, typer.Option("--top", min=1, help="Triples to list in each direction.")] = 20,
 ) -> None:
     """List what is stated most often about an entity, as head and as tail.
@@ -121,7 +120,7 @@ def neighbours(
 @app.command(short_help="The graph as GraphML or JSON-LD.")
 def export(
     out: Annotated[Path, typer.Option("--out", help="File to write.")],
-    graph: Graph = paths.GRAPH,
+    graph: Graph = PATHS.graph,
     form: Annotated[
         Literal["graphml", "jsonld"] | None, typer.Option("--format", help="Its form [default: as the name ends].")
     ] = None,
@@ -153,18 +152,14 @@ def extract(
     """
     from pipeline.caption_graph.extraction import make_extractor, read_text_captions
     from pipeline.caption_graph.triples.records import write_triples
-    from pipeline.config import parse_section, with_overrides
     from stages.settings import GraphSettings
 
-    if params != PARAMS or params.is_file():
-        section = Settings(params, changes).section("graph", GraphSettings)
-    else:  # any folder will do: the defaults, changed by --set
-        section = parse_section(with_overrides({}, changes or []).get("graph") or {}, "graph", GraphSettings)
+    section = Settings(params, changes, optional=True).section("graph", GraphSettings)
     extraction = section.build.extraction
     if engine is not None:
         extraction = extraction.model_copy(update={"engine": engine})
     captions = read_text_captions(file)
-    extractor = make_extractor(extraction, section.build.llm, paths.ANSWERS)
+    extractor = make_extractor(extraction, section.build.llm, PATHS.answers)
     if dry_run:
         from pipeline.caption_graph.llm.triples import LLMExtractor
 
@@ -179,8 +174,8 @@ def extract(
 
 @app.command(short_help="How much of what captions say the graph knows.")
 def coverage(
-    graph: Graph = paths.GRAPH,
-    prepared: Prepared = paths.PREPARED,
+    graph: Graph = PATHS.graph,
+    prepared: Prepared = PATHS.prepared,
     split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Whose captions.")] = "val",
     out: Annotated[Path | None, typer.Option("--out", help="JSON to write as well.")] = None,
     params: Params = PARAMS,
@@ -197,7 +192,7 @@ def coverage(
     from stages import graph as stage
 
     section = Settings(params, changes).section("graph", GraphSettings)
-    found = stage.measure_coverage(section, graph, prepared, split)
+    found = stage.measure_coverage(section, project_paths(prepared=prepared, graph=graph), split)
     for table in coverage_tables(found, split):
         Console().print(table)
     if out is not None:

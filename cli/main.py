@@ -8,7 +8,7 @@ import typer
 
 from cli import experiment, graph, pretrain, stages, tools
 from pipeline.errors import SageccError
-from pipeline.malloc import keep_freed_memory
+from pipeline.malloc import tune_glibc
 
 app = typer.Typer(
     name="sagecc",
@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(tools.init)
+app.command(cls=tools.InitCommand)(tools.init)
 for command in (
     stages.prepare,
     stages.scenes,
@@ -36,6 +36,7 @@ app.command()(experiment.experiment)
 app.command()(tools.describe)
 app.command()(tools.inspect)
 app.command()(tools.draw)
+app.command()(tools.settings)
 app.command()(tools.doctor)
 app.command()(tools.clean)
 app.add_typer(graph.app, name="graph")
@@ -46,7 +47,7 @@ app.add_typer(tools.checkpoints_app, name="checkpoints")
 
 def main() -> None:
     """Run the command line; a user's mistake is told in a few lines and exits with 2."""
-    keep_freed_memory()
+    tune_glibc()
     try:
         app()
     except SageccError as error:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.config import SectionT, parse_section, read_document, with_overrides
-from pipeline.errors import SettingsError
+from pipeline.config import Section, SectionT, parse_section, read_document, with_overrides
 from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 
 Params = Annotated[Path, typer.Option("--params", help="The settings file.", show_default=True)]
 Set = Annotated[
@@ -18,29 +18,76 @@ Set = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting for this run; may be repeated."),
 ]
 PARAMS = Path("params.yaml")
+Prepared = Annotated[Path, typer.Option("--prepared", help="Folder that `sagecc prepare` wrote.")]
+Caches = Annotated[
+    Path | None, typer.Option("--caches", metavar="DIR", help="Folder of all caches [default: artifacts/caches].")
+]
+CacheAt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cache",
+        metavar="NAME=PATH",
+        help="Where one cache is: scenes, masks, regions, matches, semantics or graph (a folder); may be repeated.",
+    ),
+]
+PATHS = Paths.under()
+"""The places that dvc.yaml names, the model called as by default."""
+
+
+def project_paths(
+    caches: Path | None = None, cache: list[str] | None = None, *, name: str = "baseline", **places: Path | None
+) -> Paths:
+    """Return where a command reads and writes.
+
+    Args:
+        caches: Of `--caches`.
+        cache: Of `--cache`.
+        name: Name of the models, `train.name`.
+        places: Files and folders by their names in `Paths`, such as those of `--prepared` and `--out`; these win. None
+            leaves one where it is.
+
+    Raises:
+        SettingsError: A `--cache` is not of the form NAME=PATH, or names no cache.
+    """
+    paths = Paths.under(name=name).with_caches(caches, cache or ())
+    return paths.at(**{place: path for place, path in places.items() if path is not None})
 
 
 class Settings:
-    """The sections of a settings file, changed by `--set`, each checked when it is asked for."""
+    """The sections of a settings file, changed by `--set`, each checked when a command asks for it.
 
-    def __init__(self, params: Path, assignments: list[str] | None) -> None:
-        from stages.settings import SECTIONS
+    Args:
+        params: The file.
+        assignments: `section.key=value`, of `--set`.
+        optional: Take the defaults where the file is the usual one and does not exist.
+
+    Raises:
+        SettingsError: The file cannot be read, a section is unknown, a key has another name now, or `models` is wrong.
+    """
+
+    def __init__(self, params: Path, assignments: list[str] | None, *, optional: bool = False) -> None:
+        from stages.settings import resolve
 
         self._where = str(params)
-        self._document = with_overrides(read_document(params), assignments or [])
-        unknown = [name for name in self._document if name not in SECTIONS]
-        if unknown:
-            known = ", ".join(SECTIONS)
-            raise SettingsError(f"unknown section `{unknown[0]}`", where=params, fix=f"known sections: {known}")
+        is_absent = optional and params == PARAMS and not params.is_file()
+        self._document = with_overrides({} if is_absent else read_document(params), assignments or [])
+        self._resolved = resolve(self._document, where=params)
 
     @property
     def document(self) -> Mapping[str, Any]:
-        """All sections as they stand in the file and were changed, unchecked but for their names."""
+        """The file's content with the changes, `models` not yet copied to the stages."""
         return self._document
 
     def section(self, name: str, kind: type[SectionT]) -> SectionT:
         """Return one checked section."""
-        return parse_section(self._document.get(name) or {}, name, kind, where=self._where)
+        return parse_section(self._resolved.get(name, {}), name, kind, where=self._where)
+
+    @property
+    def sections(self) -> dict[str, Section]:
+        """All sections, checked."""
+        from stages.settings import SECTIONS
+
+        return {name: self.section(name, kind) for name, kind in SECTIONS.items()}
 
     @property
     def engine(self) -> EngineSettings:

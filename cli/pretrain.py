@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import PARAMS, Params, Set, Settings
-from stages import paths
+from cli.options import PARAMS, PATHS, CacheAt, Caches, Params, Set, Settings, project_paths
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,8 +16,7 @@ app = typer.Typer(no_args_is_help=True)
 def group() -> None:
     """Train the mini models on the synthetic world.
 
-    Their settings are left out of params.yaml until one of them is changed:
-    sagecc init --set pretrain.sam.epochs=20 writes all with their explanations.
+    Their settings are left out of params.yaml; `sagecc settings pretrain` lists them.
     """
 
 
@@ -26,7 +24,7 @@ def group() -> None:
 def scenes(
     params: Params = PARAMS,
     changes: Set = None,
-    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = paths.PRETRAINED
+    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = PATHS.pretrained
     / "scenes-mini.safetensors",
 ) -> None:
     """Train the mini scene backbone: land cover, objects and change on generated pairs.
@@ -38,14 +36,14 @@ def scenes(
 
     settings = Settings(params, changes)
     section = settings.section("pretrain", PretrainSettings).scenes
-    typer.echo(f"wrote {stage.run(section, out, engine=settings.engine)}")
+    typer.echo(f"wrote {stage.run(section, PATHS, engine=settings.engine, output=out)}")
 
 
 @app.command()
 def sam(
     params: Params = PARAMS,
     changes: Set = None,
-    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = paths.PRETRAINED / "sam-mini.safetensors",
+    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = PATHS.pretrained / "sam-mini.safetensors",
 ) -> None:
     """Train the mini SAM: masks from points and boxes on generated scenes.
 
@@ -56,7 +54,7 @@ def sam(
 
     settings = Settings(params, changes)
     section = settings.section("pretrain", PretrainSettings).sam
-    typer.echo(f"wrote {stage.run(section, out, engine=settings.engine)}")
+    typer.echo(f"wrote {stage.run(section, PATHS, engine=settings.engine, output=out)}")
 
 
 @app.command()
@@ -65,29 +63,35 @@ def matcher(
     changes: Set = None,
     prepared: Annotated[
         Path | None,
-        typer.Option("--prepared", help="Train on the images that `sagecc prepare` listed here; wants --masks."),
+        typer.Option("--prepared", help="Train on the images that `sagecc prepare` listed here, and on their masks."),
     ] = None,
-    masks: Annotated[Path | None, typer.Option("--masks", help="Cache that `sagecc masks` wrote of them.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = paths.PRETRAINED
+    caches: Caches = None,
+    cache: CacheAt = None,
+    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = PATHS.pretrained
     / "matcher-mini.safetensors",
 ) -> None:
     """Train the region matcher on warped views of generated scenes, or of your own images.
 
-    Example: sagecc pretrain matcher --prepared artifacts/prepared --masks artifacts/caches/masks.h5 --out m.safetensors
+    Example: sagecc pretrain matcher --prepared artifacts/prepared --out matcher.safetensors
     """
+    from pipeline.errors import SettingsError
     from stages.pretrain import matcher as stage
     from stages.settings import PretrainSettings
 
     settings = Settings(params, changes)
     section = settings.section("pretrain", PretrainSettings).matcher
-    typer.echo(f"wrote {stage.run(section, out, engine=settings.engine, prepared=prepared, masks=masks)}")
+    if prepared is None and (caches or cache):
+        raise SettingsError("images and their masks go together", fix="give --prepared with --cache, or neither")
+    paths = project_paths(caches, cache, prepared=prepared)
+    own_images = prepared is not None
+    typer.echo(f"wrote {stage.run(section, paths, engine=settings.engine, output=out, own_images=own_images)}")
 
 
 @app.command("grounding-dino")
 def grounding_dino(
     params: Params = PARAMS,
     changes: Set = None,
-    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = paths.PRETRAINED
+    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = PATHS.pretrained
     / "grounding-dino-mini.safetensors",
 ) -> None:
     """Train the mini Grounding DINO: boxes of what text prompts name, on generated scenes.
@@ -99,4 +103,4 @@ def grounding_dino(
 
     settings = Settings(params, changes)
     section = settings.section("pretrain", PretrainSettings).grounding_dino
-    typer.echo(f"wrote {stage.run(section, out, engine=settings.engine)}")
+    typer.echo(f"wrote {stage.run(section, PATHS, engine=settings.engine, output=out)}")

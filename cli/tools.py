@@ -1,29 +1,15 @@
-"""`sagecc inspect`: what a cache holds.
-
-`sagecc checkpoints`: published weights, listed and fetched on request.
-
-`sagecc clean`: the unfinished and finished work that interrupted stages go on from.
-
-`sagecc data`: the synthetic world as a data set for others, and as a picture.
-
-`sagecc describe`: what changed between two images of the user's own.
-
-`sagecc doctor`: is this machine ready?
-
-`sagecc draw`: masks, matches and semantic regions of pairs as a picture.
-
-`sagecc init`: write params.yaml from a named profile.
-"""
+"""Commands beside the stages: settings, new settings files, checks, clean-up, data exports, pictures and caches."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
+import click
 import typer
+from typer.core import TyperCommand
 
-from cli.options import PARAMS, Params, Set, Settings
-from stages import paths
+from cli.options import PARAMS, PATHS, CacheAt, Caches, Params, Prepared, Set, Settings, project_paths
 
 checkpoints_app = typer.Typer(help="Published weights: list them, fetch them.", no_args_is_help=True)
 
@@ -68,15 +54,15 @@ def clean(
     from pipeline.execution.build import clean as remove
     from pipeline.execution.build import work_sizes
 
-    sizes = work_sizes(paths.WORK)
+    sizes = work_sizes(PATHS.work)
     if stage is None:
         for name, size in sizes.items():
             typer.echo(f"{name:<20}{size / 2**20:10.1f} MiB")
-        typer.echo("remove with `sagecc clean STAGE` or `sagecc clean all`" if sizes else f"{paths.WORK} is empty")
+        typer.echo("remove with `sagecc clean STAGE` or `sagecc clean all`" if sizes else f"{PATHS.work} is empty")
         return
     if stage != "all" and stage not in sizes:
         raise SettingsError(f"no work of a stage {stage!r} is kept", fix=f"one of: all, {', '.join(sizes)}")
-    freed = remove(paths.WORK, None if stage == "all" else stage)
+    freed = remove(PATHS.work, None if stage == "all" else stage)
     typer.echo(f"freed {freed / 2**20:.1f} MiB")
 
 
@@ -106,7 +92,7 @@ def generate(
 def export(
     layout: Annotated[Literal["levir-cc", "second-cc"], typer.Option("--layout", help="Whose layout.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    world: World = paths.PREPARED / "world",
+    world: World = PATHS.prepared / "world",
 ) -> None:
     """Write the synthetic world in a published data set's own layout, so that other code can run on it.
 
@@ -120,7 +106,7 @@ def export(
 @data_app.command()
 def sheet(
     out: Annotated[Path, typer.Option("--out", help="PNG to write.")],
-    world: World = paths.PREPARED / "world",
+    world: World = PATHS.prepared / "world",
     rows: Annotated[int, typer.Option("--rows", min=1, max=40, help="Pairs to show.")] = 6,
 ) -> None:
     """Draw pairs of the synthetic world side by side, with change mask and a caption.
@@ -138,9 +124,8 @@ def describe(
     model: Annotated[
         Path | None, typer.Option("--model", help="A trained model [default: the first seed of the active settings].")
     ] = None,
-    graph: Annotated[
-        Path, typer.Option("--graph", help="The caption graph that the model was trained with, if it takes one.")
-    ] = paths.GRAPH,
+    caches: Caches = None,
+    cache: CacheAt = None,
     params: Params = PARAMS,
     changes: Set = None,
 ) -> None:
@@ -154,7 +139,8 @@ def describe(
 
     settings = Settings(params, changes)
     train = settings.section("train", TrainSettings)
-    folder = model or paths.models(train.name) / f"seed-{train.seeds[0]}"
+    paths = project_paths(caches, cache, name=train.name)
+    folder = model or paths.models / f"seed-{train.seeds[0]}"
     search = settings.section("caption", CaptionSettings)
     found = stage.run(
         search,
@@ -221,10 +207,23 @@ def draw(
     typer.echo(f"wrote {path}")
 
 
+class InitCommand(TyperCommand):
+    """`sagecc init`, whose help lists the profiles of the registered data sets."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the profiles below the options."""
+        from pipeline.datasets.adapters.base import dataset_profiles
+
+        with formatter.section("Profiles"):
+            formatter.write_dl(
+                [(name, f"{profile.title} ({profile.layout})") for name, profile in dataset_profiles().items()]
+            )
+
+
 def init(
     profile: Annotated[
         str,
-        typer.Argument(help="synthetic, levir-cc, levir-cc-tags, levir-mci, dubai-cc, whu-cdc, second-cc or folder."),
+        typer.Argument(help="A profile of the list below."),
     ] = "synthetic",
     root: Annotated[str | None, typer.Option("--root", help="The data set's folder.")] = None,
     allow_missing_images: Annotated[
@@ -269,3 +268,23 @@ def inspect(file: Annotated[Path, typer.Argument(help="A cache, such as artifact
     from pipeline.cache.inspect import describe, render
 
     Console().print(render(describe(file)))
+
+
+def settings(
+    section: Annotated[
+        str | None, typer.Argument(help="A section or a part of one, such as masks.generator; none: all.")
+    ] = None,
+    params: Params = PARAMS,
+    changes: Set = None,
+) -> None:
+    """List settings with value, default and meaning; * marks values that differ from the default.
+
+    Where there is no params.yaml, the values are the defaults. Example: sagecc settings masks.generator
+    """
+    from rich.console import Console
+
+    from cli.settings_list import print_settings
+
+    print_settings(
+        Settings(params, changes, optional=True).sections, section, Console(highlight=False, soft_wrap=False)
+    )

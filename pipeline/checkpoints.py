@@ -58,18 +58,18 @@ _IMAGENET = "code BSD-3-Clause; weights trained on ImageNet (research use)"
 def _torchvision(name: str, file: str, megabytes: float) -> Checkpoint:
     digits = file.rpartition("-")[2].removesuffix(".pth")
     address = f"https://download.pytorch.org/models/{file}"
-    return Checkpoint(name, file, address, digits, megabytes, _IMAGENET, "scenes.weights")
+    return Checkpoint(name, file, address, digits, megabytes, _IMAGENET, "models.backbone.weights")
 
 
 def _sam(variant: str, digits: str, megabytes: float, sha256: str) -> Checkpoint:
     file = f"sam_{variant}_{digits}.pth"
     address = f"https://dl.fbaipublicfiles.com/segment_anything/{file}"
-    return Checkpoint(f"sam-{variant}", file, address, sha256, megabytes, "Apache-2.0", "masks.sam.weights")
+    return Checkpoint(f"sam-{variant}", file, address, sha256, megabytes, "Apache-2.0", "models.sam.weights")
 
 
 def _grounding_dino(name: str, release: str, file: str, megabytes: float, sha256: str) -> Checkpoint:
     address = f"https://github.com/IDEA-Research/GroundingDINO/releases/download/{release}/{file}"
-    return Checkpoint(name, file, address, sha256, megabytes, "Apache-2.0", "semantics.grounding.weights")
+    return Checkpoint(name, file, address, sha256, megabytes, "Apache-2.0", "models.grounding_dino.weights")
 
 
 def _bert(name: str, file: str, megabytes: float, sha256: str, beside: tuple[Checkpoint, ...] = ()) -> Checkpoint:
@@ -77,7 +77,7 @@ def _bert(name: str, file: str, megabytes: float, sha256: str, beside: tuple[Che
     folder = "https://huggingface.co/google-bert/bert-base-uncased/resolve/86b5e0934494bd15c9632b12f734a8a67f723594"
     path = f"bert-base-uncased/{file}"
     return Checkpoint(
-        name, path, f"{folder}/{file}", sha256, megabytes, "Apache-2.0", "semantics.grounding.text_encoder", beside
+        name, path, f"{folder}/{file}", sha256, megabytes, "Apache-2.0", "models.grounding_dino.text_encoder", beside
     )
 
 

@@ -234,7 +234,7 @@ def _render_body(
         if isinstance(value, Section):
             inner_default = standard if type(standard) is type(value) else type(value)()
             body = _render_body(key, value, inner_default, shown, omitted)
-            if body or is_shown:
+            if body or is_shown or standard is None:
                 about = field.description or value.__doc__ or ""
                 lines += _comment(about, depth, shown is not None)
                 lines += [f"{indent}{field_name}:", *body] if body else [f"{indent}{field_name}: {{}}"]

@@ -19,7 +19,7 @@ class Registry(Mapping[str, str], Generic[_T]):
 
     Args:
         kind: What is registered, in the singular, for error messages: "scene backbone".
-        where: The setting that gives the name, for error messages: "scenes.backbone".
+        where: The setting that gives the name, for error messages: "models.backbone.backbone".
     """
 
     def __init__(self, kind: str, *, where: str | None = None) -> None:

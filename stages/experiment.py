@@ -13,7 +13,7 @@ from torch import OutOfMemoryError
 from pipeline.cache.reader import Cache
 from pipeline.cache.schema import Expectation
 from pipeline.caption_graph.store import read_graph
-from pipeline.config import Section, parse_section, render_params, settings_hash, with_overrides
+from pipeline.config import Section, settings_hash, with_overrides
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, DataError, SageccError, SettingsError
 from pipeline.evaluation.bootstrap import PairStatistics, compare, pair_statistics
@@ -32,7 +32,16 @@ from pipeline.training.run import SECONDS, read_seconds
 from pipeline.vision.matching.cache import SCHEMA
 from stages import caption, evaluate, graph, matches, train
 from stages.code import stage_digest
-from stages.settings import SECTIONS, CaptionSettings, EvaluateSettings, GraphSettings, MatchesSettings, TrainSettings
+from stages.settings import (
+    SECTIONS,
+    CaptionSettings,
+    EvaluateSettings,
+    GraphSettings,
+    MatchesSettings,
+    TrainSettings,
+    parse_sections,
+    render_sections,
+)
 
 PARAMS, REPEAT, DONE, TIMES = "params.yaml", "repeat.sh", "run.json", "times.json"
 MODELS, CURVES, CAPTIONS, METRICS, PLOTS = "models", "curves", "captions", "metrics.json", "plots"
@@ -264,7 +273,7 @@ def _params(plan: Plan) -> str:
         "scores."
     )
     # Those of the mini models' trainings have no part in it.
-    return render_params(
+    return render_sections(
         {name: section for name, section in plan.sections.items() if name != "pretrain"}, heading=heading
     )
 
@@ -312,7 +321,7 @@ def plan(experiment: Experiment, document: Mapping[str, Any], *, where: str) -> 
     Raises:
         SettingsError: A row sets an unknown key, a value that cannot be, or what must be the same in all rows.
     """
-    base = {name: parse_section(document.get(name) or {}, name, kind, where=where) for name, kind in SECTIONS.items()}
+    base = parse_sections(document, where=where)
     plans: list[Plan] = []
     for row in experiment.all_rows:
         place = f"row {row.label!r} of {experiment.name}"
@@ -320,13 +329,10 @@ def plan(experiment: Experiment, document: Mapping[str, Any], *, where: str) -> 
             changed = with_overrides(document, row.set)
         except SettingsError as error:
             raise SettingsError(error.what, where=place, fix=error.fix) from error
-        unknown = next((name for name in changed if name not in SECTIONS), None)
-        if unknown is not None:
-            raise SettingsError(f"unknown section `{unknown}`", where=place, fix=f"known: {', '.join(SECTIONS)}")
-        sections = {
-            name: parse_section(changed.get(name) or {}, name, kind, where=place) for name, kind in SECTIONS.items()
-        }
-        fixed = next((name for name in SECTIONS if name not in VARIED and sections[name] != base[name]), None)
+        sections = parse_sections(changed, where=place)
+        # What a row changes of `models` shows in the stages that use it.
+        varied = ("models", *VARIED)
+        fixed = next((name for name in SECTIONS if name not in varied and sections[name] != base[name]), None)
         if fixed is not None:
             raise SettingsError(
                 f"a row cannot change `{fixed}`: an experiment takes what that stage wrote",

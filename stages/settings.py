@@ -1,27 +1,68 @@
-"""The sections of params.yaml, one per stage, in the order of the stages; free of torch and numpy."""
+"""The sections of params.yaml: the models, and one section per stage, in order; free of torch and numpy.
+
+`models` names every model once. `resolve` copies its values into the sections of the stages that use them, so that
+each stage has complete settings of its own, by which its cache is known.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from pipeline.caption_graph.settings import GraphBuildSettings
+from pipeline.caption_graph.settings import GraphBuildSettings, TextEncoderSettings
+from pipeline.captioners.registry import CAPTIONERS
 from pipeline.captioners.settings import GenerationSettings
-from pipeline.config import Section
+from pipeline.config import (
+    Section,
+    Setting,
+    iterate_settings,
+    parse_section,
+    read_document,
+    render_params,
+    with_overrides,
+)
 from pipeline.datasets.settings import DatasetSettings, VocabularySettings
 from pipeline.datasets.world.settings import WorldSettings
+from pipeline.errors import SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.graph_encoders.settings import GraphEncoderSettings, PretrainingSettings
 from pipeline.training.settings import PretrainSchedule, TrainSettings
 from pipeline.vision.external.settings import SourceSettings
-from pipeline.vision.grounding.settings import SemanticRegionSettings
+from pipeline.vision.grounding.settings import GroundingDinoSettings, SemanticRegionSettings
 from pipeline.vision.matching.example_settings import AugmentSettings, ExampleSettings
 from pipeline.vision.matching.settings import AssignmentSettings, MatcherLayout, MatcherSettings
-from pipeline.vision.regions.settings import RegionSettings
+from pipeline.vision.regions.settings import HeadSettings, RegionSettings, RoiSettings
 from pipeline.vision.sam.settings import GeneratorSettings, Precision, SamSettings
 from pipeline.vision.scenes.settings import BackboneSettings
+from stages.renamed import RENAMED, SAME_CLASS
+
+
+class ModelsSettings(Section):
+    """The models that stages share. Each is set here only; the matcher, which one stage uses, is in `matches`."""
+
+    backbone: BackboneSettings = Field(default_factory=BackboneSettings)
+    sam: SamSettings = Field(
+        default_factory=SamSettings, description="Segment Anything: masks, region features, masks of detected boxes"
+    )
+    grounding_dino: GroundingDinoSettings = Field(default_factory=GroundingDinoSettings)
+    roi: RoiSettings = Field(
+        default_factory=RoiSettings, description="RoIAlign on SAM's feature map, equation (7), and pooling to 7×7"
+    )
+    head: HeadSettings = Field(default_factory=HeadSettings, description="descriptor head g of equation (8)")
+    graph_encoder: GraphEncoderSettings = Field(
+        default_factory=GraphEncoderSettings,
+        description="graph encoder, equations (15) and (16); pretrained by `graph`, then used by the captioner",
+    )
+    text_encoder: TextEncoderSettings = Field(
+        default_factory=TextEncoderSettings,
+        description="text encoder of the graph's nodes, equation (14), and of the names that `graph` merges",
+    )
 
 
 class PrepareSettings(DatasetSettings):
@@ -246,6 +287,7 @@ class PretrainSettings(Section):
 
 
 SECTIONS: dict[str, type[Section]] = {
+    "models": ModelsSettings,
     "prepare": PrepareSettings,
     "scenes": ScenesSettings,
     "masks": MasksSettings,
@@ -259,3 +301,217 @@ SECTIONS: dict[str, type[Section]] = {
     "engine": EngineSettings,
     "pretrain": PretrainSettings,
 }
+
+SHARED: Final = (
+    ("models.backbone", "scenes"),
+    ("models.sam", "masks.sam"),
+    ("models.sam", "semantics.sam"),
+    ("models.grounding_dino", "semantics.grounding"),
+    ("models.roi", "regions.roi"),
+    ("models.roi", "semantics.roi"),
+    ("models.roi", "pretrain.matcher.regions.roi"),
+    ("models.head", "regions.head"),
+    ("models.head", "semantics.head"),
+    ("models.head", "pretrain.matcher.regions.head"),
+    ("models.graph_encoder", "graph.encoder"),
+    ("models.graph_encoder", "train.captioner.inputs.graph_encoder"),
+    ("models.text_encoder", "graph.build.features"),
+    ("models.text_encoder", "graph.build.merge.text"),
+)
+"""Pairs (a model, the section of a stage that it is copied to)."""
+
+INDEPENDENT: Final = frozenset({"graph.build.merge.text"})
+"""Targets of `SHARED` that params.yaml may set by themselves; what they leave out comes from the model."""
+
+_LISTED: Final = 5  # renamed keys that one error names
+
+
+def resolve(document: Mapping[str, Any], *, where: str | Path | None = None) -> dict[str, Any]:
+    """Return the document with the values of `models` in the section of every stage that uses them.
+
+    Args:
+        document: params.yaml as it stands, changed by `--set`.
+        where: Named in errors.
+
+    Raises:
+        SettingsError: A section is unknown, a key has another name now, or a value of `models` is wrong.
+    """
+    place = None if where is None else str(where)
+    unknown = next((name for name in document if name not in SECTIONS), None)
+    if unknown is not None:
+        close = difflib.get_close_matches(unknown, SECTIONS, n=1)
+        fix = f"did you mean `{close[0]}`?" if close else f"known sections: {', '.join(SECTIONS)}"
+        raise SettingsError(f"unknown section `{unknown}`", where=place, fix=fix)
+    _refuse_renamed(document, place)
+    models = document.get("models") or {}
+    parse_section(models, "models", ModelsSettings, where=place)
+    resolved = {name: _copied(values) if values is not None else {} for name, values in document.items()}
+    for source, target in SHARED:
+        values = _value_at({"models": models}, source)
+        if isinstance(values, Mapping) and _takes(resolved, target):
+            _merge(resolved, target, values)
+    return resolved
+
+
+def parse_sections(document: Mapping[str, Any], *, where: str | Path | None = None) -> dict[str, Section]:
+    """Return every section of a document, checked; `resolve` and `parse_section` name the errors."""
+    resolved, place = resolve(document, where=where), None if where is None else str(where)
+    return {name: parse_section(resolved.get(name, {}), name, kind, where=place) for name, kind in SECTIONS.items()}
+
+
+def read_sections(path: Path, assignments: Collection[str] = ()) -> dict[str, Section]:
+    """Read every section of the settings file `path`, changed by `section.key=value` assignments."""
+    return parse_sections(with_overrides(read_document(path), assignments), where=path)
+
+
+def render_sections(sections: Mapping[str, Section], *, heading: str, shown: Collection[str] | None = None) -> str:
+    """Return the text of a params.yaml that gives these sections.
+
+    Args:
+        sections: By name; without `models`, which is then what the stages have in common.
+        heading: See `pipeline.config.render_params`.
+        shown: See there.
+    """
+    models = sections.get("models") or _models_of(sections)
+    complete = {"models": models, **sections}
+    omitted = shared_keys(complete)
+    if shown is not None:
+        own = [target for target in INDEPENDENT if target not in omitted]
+        shown = {*shown, *own, *(f"{target}.{name}" for target in own for name in _fields(target))}
+    return render_params(complete, heading=heading, shown=shown, omitted=omitted)
+
+
+def _models_of(sections: Mapping[str, Section]) -> ModelsSettings:
+    """Return the models that the sections of stages were resolved with; of two that differ, the first of `SHARED`."""
+    models: dict[str, Any] = {}
+    for source, target in reversed(SHARED):
+        section = section_at(sections, target)
+        if section is not None:
+            models[source.removeprefix("models.")] = {name: getattr(section, name) for name in _fields(source)}
+    return ModelsSettings.model_validate(models)
+
+
+def shared_keys(sections: Mapping[str, Section]) -> frozenset[str]:
+    """Return the keys of stages whose values come from `models`."""
+    keys: set[str] = set()
+    for source, target in SHARED:
+        if target not in INDEPENDENT:
+            keys |= {f"{target}.{name}" for name in _fields(source)} | (
+                {target} if _is_whole(source, target) else set()
+            )
+        elif section_at(sections, source) == section_at(sections, target):
+            keys.add(target)
+    return frozenset(keys)
+
+
+def own_settings(name: str, section: Section, sections: Mapping[str, Section]) -> Iterator[Setting]:
+    """Yield the settings of a section that are set in it, and not in `models`."""
+    shared = shared_keys(sections)
+    for setting in iterate_settings(name, section):
+        parents = setting.key.split(".")
+        if not any(".".join(parents[:end]) in shared for end in range(1, len(parents) + 1)):
+            yield setting
+
+
+def section_at(sections: Mapping[str, Section], key: str) -> Section | None:
+    """Return the section that a dotted key names: `masks`, `masks.generator`; None where there is none."""
+    name, *parts = key.split(".")
+    value: Any = sections.get(name)
+    for part in parts:
+        value = getattr(value, part, None) if isinstance(value, Section) else None
+    return value if isinstance(value, Section) else None
+
+
+@cache
+def renamed_keys() -> dict[str, str]:
+    """Return all keys that params.yaml may no longer have, with their new names."""
+    renamed: dict[str, str] = {}
+    for source, target in SHARED:
+        if target not in INDEPENDENT:
+            renamed |= {f"{target}.{name}": f"{source}.{name}" for name in _fields(source)}
+            if _is_whole(source, target):
+                renamed[target] = source
+    for old, new in RENAMED.items():
+        for section, copy in SAME_CLASS:
+            if old.startswith(f"{section}.") and new.startswith(f"{section}."):
+                renamed[copy + old.removeprefix(section)] = copy + new.removeprefix(section)
+    return renamed | RENAMED
+
+
+def _refuse_renamed(document: Mapping[str, Any], where: str | None) -> None:
+    found = list(_renamed_in(document))
+    if not found:
+        return
+    names = ", ".join(f"`{old}` → `{new}`" for old, new in found[:_LISTED])
+    more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    what = "a key has another name now" if len(found) == 1 else f"{len(found)} keys have another name now"
+    raise SettingsError(
+        f"{what}: {names}{more}",
+        where=where,
+        fix="write the new names; or begin anew with `sagecc init`, which keeps the old file as params.yaml.bak",
+    )
+
+
+def _renamed_in(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the renamed keys of a document; a section that is renamed as a whole, once."""
+    renamed = renamed_keys()
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if key in renamed:
+            yield key, renamed[key]
+            if isinstance(value, Mapping):
+                yield from (pair for pair in _renamed_in(value, f"{key}.") if pair[0] in RENAMED)
+        elif isinstance(value, Mapping):
+            yield from _renamed_in(value, f"{key}.")
+
+
+@cache
+def _defaults() -> dict[str, Section]:
+    return {name: kind() for name, kind in SECTIONS.items()}
+
+
+def _fields(key: str) -> list[str]:
+    section = section_at(_defaults(), key)
+    return [] if section is None else list(type(section).model_fields)
+
+
+def _is_whole(source: str, target: str) -> bool:
+    """Tell whether the target holds nothing but the model."""
+    return _fields(source) == _fields(target)
+
+
+def _takes(document: Mapping[str, Any], target: str) -> bool:
+    """Tell whether the stage's settings have such a section; captioners of another kind may not."""
+    if not target.startswith("train.captioner."):
+        return True
+    values = _value_at(document, "train.captioner")
+    kind = values.get("kind") if isinstance(values, Mapping) else None
+    if kind is None:
+        return True
+    captioner = CAPTIONERS.resolve(str(kind))
+    return target.split(".")[2] in captioner.model_fields
+
+
+def _value_at(document: Mapping[str, Any], key: str) -> Any:
+    value: Any = document
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _merge(document: dict[str, Any], target: str, values: Mapping[str, Any]) -> None:
+    """Put `values` into the mapping at `target`; what holds no mapping is left for `parse_section` to refuse."""
+    place = document
+    for part in target.split("."):
+        inner = place.get(part)
+        if inner is None:
+            inner = place[part] = {}
+        if not isinstance(inner, dict):
+            return
+        place = inner
+    own = dict(place) if target in INDEPENDENT else {}
+    place.update({**_copied(values), **own})
+
+
+def _copied(value: Any) -> Any:
+    return {key: _copied(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value

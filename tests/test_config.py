@@ -3,11 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import Field, ValidationError
 
 from pipeline.config import (
     Section,
-    load_section,
+    iterate_settings,
     parse_section,
     read_document,
     render_params,
@@ -49,7 +50,7 @@ class Deepest(Section):
 def load(tmp_path: Path, text: str) -> Example:
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    return load_section(path, "example", Example)
+    return parse_section(read_document(path).get("example") or {}, "example", Example, where=str(path))
 
 
 def test_missing_section_takes_defaults(tmp_path: Path) -> None:
@@ -128,6 +129,47 @@ def test_rendering_reads_back_and_explains_every_key(tmp_path: Path) -> None:
     assert load(tmp_path, text) == section
     for sentence in ("learning rate", "a name, or null", "three numbers: with a colon", "What is inside", "how deep"):
         assert sentence in text
+
+
+def test_rendering_of_what_differs_and_what_is_shown(tmp_path: Path) -> None:
+    section = Example(rate=0.125)
+    text = render_params({"example": section}, heading="Settings", shown=("example.inner.width",))
+    assert load(tmp_path, text) == section
+    assert "rate: 0.125" in text and "width: 1" in text
+    assert "name:" not in text and "triple:" not in text and "depth:" not in text
+    assert "example: {}" in render_params({"example": Example()}, heading="Settings", shown=())
+    assert "inner: {}" in render_params({"example": Example()}, heading="Settings", shown=("example.inner",))
+
+
+def test_rendering_compares_with_the_default_of_the_section_around(tmp_path: Path) -> None:
+    section = Deepest(deeper=Deeper(inner=Inner(depth=2, width=9), optional=Inner()))
+    text = render_params({"deepest": section}, heading="Settings", shown=())
+    assert yaml.safe_load(text) == {"deepest": {"deeper": {"inner": {"depth": 2}, "optional": {}}}}
+    assert parse_section(yaml.safe_load(text)["deepest"], "deepest", Deepest) == section
+
+
+def test_rendering_leaves_out_what_is_omitted_and_shortens_comments() -> None:
+    class Long(Section):
+        """A section."""
+
+        key: int = Field(1, description="word " * 100)
+
+    text = render_params({"example": Example()}, heading="x", omitted=("example.inner", "example.rate"))
+    assert "inner" not in text and "rate" not in text and "triple: [1, 2, 3]" in text
+    short = render_params({"long": Long()}, heading="x", shown=("long.key",))
+    whole = render_params({"long": Long()}, heading="x")
+    assert short.count("word word") < whole.count("word word") and " …\n  key: 1" in short
+
+
+def test_settings_are_listed_with_the_default_that_they_have_where_they_are() -> None:
+    section = Deepest(deeper=Deeper(inner=Inner(depth=4, width=3)))
+    settings = list(iterate_settings("deepest", section))
+    assert [(setting.key, setting.value, setting.default, setting.changed) for setting in settings] == [
+        ("deepest.deeper.inner.depth", 4, 4, False),
+        ("deepest.deeper.inner.width", 3, 9, True),
+        ("deepest.deeper.optional", None, None, False),
+    ]
+    assert [setting.description for setting in settings] == ["how deep", "how wide", "an inner section, or null"]
 
 
 def test_hash_follows_values() -> None:

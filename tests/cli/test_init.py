@@ -45,19 +45,19 @@ def put(path: Path) -> None:
 
 def test_every_model_of_the_profile_is_named_with_the_way_to_it() -> None:
     lines = init("levir-cc", "--root", "data")
-    found = missing(lines)
+    files = missing(lines)
     names = ("resnet101", "sam-vit_h", "grounding-dino-swin_t", "bert-base-uncased")
     # SAM's file, which two stages read, once; the matcher last, since it wants SAM's masks.
-    assert list(found) == [*(str(CHECKPOINTS[name].path) for name in names), str(MATCHER)]
-    for name, advice in zip(names, found.values(), strict=False):
+    assert list(files) == [*(str(CHECKPOINTS[name].path) for name in names), str(MATCHER)]
+    for name, advice in zip(names, files.values(), strict=False):
         assert advice.startswith(f"run `sagecc checkpoints fetch {name}` (")
-    assert found[str(MATCHER)].startswith("after `dvc repro masks`, train ")
+    assert files[str(MATCHER)].startswith("after `dvc repro masks`, train ")
     assert lines[-1] == "next: dvc repro"
 
 
 def test_what_is_there_is_not_named() -> None:
-    found = missing(init("levir-cc", "--root", "data"))
-    for path in found:
+    files = missing(init("levir-cc", "--root", "data"))
+    for path in files:
         put(Path(path))
     assert missing(init("levir-cc", "--root", "data")) == {}
     Path(CHECKPOINTS["sam-vit_h"].path).unlink()
@@ -70,14 +70,13 @@ def test_what_is_there_is_not_named() -> None:
         [],
         ["matches.method=lightglue", "matches.lightglue.width=128"],
         ["matches.superglue.keypoint_encoder=[32, 64, 128]", "matches.superglue.box_features=false"],
-        ["regions.head.kind=conv", "regions.head.weights=a b.safetensors", "regions.roi.mask_pooling=true"],
+        ["models.head.kind=conv", "models.head.weights=a b.safetensors", "models.roi.mask_pooling=true"],
         ["pretrain.matcher.superglue.layers=9", "pretrain.matcher.method=lightglue"],
-        ["pretrain.matcher.regions.head.kind=conv"],
     ],
 )
 def test_the_advised_training_makes_the_matcher_that_the_profile_reads(changes: list[str]) -> None:
-    found = missing(init("levir-cc", "--root", "data", *(word for change in changes for word in ("--set", change))))
-    command = shlex.split(found[str(MATCHER)].split("`")[3])
+    files = missing(init("levir-cc", "--root", "data", *(word for change in changes for word in ("--set", change))))
+    command = shlex.split(files[str(MATCHER)].split("`")[3])
     assert command[:3] == ["sagecc", "pretrain", "matcher"]
     options = list(pairwise(command))
     settings = Settings(Path("params.yaml"), [value for name, value in options if name == "--set"])
@@ -92,14 +91,14 @@ def test_the_advised_training_makes_the_matcher_that_the_profile_reads(changes: 
 
 
 def test_nearest_neighbours_need_any_file() -> None:
-    found = missing(init("levir-cc", "--root", "data", "--set", "matches.method=nearest"))
-    assert "sagecc pretrain" not in found[str(MATCHER)]
-    assert f"set matches.weights to {MatchesSettings().weights}" in found[str(MATCHER)]
+    files = missing(init("levir-cc", "--root", "data", "--set", "matches.method=nearest"))
+    assert "sagecc pretrain" not in files[str(MATCHER)]
+    assert f"set matches.weights to {MatchesSettings().weights}" in files[str(MATCHER)]
 
 
 def test_a_model_of_ones_own_is_put_there() -> None:
-    found = missing(init("levir-cc", "--root", "data", "--set", "scenes.weights=own.pth"))
-    assert found["own.pth"] == "put it there, or set scenes.weights"
+    files = missing(init("levir-cc", "--root", "data", "--set", "models.backbone.weights=own.pth"))
+    assert files["own.pth"] == "put it there, or set models.backbone.weights"
 
 
 def test_stages_that_read_no_model_miss_none() -> None:

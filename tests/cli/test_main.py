@@ -24,6 +24,7 @@ COMMANDS = [
     ["describe"],
     ["inspect"],
     ["draw"],
+    ["settings"],
     ["doctor"],
     ["clean"],
     ["graph"],
@@ -91,6 +92,8 @@ def test_a_mistake_exits_with_2_and_no_traceback(tmp_path: Path) -> None:
         ("scenes: {batchsize: 3}", "did you mean `batch_size`"),
         ("scenes: {batch_size: 0}", "scenes.batch_size"),
         ("scens: {}", "unknown section `scens`"),
+        ("scenes: {weights: x}", "`scenes.weights` → `models.backbone.weights`"),
+        ("models: {sam: {varient: mini}}", "did you mean `variant`"),
         ("engine: {engine: cluster}", "engine.engine"),
     ],
 )
@@ -120,7 +123,8 @@ def test_init_writes_a_profile_and_keeps_the_old_one(tmp_path: Path) -> None:
         (["levir"], "no profile is called"),
         (["levir-cc"], "--root"),
         (["synthetic", "--root", "x"], "generated"),
-        (["synthetic", "--set", "trian.epochs=3"], "no section is called `trian`"),
+        (["synthetic", "--set", "trian.epochs=3"], "unknown section `trian`"),
+        (["synthetic", "--set", "masks.sam.variant=vit_b"], "`masks.sam` → `models.sam`"),
         (["synthetic", "--set", "train.epoch=3"], "did you mean `epochs`"),
     ],
 )

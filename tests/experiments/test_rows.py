@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import parse_section, with_overrides
+from pipeline.config import with_overrides
 from pipeline.errors import SettingsError
 from pipeline.experiments.rows import BUILTIN, builtin, read_experiment
-from stages.settings import SECTIONS
+from stages.settings import parse_sections
 
 
 def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
@@ -32,7 +32,7 @@ def test_a_grid_is_written_out(tmp_path: Path) -> None:
         "  train.learning_rate: [0.001, 0.00001]\n"
         "  train.captioner.scene.width: [8]\n"
         "  train.captioner.decoder.width: [8, 16]\n"
-        "  graph.encoder.widths: [[4, 8]]\n"
+        "  models.graph_encoder.widths: [[4, 8]]\n"
     )
     found = read_experiment(write(tmp_path, text))
     rows = found.all_rows
@@ -41,7 +41,7 @@ def test_a_grid_is_written_out(tmp_path: Path) -> None:
         "learning_rate=0.001, train.captioner.scene.width=8, train.captioner.decoder.width=16, widths=[4, 8]"
     )
     document = with_overrides({}, rows[2].set)
-    assert document["train"]["learning_rate"] == 1e-5 and document["graph"]["encoder"]["widths"] == [4, 8]
+    assert document["train"]["learning_rate"] == 1e-5 and document["models"]["graph_encoder"]["widths"] == [4, 8]
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,7 @@ def test_the_rows_of_the_paper_are_settings(name: str) -> None:
     experiment = builtin(name)
     seen = set()
     for row in experiment.all_rows:
-        document = with_overrides({}, [*experiment.set, *row.set])
-        sections = {key: parse_section(values, key, SECTIONS[key]) for key, values in document.items()}
+        sections = parse_sections(with_overrides({}, [*experiment.set, *row.set]))
         seen.add(tuple(section.model_dump_json() for section in sections.values()))
     assert len(seen) == len(experiment.all_rows)
 

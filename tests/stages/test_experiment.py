@@ -16,10 +16,11 @@ from cli.main import app
 from cli.options import Settings
 from pipeline.errors import SettingsError
 from pipeline.experiments.rows import Experiment
+from pipeline.paths import Paths
 from pipeline.training import run as training
 from pipeline.training.distributed import Interrupted
 from stages import caption, experiment, graph, train
-from stages.experiment import RowsFailedError, Sources
+from stages.experiment import RowsFailedError
 from stages.settings import GraphSettings
 from tests.evaluation.conftest import no_java  # noqa: F401 - pytest finds fixtures by name
 from tests.stages import experiment_data as data
@@ -32,7 +33,7 @@ Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def sources(project: Path) -> Sources:
+def sources(project: Path) -> Paths:
     return data.make(project)
 
 
@@ -42,15 +43,15 @@ def plans(described: Experiment, *changes: str) -> list[experiment.Plan]:
 
 
 @pytest.fixture
-def run(sources: Sources, no_java: None) -> Run:
+def run(sources: Paths, no_java: None) -> Run:
     """Run an experiment of the given rows and return table.json."""
 
     def run(*rows: dict[str, Any], changes: Sequence[str] = (), **options: Any) -> dict[str, Any]:
         described = data.experiment(*rows)
         table = experiment.run(described, plans(described, *changes), sources, OUTPUT, resamples=50, **options)
         assert table == OUTPUT / "table.md"
-        found: dict[str, Any] = json.loads((OUTPUT / "table.json").read_text())
-        return found
+        document: dict[str, Any] = json.loads((OUTPUT / "table.json").read_text())
+        return document
 
     return run
 
@@ -64,10 +65,10 @@ def folder(row: dict[str, Any]) -> Path:
 
 
 def test_rows_become_a_table_and_each_run_can_be_made_again(run: Run) -> None:
-    found = run()
-    rows = found["rows"]
+    document = run()
+    rows = document["rows"]
     assert [row["label"] for row in rows] == ["baseline", "+ MCL", "+ CGR"]
-    assert (found["split"], found["seeds"], found["pairs"]["changed"]) == ("train", [1, 2], 3)
+    assert (document["split"], document["seeds"], document["pairs"]["changed"]) == ("train", [1, 2], 3)
     assert len({row["folder"] for row in rows}) == 3 and rows[0]["against_row_above"] is None
     assert rows[0]["against_first_row"] is None and rows[1]["against_first_row"] == rows[1]["against_row_above"]
     for metric, compared in rows[2]["against_first_row"].items():
@@ -132,7 +133,7 @@ def test_another_label_or_order_is_the_same_run(run: Run, monkeypatch: pytest.Mo
     assert [row["folder"] for row in again] == [row["folder"] for row in reversed(rows)]
 
 
-def test_other_settings_or_inputs_are_another_run(run: Run, sources: Sources) -> None:
+def test_other_settings_or_inputs_are_another_run(run: Run, sources: Paths) -> None:
     row = {"label": "all", "set": ()}
     folders = {run(row)["rows"][0]["folder"]}
     for change in ("caption.beams=2", "train.seeds=[1]", "train.epochs=1", "evaluate.constant_candidates=5"):
@@ -146,22 +147,22 @@ def test_one_more_seed_trains_only_that_one(run: Run, monkeypatch: pytest.Monkey
     row = {"label": "plain", "set": data.PLAIN}
     run(row)
     trained = []
-    real = training.train_seeds
-    monkeypatch.setattr(training, "train_seeds", lambda job, ranks: (trained.extend(job.seeds), real(job, ranks)))
-    found = run(row, changes=["train.seeds=[1,2,5]"])
-    assert trained == [5] and found["seeds"] == [1, 2, 5]
+    real = train.train_seeds
+    monkeypatch.setattr(train, "train_seeds", lambda job, ranks: (trained.extend(job.seeds), real(job, ranks)))
+    document = run(row, changes=["train.seeds=[1,2,5]"])
+    assert trained == [5] and document["seeds"] == [1, 2, 5]
     assert set(json.loads((OUTPUT / "times.json").read_text())["plain"]) == {"1", "2", "5"}
 
 
 def test_damaged_scores_are_made_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run()
-    metrics = folder(found["rows"][0]) / "metrics.json"
+    document = run()
+    metrics = folder(document["rows"][0]) / "metrics.json"
     metrics.write_text("{}")
-    monkeypatch.setattr(training, "train_seeds", no_training)
-    assert run() == found and metrics.read_text() != "{}"
+    monkeypatch.setattr(train, "train_seeds", no_training)
+    assert run() == document and metrics.read_text() != "{}"
 
 
-def test_a_failed_row_says_why_and_stops_no_other(run: Run, sources: Sources) -> None:
+def test_a_failed_row_says_why_and_stops_no_other(run: Run, sources: Paths) -> None:
     sources.semantics.unlink()
     with pytest.raises(RowsFailedError, match="1 of 3 rows failed") as caught:
         run({"label": "broken", "set": ()}, *data.ROWS[:2])
@@ -220,12 +221,12 @@ def test_interrupted_between_rows_and_within_one_it_goes_on(run: Run, monkeypatc
     calls.clear()
     calls.append(())
     trained = []
-    monkeypatch.setattr(train, "run", lambda *a, **o: (trained.append(a[3]), real(*a, **o))[1])
+    monkeypatch.setattr(train, "run", lambda *a, **o: (trained.append(a[1].models), real(*a, **o))[1])
     assert run() == whole
     assert trained == [folder(row) / "models" for row in whole["rows"][1:]]
 
 
-def test_only_the_chosen_rows_are_run(run: Run, sources: Sources) -> None:
+def test_only_the_chosen_rows_are_run(run: Run, sources: Paths) -> None:
     described = data.experiment()
     before = list(experiment.status(plans(described), sources, OUTPUT))
     assert before[0].startswith("1  baseline: to do in experiments/tiny/")
@@ -243,14 +244,11 @@ def test_only_the_chosen_rows_are_run(run: Run, sources: Sources) -> None:
     assert "cannot be run" in "".join(experiment.status(plans(described), sources, OUTPUT))
 
 
-def test_graphs_are_made_for_rows_that_ask_for_others_and_taken_where_they_fit(run: Run, sources: Sources) -> None:
+def test_graphs_are_made_for_rows_that_ask_for_others_and_taken_where_they_fit(run: Run, sources: Paths) -> None:
     shutil.rmtree(sources.graph)
     settings = Settings(data.PARAMS, None)
-    graph.run(settings.section("graph", GraphSettings), sources.prepared, sources.graph, engine=settings.engine)
-    kinds = [
-        {"label": kind, "set": (f"graph.encoder.kind={kind}", f"{data.EVIDENCE}.graph_encoder.kind={kind}")}
-        for kind in ("rgcn", "gcn")
-    ]
+    graph.run(settings.section("graph", GraphSettings), sources, engine=settings.engine)
+    kinds = [{"label": kind, "set": (f"models.graph_encoder.kind={kind}",)} for kind in ("rgcn", "gcn")]
     rows = run(*kinds, changes=["train.seeds=[1]"])["rows"]
     made = sorted(path.name.partition("-")[0] for path in (OUTPUT / "inputs").iterdir())
     assert made == ["graph", "matches"]
@@ -273,7 +271,7 @@ def test_graphs_are_made_for_rows_that_ask_for_others_and_taken_where_they_fit(r
         ("caption.split=val", "`caption.split` must be the same"),
     ],
 )
-def test_what_no_row_may_set_is_refused_before_anything_runs(sources: Sources, change: str, said: str | None) -> None:
+def test_what_no_row_may_set_is_refused_before_anything_runs(sources: Paths, change: str, said: str | None) -> None:
     described = data.experiment({"label": "first"}, {"label": "second", "set": (change,)})
     if said is None:
         assert len(plans(described)) == 2
@@ -283,7 +281,7 @@ def test_what_no_row_may_set_is_refused_before_anything_runs(sources: Sources, c
     assert said in str(caught.value) and "'second'" in str(caught.value.where)
 
 
-def test_what_comes_later_wins(sources: Sources) -> None:
+def test_what_comes_later_wins(sources: Paths) -> None:
     described = data.experiment(
         {"label": "a", "set": ("train.epochs=5",)}, {"label": "b"}, set=["train.epochs=3"], seeds=[7]
     )

@@ -17,13 +17,12 @@ import pytest
 from pipeline.caption_graph.merging import read_merges
 from pipeline.caption_graph.store import read_graph, read_tensors
 from pipeline.caption_graph.triples.records import read_triples
-from pipeline.config import render_params
 from pipeline.datasets.records import Pair, write_prepared
 from pipeline.errors import DataError, ServiceError
 from pipeline.execution.settings import EngineSettings
 from stages import graph as stage
 from stages import paths
-from stages.settings import GraphSettings
+from stages.settings import GraphSettings, render_sections
 from tests.caption_graph.llm.captions import make_captions, oracle
 from tests.caption_graph.llm.server import Endpoint, Fault
 from tests.stages.test_graph import HASHED, make
@@ -122,7 +121,7 @@ def test_a_killed_stage_goes_on_where_it_was(endpoint: Endpoint, prepared: Path,
     whole = run(settings, prepared, tmp_path / "whole")
     shutil.rmtree(paths.WORK)
     endpoint.log.clear()
-    Path("params.yaml").write_text(render_params({"graph": settings}, heading="Test."), encoding="utf-8")
+    Path("params.yaml").write_text(render_sections({"graph": settings}, heading="Test."), encoding="utf-8")
     command = [sys.executable, "-c", "from cli.main import main; main()", "graph", "--prepared", str(prepared)]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "graph")], env={**os.environ, "PYTHONPATH": str(ROOT)}

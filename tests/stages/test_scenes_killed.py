@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import render_params
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from stages import scenes
+from stages.settings import render_sections
 from tests.execution.killing import run_and_kill, run_to_end
 from tests.stages.scene_data import make_data
 
@@ -29,7 +29,7 @@ def test_kills_leave_no_trace_in_the_bytes(
     monkeypatch.chdir(tmp_path)
     prepared, settings = make_data(tmp_path, 160, size=size, batch_size=8)
     sections = {"scenes": settings, "engine": EngineSettings(engine=engine, workers=2, device="cpu")}
-    (tmp_path / "params.yaml").write_text(render_params(sections, heading="Test."), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(render_sections(sections, heading="Test."), encoding="utf-8")
     output = tmp_path / "caches" / "scenes.h5"
     program = "from cli.main import main\nif __name__ == '__main__':\n    main()\n"
     (tmp_path / "program.py").write_text(program)

@@ -360,10 +360,10 @@ def test_weights_are_read_where_they_are_wanted(graph):
 def test_weights_of_another_encoder_are_refused_with_what_to_set(graph, changes, said):
     with pytest.raises(SettingsError, match="differs from the captioner's") as caught:
         read_graph_source(graph, settings(**changes))
-    assert caught.value.where == "train.captioner.evidence.graph_encoder"
+    assert caught.value.where == "models.graph_encoder"
     import re
 
-    assert re.search(said, caught.value.fix) and "graph.encoder" in caught.value.fix
+    assert re.search(said, caught.value.fix) and "sagecc graph" in caught.value.fix
 
 
 @pytest.mark.parametrize("changes", [{"dropout": 0.0}, {"readout": "attention"}, {"heads": 2}, {"kernels": 9}])
