@@ -1,1 +1,1 @@
-"""The synthetic world: seeded pairs of overhead pictures with captions and everything that is true of them."""
+"""The synthetic world: seeded pairs of overhead images with captions and complete annotations."""

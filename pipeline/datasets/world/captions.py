@@ -1,7 +1,4 @@
-"""Five sentences per pair, each true, each with the triples that it states.
-
-Clauses for each kind of event: which patterns a sentence about it may follow.
-"""
+"""Captions: a template of clauses for each kind of event, and five sentences per pair with the triples they state."""
 
 from __future__ import annotations
 
@@ -24,12 +21,12 @@ from pipeline.datasets.world.phrases import (
     event_triples,
     ground_complement,
     pick,
-    place_complement,
+    position_complement,
     replacement,
 )
 
-Speaker = Callable[[np.random.Generator, Event, float], Clause]
-"""Makes a clause about an event; the number is how likely it names the place in the picture."""
+ClauseTemplate = Callable[[np.random.Generator, Event, float], Clause]
+"""Returns a clause about an event; the number is the probability that it names the position in the picture."""
 
 _HALL = [Noun("a large building", "building", False)] * 3 + [
     Noun("a big building", "building", False),
@@ -38,14 +35,14 @@ _HALL = [Noun("a large building", "building", False)] * 3 + [
 _PARKING = Noun("a parking lot", "parking lot", False)
 
 
-def _place(generator: np.random.Generator, event: Event, chance: float) -> list[Complement]:
-    found = place_complement(generator, event.place)
-    return [found] if found is not None and generator.random() < chance else []
+def _position(generator: np.random.Generator, event: Event, chance: float) -> list[Complement]:
+    complement = position_complement(generator, event.place)
+    return [complement] if complement is not None and generator.random() < chance else []
 
 
 def _replaced(generator: np.random.Generator, event: Event, old: Noun, new: Noun, chance: float) -> Clause:
-    places = _place(generator, event, chance)
-    return replacement(generator, old, new, place=places[0] if places else None)
+    positions = _position(generator, event, chance)
+    return replacement(generator, old, new, position=positions[0] if positions else None)
 
 
 def _beside(generator: np.random.Generator, event: Event) -> Complement:
@@ -61,27 +58,27 @@ def _trees(generator: np.random.Generator, amount: str) -> Noun:
 
 
 def _where(generator: np.random.Generator, event: Event, chance: float, *, road: bool = True) -> list[Complement]:
-    """Return at most two of: beside the road, on what ground, where in the picture."""
-    found: list[Complement] = []
+    """Return at most two complements: beside the road, the ground, the position in the picture."""
+    complements: list[Complement] = []
     if road and event.beside_road and generator.random() < 0.6:
-        found.append(_beside(generator, event))
-    if event.ground and generator.random() < (0.25 if found else 0.45):
-        found.append(ground_complement(generator, event.ground))
-    return found[:2] if len(found) == 2 else found + _place(generator, event, chance)
+        complements.append(_beside(generator, event))
+    if event.ground and generator.random() < (0.25 if complements else 0.45):
+        complements.append(ground_complement(generator, event.ground))
+    return complements[:2] if len(complements) == 2 else complements + _position(generator, event, chance)
 
 
 def _joined(first: Clause, second: Clause) -> Clause:
     return Clause(f"{first.text} and {second.text}", first.triples + second.triples)
 
 
-def speak_houses(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """Houses come."""
+def houses_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about houses that appear."""
     new = phrases.houses(generator, event)
     draw = generator.random()
     if event.trees_lost and draw < 0.35:
         trees = clause(_trees(generator, event.trees_lost), pick(generator, phrases.FELLED))
         rest = [_beside(generator, event)] if event.beside_road and generator.random() < 0.5 else []
-        rest = rest or _place(generator, event, chance)
+        rest = rest or _position(generator, event, chance)
         return _joined(trees, clause(new, pick(generator, phrases.ERECTED), rest))
     if event.ground and draw < 0.5 and event.count > 1:
         return _replaced(generator, event, pick(generator, GROUND_NOUNS[event.ground]), new, chance)
@@ -94,8 +91,8 @@ def speak_houses(generator: np.random.Generator, event: Event, chance: float) ->
     return clause(new, pick(generator, phrases.ERECTED), _where(generator, event, chance))
 
 
-def speak_houses_demolished(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """Houses go."""
+def houses_demolished_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about houses that disappear."""
     old = phrases.houses(generator, event, new=False)
     draw = generator.random()
     if draw < 0.2:
@@ -104,7 +101,7 @@ def speak_houses_demolished(generator: np.random.Generator, event: Event, chance
         beside = _beside(generator, event)
         gone = clause(Noun(f"{old.text} {beside.text}", old.entity, old.plural), pick(generator, phrases.DEMOLISHED))
         return Clause(gone.text, (*gone.triples, Triple(old.entity, beside.preposition, "road", "spatial")))
-    return clause(old, pick(generator, phrases.DEMOLISHED), _place(generator, event, chance))
+    return clause(old, pick(generator, phrases.DEMOLISHED), _position(generator, event, chance))
 
 
 def _new_road(generator: np.random.Generator, event: Event) -> Noun:
@@ -126,13 +123,13 @@ def _new_road(generator: np.random.Generator, event: Event) -> Noun:
     return pick(generator, [*plain, Noun("a straight road", "road", False)])
 
 
-def speak_road(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """Roads come."""
+def road_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about roads that appear."""
     road = _new_road(generator, event)
     draw = generator.random()
     if event.trees_lost and draw < 0.4:
         trees = clause(_trees(generator, event.trees_lost), pick(generator, phrases.FELLED))
-        return _joined(trees, clause(road, pick(generator, phrases.BUILT), _place(generator, event, chance)))
+        return _joined(trees, clause(road, pick(generator, phrases.BUILT), _position(generator, event, chance)))
     if event.form == "branch" and draw < 0.65:
         verb = Verb("is built to join", "are built to join", "join", "spatial")
         return Clause(
@@ -146,11 +143,11 @@ def speak_road(generator: np.random.Generator, event: Event, chance: float) -> C
     return clause(road, pick(generator, phrases.BUILT), _where(generator, event, chance, road=False))
 
 
-def speak_road_and_houses(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """A road comes with houses along it."""
+def road_and_houses_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about a road that appears with houses along it."""
     road, new = _new_road(generator, event), phrases.houses(generator, event)
     verb = pick(generator, phrases.BUILT)
-    tied = Triple(new.entity, "build-along", road.entity, "appear")
+    along = Triple(new.entity, "build-along", road.entity, "appear")
     it = "them" if road.plural else "it"
     rest = _where(generator, event, chance * 0.7, road=False)
     draw = generator.random()
@@ -168,7 +165,7 @@ def speak_road_and_houses(generator: np.random.Generator, event: Event, chance: 
         text = " ".join(
             [f"{road.text} with {new.text} built along {it} {verb.form(road.plural)}", *(c.text for c in rest)]
         )
-        return Clause(text, (*event_triples(road.entity, verb, rest), tied))
+        return Clause(text, (*event_triples(road.entity, verb, rest), along))
     if draw < 0.85:
         other = pick(generator, [v for v in phrases.BUILT if v.family == "appear"])
         word = pick(generator, ["along", "beside"])
@@ -178,19 +175,19 @@ def speak_road_and_houses(generator: np.random.Generator, event: Event, chance: 
             (*event_triples(road.entity, verb, []), Triple(new.entity, f"{other.lemma}-{word}", road.entity, "appear")),
         )
     roads = "the new roads" if road.plural or event.form == "crossroad" else "the new road"
-    return clause(new, verb, [Complement(f"along {roads}", "along", "road"), *_place(generator, event, chance)])
+    return clause(new, verb, [Complement(f"along {roads}", "along", "road"), *_position(generator, event, chance)])
 
 
-def _altered(verbs: list[Verb]) -> Speaker:
-    def speak(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+def _altered(verbs: list[Verb]) -> ClauseTemplate:
+    def template(generator: np.random.Generator, event: Event, chance: float) -> Clause:
         road = pick(generator, [Noun("the road", "road", False)] * 3 + [Noun("the original road", "road", False)])
-        return clause(road, pick(generator, verbs), _place(generator, event, chance))
+        return clause(road, pick(generator, verbs), _position(generator, event, chance))
 
-    return speak
+    return template
 
 
-def speak_large_building(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """A large building comes, perhaps with a parking lot."""
+def large_building_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about a large building that appears, perhaps with a parking lot."""
     hall = pick(generator, _HALL)
     verb = pick(generator, phrases.ERECTED)
     draw = generator.random()
@@ -210,76 +207,76 @@ def _thing(generator: np.random.Generator, event: Event, chance: float, thing: N
     draw = generator.random()
     if event.trees_lost and draw < 0.35:
         trees = clause(_trees(generator, event.trees_lost), pick(generator, phrases.FELLED))
-        return _joined(trees, clause(thing, pick(generator, verbs), _place(generator, event, chance)))
+        return _joined(trees, clause(thing, pick(generator, verbs), _position(generator, event, chance)))
     if event.ground and draw < 0.5:
         return _replaced(generator, event, pick(generator, GROUND_NOUNS[event.ground]), thing, chance)
     return clause(thing, pick(generator, verbs), _where(generator, event, chance))
 
 
-def _single(things: list[Noun], verbs: list[Verb]) -> Speaker:
-    def speak(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+def _single(things: list[Noun], verbs: list[Verb]) -> ClauseTemplate:
+    def template(generator: np.random.Generator, event: Event, chance: float) -> Clause:
         return _thing(generator, event, chance, pick(generator, things), verbs)
 
-    return speak
+    return template
 
 
-def speak_swimming_pool(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """A swimming pool comes beside a house."""
+def swimming_pool_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about a swimming pool that appears beside a house."""
     word = pick(generator, ["beside", "near", "next to"])
     house = pick(generator, ["house", "villa"])
     beside = Complement(f"{word} the {house}", word.replace(" ", "-"), house)
     rest = [beside] if generator.random() < 0.6 else []
     pool = Noun("a swimming pool", "swimming pool", False)
-    return clause(pool, pick(generator, phrases.BUILT), rest + _place(generator, event, chance))
+    return clause(pool, pick(generator, phrases.BUILT), rest + _position(generator, event, chance))
 
 
-def speak_building_demolished(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """A large building goes."""
+def building_demolished_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about a large building that disappears."""
     hall = pick(generator, [*_HALL, Noun("the large building", "building", False)])
     if generator.random() < 0.25:
         return _replaced(generator, event, hall, Noun("bareland", "bareland", False), chance)
-    return clause(hall, pick(generator, phrases.DEMOLISHED), _place(generator, event, chance))
+    return clause(hall, pick(generator, phrases.DEMOLISHED), _position(generator, event, chance))
 
 
-def speak_pond_dried(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """A pond goes."""
+def pond_dried_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about a pond that disappears."""
     water = pick(
         generator, [Noun("the pond", "pond", False), Noun("a pond", "pond", False), Noun("the lake", "lake", False)]
     )
     if generator.random() < 0.3:
         return _replaced(generator, event, water, Noun("bareland", "bareland", False), chance)
-    return clause(water, pick(generator, phrases.DRIED), _place(generator, event, chance))
+    return clause(water, pick(generator, phrases.DRIED), _position(generator, event, chance))
 
 
-def speak_houses_replaced(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """Houses give way to a large building."""
+def houses_replaced_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about houses that are replaced by a large building."""
     old, hall = phrases.houses(generator, event, new=False), pick(generator, _HALL[:4])
     if generator.random() < 0.6:
         return _replaced(generator, event, old, hall, chance)
     gone = clause(old, pick(generator, phrases.DEMOLISHED))
-    return _joined(gone, clause(hall, pick(generator, phrases.ERECTED), _place(generator, event, chance)))
+    return _joined(gone, clause(hall, pick(generator, phrases.ERECTED), _position(generator, event, chance)))
 
 
-def speak_trees_removed(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """A grove goes."""
+def trees_removed_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about a grove that disappears."""
     trees = _trees(generator, event.amount)
     if event.few_trees_left and generator.random() < 0.5:
         trees = pick(generator, GROUND_NOUNS["tree"])
     if generator.random() < 0.3:
         return _replaced(generator, event, trees, Noun("bareland", "bareland", False), chance)
-    return clause(trees, pick(generator, phrases.FELLED), _place(generator, event, chance))
+    return clause(trees, pick(generator, phrases.FELLED), _position(generator, event, chance))
 
 
-def speak_trees_planted(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """A grove comes."""
+def trees_planted_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about a grove that appears."""
     trees = _trees(generator, event.amount)
     if event.ground and generator.random() < 0.25:
         return _replaced(generator, event, pick(generator, GROUND_NOUNS[event.ground]), trees, chance)
     return clause(trees, pick(generator, phrases.PLANTED), _where(generator, event, chance, road=False))
 
 
-def speak_grassland_removed(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    """Grassland becomes bare ground."""
+def grassland_removed_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    """Return a clause about grassland that becomes bare ground."""
     grass = pick(generator, [*GROUND_NOUNS["grassland"], Noun("the vegetation", "vegetation", False)])
     bare = Noun("bareland", "bareland", False)
     if generator.random() < 0.2:
@@ -288,34 +285,34 @@ def speak_grassland_removed(generator: np.random.Generator, event: Event, chance
         grass = Noun(f"part of {grass.text}", grass.entity, False)
     if generator.random() < 0.5:
         return _replaced(generator, event, grass, bare, chance)
-    return clause(grass, pick(generator, phrases.GONE), _place(generator, event, chance))
+    return clause(grass, pick(generator, phrases.GONE), _position(generator, event, chance))
 
 
-SPEAKERS: dict[str, Speaker] = {
-    "houses": speak_houses,
-    "road and houses": speak_road_and_houses,
-    "road": speak_road,
+CLAUSE_TEMPLATES: dict[str, ClauseTemplate] = {
+    "houses": houses_clause,
+    "road and houses": road_and_houses_clause,
+    "road": road_clause,
     "road extended": _altered(phrases.EXTENDED),
     "road widened": _altered(phrases.WIDENED),
-    "large building": speak_large_building,
+    "large building": large_building_clause,
     "parking lot": _single([_PARKING], phrases.BUILT),
-    "trees removed": speak_trees_removed,
-    "grassland removed": speak_grassland_removed,
-    "houses demolished": speak_houses_demolished,
-    "building demolished": speak_building_demolished,
+    "trees removed": trees_removed_clause,
+    "grassland removed": grassland_removed_clause,
+    "houses demolished": houses_demolished_clause,
+    "building demolished": building_demolished_clause,
     "pond": _single([Noun("a pond", "pond", False), Noun("a lake", "lake", False)], phrases.DUG),
-    "pond dried": speak_pond_dried,
-    "houses replaced": speak_houses_replaced,
-    "swimming pool": speak_swimming_pool,
+    "pond dried": pond_dried_clause,
+    "houses replaced": houses_replaced_clause,
+    "swimming pool": swimming_pool_clause,
     "playground": _single([Noun("a playground", "playground", False)], phrases.BUILT),
-    "trees planted": speak_trees_planted,
+    "trees planted": trees_planted_clause,
 }
-"""The speaker for each kind of event."""
+"""The template for each kind of event."""
 
 
 SENTENCES = len(NO_CHANGE)
-_PLACE_CHANCE = 0.55
-_PLACE_CHANCE_OF_TWO = 0.45
+_POSITION_CHANCE = 0.55
+_POSITION_CHANCE_OF_TWO = 0.45
 
 
 @dataclass(frozen=True)
@@ -324,8 +321,8 @@ class Caption:
 
     Attributes:
         text: The sentence.
-        triples: What it states, in its order; empty for a no-change sentence.
-        events: Positions of the events that it speaks of.
+        triples: The triples that it states, in its order; empty for a no-change sentence.
+        events: Indices of the events that it describes.
     """
 
     text: str
@@ -334,11 +331,11 @@ class Caption:
 
 
 def compose(generator: np.random.Generator, events: Sequence[Event]) -> tuple[Caption, ...]:
-    """Compose five different sentences about the events of one pair; the fixed ones when there is none."""
+    """Compose five different sentences about the events of one pair; the no-change sentences if there is none."""
     if not events:
         return tuple(Caption(text, (), ()) for text in NO_CHANGE)
     captions: list[Caption] = []
-    # With two events, the first two sentences speak of both, so that every pair has complete ones.
+    # With two events, the first two sentences describe both, so that every pair has complete ones.
     while len(captions) < SENTENCES:
         caption = _sentence(generator, events, complete=len(captions) < 2)
         if all(caption.text != other.text for other in captions):
@@ -349,18 +346,18 @@ def compose(generator: np.random.Generator, events: Sequence[Event]) -> tuple[Ca
 
 def _sentence(generator: np.random.Generator, events: Sequence[Event], *, complete: bool) -> Caption:
     if len(events) == 1:
-        spoken = _speak(generator, events[0], _PLACE_CHANCE)
-        return Caption(spoken.text, spoken.triples, (0,))
+        single = _event_clause(generator, events[0], _POSITION_CHANCE)
+        return Caption(single.text, single.triples, (0,))
     if not complete and generator.random() < 0.6:
         index = int(generator.integers(len(events)))
-        spoken = _speak(generator, events[index], _PLACE_CHANCE)
-        return Caption(spoken.text, spoken.triples, (index,))
-    clauses = [_speak(generator, event, _PLACE_CHANCE_OF_TWO) for event in events]
+        single = _event_clause(generator, events[index], _POSITION_CHANCE)
+        return Caption(single.text, single.triples, (index,))
+    clauses = [_event_clause(generator, event, _POSITION_CHANCE_OF_TWO) for event in events]
     link = " while " if generator.random() < 0.15 else " and "
-    text = link.join(spoken.text for spoken in clauses)
-    triples = tuple(triple for spoken in clauses for triple in spoken.triples)
+    text = link.join(part.text for part in clauses)
+    triples = tuple(triple for part in clauses for triple in part.triples)
     return Caption(text, triples, tuple(range(len(events))))
 
 
-def _speak(generator: np.random.Generator, event: Event, chance: float) -> Clause:
-    return SPEAKERS[event.kind](generator, event, chance)
+def _event_clause(generator: np.random.Generator, event: Event, chance: float) -> Clause:
+    return CLAUSE_TEMPLATES[event.kind](generator, event, chance)

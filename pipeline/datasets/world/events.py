@@ -1,7 +1,4 @@
-"""Plans a whole scene: ground, events, and everything that stands around them.
-
-Change events: what is built, removed or altered between the two dates, as plans on a site.
-"""
+"""Planners of change events on a site, and the plan of a whole scene with its surroundings."""
 
 from __future__ import annotations
 
@@ -11,7 +8,17 @@ import numpy as np
 from shapely import LineString, Polygon
 
 from pipeline.datasets.world.geometry import arc_lengths, band, rectangle
-from pipeline.datasets.world.scene import COMES, GOES, STAYS, Building, EventKind, PlannedEvent, Plot, Road, Scene
+from pipeline.datasets.world.scene import (
+    AFTER_ONLY,
+    BEFORE_ONLY,
+    BOTH_DATES,
+    Building,
+    EventKind,
+    PlannedEvent,
+    Plot,
+    Road,
+    Scene,
+)
 from pipeline.datasets.world.settings import BARELAND, GRASSLAND
 from pipeline.datasets.world.site import NetworkForm, Site, network_lines, visible_span
 from pipeline.datasets.world.things import (
@@ -31,7 +38,7 @@ _NETWORKS: tuple[NetworkForm, ...] = (
     *("straight", "straight", "curved", "curved", "winding"),
     *("t-shaped", "t-shaped", "crossroad", "crossroad", "parallel"),
 )
-"""Road networks by how often they are laid."""
+"""Road networks, repeated by their frequency."""
 
 Planner = Callable[[Site], PlannedEvent | None]
 
@@ -41,10 +48,10 @@ def _cell(site: Site) -> tuple[int, int]:
     return int(column), int(row)
 
 
-def _some_roads(site: Site) -> list[Road]:
+def _existing_roads(site: Site) -> list[Road]:
     if not site.roads:
-        site.add_network(_NETWORKS[site.generator.integers(len(_NETWORKS))], STAYS)
-    return [road for road in site.roads if road.dates == STAYS]
+        site.add_network(_NETWORKS[site.generator.integers(len(_NETWORKS))], BOTH_DATES)
+    return [road for road in site.roads if road.dates == BOTH_DATES]
 
 
 def choose_plots(site: Site, roads: list[Road]) -> list[Plot]:
@@ -63,49 +70,49 @@ def choose_plots(site: Site, roads: list[Road]) -> list[Plot]:
     return row[start : start + count]
 
 
-def _houses_on(site: Site, plots: list[Plot], *, goes: bool = False) -> list[tuple[Plot, Building]]:
-    dates = GOES if goes else COMES
-    built = [(plot, add_house(site, plot, dates, cleared=goes)) for plot in plots]
+def _houses_on(site: Site, plots: list[Plot], *, demolished: bool = False) -> list[tuple[Plot, Building]]:
+    dates = BEFORE_ONLY if demolished else AFTER_ONLY
+    built = [(plot, add_house(site, plot, dates, cleared=demolished)) for plot in plots]
     return [(plot, house) for plot, house in built if house is not None]
 
 
-def _houses_event(kind: EventKind, built: list[tuple[Plot, Building]], *, goes: bool) -> PlannedEvent:
+def _houses_event(kind: EventKind, built: list[tuple[Plot, Building]], *, demolished: bool) -> PlannedEvent:
     numbers = [house.number for _, house in built]
     plots = [plot for plot, _ in built]
     roads = {plot.road for plot in plots}
     event = PlannedEvent(kind, plots=plots, along=roads.pop() if len(roads) == 1 else 0)
-    (event.disappearing if goes else event.appearing).extend(numbers)
+    (event.disappearing if demolished else event.appearing).extend(numbers)
     return event
 
 
 def houses(site: Site) -> PlannedEvent | None:
-    """Houses are built along existing roads."""
-    built = _houses_on(site, choose_plots(site, _some_roads(site)))
-    return _houses_event("houses", built, goes=False) if built else None
+    """Plan houses that are built along existing roads."""
+    built = _houses_on(site, choose_plots(site, _existing_roads(site)))
+    return _houses_event("houses", built, demolished=False) if built else None
 
 
 def houses_demolished(site: Site) -> PlannedEvent | None:
-    """Houses along existing roads are demolished."""
-    built = _houses_on(site, choose_plots(site, _some_roads(site)), goes=True)
-    return _houses_event("houses demolished", built, goes=True) if built else None
+    """Plan houses along existing roads that are demolished."""
+    built = _houses_on(site, choose_plots(site, _existing_roads(site)), demolished=True)
+    return _houses_event("houses demolished", built, demolished=True) if built else None
 
 
 def _new_roads(site: Site) -> tuple[list[Road], str] | None:
     if site.roads:
-        branch = site.add_branch(COMES)
+        branch = site.add_branch(AFTER_ONLY)
         return None if branch is None else ([branch], "branch")
     form = _NETWORKS[site.generator.integers(len(_NETWORKS))]
-    return site.add_network(form, COMES), form
+    return site.add_network(form, AFTER_ONLY), form
 
 
-def _maybe_old_road(site: Site, chance: float) -> None:
+def _add_old_road(site: Site, chance: float) -> None:
     if not site.roads and site.generator.random() < chance:
-        site.add_network("straight" if site.generator.random() < 0.5 else "curved", STAYS)
+        site.add_network("straight" if site.generator.random() < 0.5 else "curved", BOTH_DATES)
 
 
 def road(site: Site) -> PlannedEvent | None:
-    """A road, or a network of roads, is built."""
-    _maybe_old_road(site, 0.4)
+    """Plan a road, or a network of roads, that is built."""
+    _add_old_road(site, 0.4)
     new = _new_roads(site)
     if new is None:
         return None
@@ -113,8 +120,8 @@ def road(site: Site) -> PlannedEvent | None:
 
 
 def road_and_houses(site: Site) -> PlannedEvent | None:
-    """A road is built with houses along it."""
-    _maybe_old_road(site, 0.3)
+    """Plan a road that is built with houses along it."""
+    _add_old_road(site, 0.3)
     new = _new_roads(site)
     if new is None:
         return None
@@ -124,14 +131,14 @@ def road_and_houses(site: Site) -> PlannedEvent | None:
     built = _houses_on(site, plots)
     if not built:
         return None
-    event = _houses_event("road and houses", built, goes=False)
+    event = _houses_event("road and houses", built, demolished=False)
     event.form = form
     event.appearing = [road.number for road in roads] + event.appearing
     return event
 
 
 def road_extended(site: Site) -> PlannedEvent | None:
-    """A road that ended in the picture is continued to its edge."""
+    """Plan a road that ends in the picture and is extended to its edge."""
     if site.roads:
         return None
     line, form = network_lines(site.generator, site.extent, "straight")[0]
@@ -142,43 +149,43 @@ def road_extended(site: Site) -> PlannedEvent | None:
     stop = start + (end - start) * site.generator.uniform(0.3, 0.6)
     short = line[arc_lengths(line) <= stop]
     width = float(site.generator.uniform(7, 9.5))
-    road = Road(site.number("road"), line, width, form, STAYS)
+    road = Road(site.number("road"), line, width, form, BOTH_DATES)
     site.add_road(road, (band(short, width), band(line, width)), site.pick(np.array([[0.46, 0.46, 0.46]])))
-    # Plots beside the part that is still to come would be plots without a road.
+    # Beside the part that does not exist yet, plots would have no road.
     site.plots = [plot for plot in site.plots if plot.distance < stop - 10]
     return PlannedEvent("road extended", altered=[road.number])
 
 
 def road_widened(site: Site) -> PlannedEvent | None:
-    """A narrow road becomes a wide one."""
+    """Plan a narrow road that is widened."""
     if site.roads:
         return None
     form: NetworkForm = "straight" if site.generator.random() < 0.7 else "curved"
     line, road_form = network_lines(site.generator, site.extent, form)[0]
     narrow = float(site.generator.uniform(5, 6.5))
     wide = narrow + float(site.generator.uniform(7, 10))
-    road = Road(site.number("road"), line, wide, road_form, STAYS)
+    road = Road(site.number("road"), line, wide, road_form, BOTH_DATES)
     site.add_road(road, (band(line, narrow), band(line, wide)), site.pick(np.array([[0.46, 0.46, 0.46]])))
     return PlannedEvent("road widened", altered=[road.number])
 
 
 def large_building(site: Site) -> PlannedEvent | None:
-    """A large building is built, sometimes with a parking lot."""
+    """Plan a large building that is built, sometimes with a parking lot."""
     if site.generator.random() < 0.5:
-        _some_roads(site)
-    hall = add_hall(site, COMES, _cell(site))
+        _existing_roads(site)
+    hall = add_hall(site, AFTER_ONLY, _cell(site))
     if hall is None:
         return None
     event = PlannedEvent("large building", appearing=[hall.number])
     if site.generator.random() < 0.4:
-        lot = add_parking_beside(site, hall, COMES)
+        lot = add_parking_beside(site, hall, AFTER_ONLY)
         event.companion = lot.number if lot else 0
     return event
 
 
 def building_demolished(site: Site) -> PlannedEvent | None:
-    """A large building is demolished and leaves bare ground."""
-    hall = add_hall(site, GOES, _cell(site))
+    """Plan a large building that is demolished and leaves bare ground."""
+    hall = add_hall(site, BEFORE_ONLY, _cell(site))
     if hall is None:
         return None
     site.clear((None, hall.outline.buffer(2)))
@@ -186,8 +193,8 @@ def building_demolished(site: Site) -> PlannedEvent | None:
 
 
 def houses_replaced(site: Site) -> PlannedEvent | None:
-    """Neighbouring houses give way to one large building."""
-    roads = [road for road in _some_roads(site) if road.form == "straight"]
+    """Plan neighbouring houses that are replaced by one large building."""
+    roads = [road for road in _existing_roads(site) if road.form == "straight"]
     rows = [row for row in site.free_rows(roads) if len(row) >= 3]
     if not rows:
         return None
@@ -201,77 +208,77 @@ def houses_replaced(site: Site) -> PlannedEvent | None:
     # The plots of a row may lie on both sides of a crossing road.
     if any(ground.intersects(LineString(road.line)) for road in site.roads):
         return None
-    built = _houses_on(site, plots, goes=True)
+    built = _houses_on(site, plots, demolished=True)
     if len(built) < 3:
         return None
-    event = _houses_event("houses replaced", built, goes=True)
-    event.appearing = [add_hall_at(site, COMES, centre, length, width, angle).number]
+    event = _houses_event("houses replaced", built, demolished=True)
+    event.appearing = [add_hall_at(site, AFTER_ONLY, centre, length, width, angle).number]
     return event
 
 
 def parking_lot(site: Site) -> PlannedEvent | None:
-    """A parking lot is built."""
-    lot = add_parking(site, COMES, _cell(site))
+    """Plan a parking lot that is built."""
+    lot = add_parking(site, AFTER_ONLY, _cell(site))
     return PlannedEvent("parking lot", appearing=[lot.number]) if lot else None
 
 
 def playground(site: Site) -> PlannedEvent | None:
-    """A playground is built."""
-    ground = add_playground(site, COMES, _cell(site))
+    """Plan a playground that is built."""
+    ground = add_playground(site, AFTER_ONLY, _cell(site))
     return PlannedEvent("playground", appearing=[ground.number]) if ground else None
 
 
 def pond(site: Site) -> PlannedEvent | None:
-    """A pond appears."""
-    water = add_pond(site, COMES, _cell(site))
+    """Plan a pond that appears."""
+    water = add_pond(site, AFTER_ONLY, _cell(site))
     return PlannedEvent("pond", appearing=[water.number]) if water else None
 
 
 def pond_dried(site: Site) -> PlannedEvent | None:
-    """A pond dries up."""
-    water = add_pond(site, GOES, _cell(site))
+    """Plan a pond that dries up."""
+    water = add_pond(site, BEFORE_ONLY, _cell(site))
     return PlannedEvent("pond dried", disappearing=[water.number]) if water else None
 
 
 def swimming_pool(site: Site) -> PlannedEvent | None:
-    """A swimming pool is built beside a house that stands at both dates."""
-    rows = site.free_rows(_some_roads(site), edge=14)
+    """Plan a swimming pool that is built beside a house that exists at both dates."""
+    rows = site.free_rows(_existing_roads(site), edge=14)
     if not rows:
         return None
     row = rows[site.generator.integers(len(rows))]
-    house = add_house(site, row[site.generator.integers(len(row))], STAYS)
-    pool = add_pool(site, house, COMES) if house else None
+    house = add_house(site, row[site.generator.integers(len(row))], BOTH_DATES)
+    pool = add_pool(site, house, AFTER_ONLY) if house else None
     return PlannedEvent("swimming pool", appearing=[pool.number]) if pool else None
 
 
 def _reserve(site: Site, region: Polygon) -> None:
-    site.taken.append(region)
+    site.occupied.append(region)
     site.reserved.append(region.buffer(3))
 
 
 def trees_removed(site: Site) -> PlannedEvent | None:
-    """A grove is cleared and leaves bare ground."""
+    """Plan a grove that is cleared and leaves bare ground."""
     region = site.free_region(_cell(site), (18, 30))
     if region is None:
         return None
-    number = add_grove(site, region, GOES)
+    number = add_grove(site, region, BEFORE_ONLY)
     site.clear((None, region.buffer(2)))
     _reserve(site, region)
     return PlannedEvent("trees removed", disappearing=[number])
 
 
 def trees_planted(site: Site) -> PlannedEvent | None:
-    """A grove is planted on open ground."""
+    """Plan a grove that is planted on open ground."""
     region = site.free_region(_cell(site), (15, 24))
     if region is None:
         return None
-    number = add_grove(site, region, COMES)
+    number = add_grove(site, region, AFTER_ONLY)
     _reserve(site, region)
     return PlannedEvent("trees planted", appearing=[number])
 
 
 def grassland_removed(site: Site) -> PlannedEvent | None:
-    """Part of the grassland becomes bare ground."""
+    """Plan a part of the grassland that becomes bare ground."""
     if site.base != GRASSLAND:
         return None
     region = site.free_region(_cell(site), (18, 32))
@@ -301,7 +308,7 @@ PLANNERS: dict[EventKind, tuple[float, Planner]] = {
     "playground": (0.04, playground),
     "trees planted": (0.03, trees_planted),
 }
-"""How often each kind of event is tried, and its planner."""
+"""Probability and planner of each kind of event."""
 
 SECOND_EVENTS: tuple[EventKind, ...] = (
     "large building",
@@ -313,11 +320,11 @@ SECOND_EVENTS: tuple[EventKind, ...] = (
     "houses demolished",
     "houses",
 )
-"""Kinds that may come second in a pair: they need no more than a free spot or plots along a road."""
+"""Kinds of second events: they need only free ground or plots along a road."""
 
 
 def draw_kind(generator: np.random.Generator) -> EventKind:
-    """Draw what shall happen in a scene, by how often it is wanted."""
+    """Draw the kind of a scene's event by its probability."""
     kinds = list(PLANNERS)
     weights = np.array([PLANNERS[kind][0] for kind in kinds])
     return kinds[generator.choice(len(kinds), p=weights / weights.sum())]
@@ -326,16 +333,16 @@ def draw_kind(generator: np.random.Generator) -> EventKind:
 def plan_scene(
     generator: np.random.Generator, extent: float, kind: EventKind, second_event_share: float
 ) -> Scene | None:
-    """Plan a scene in which an event of a given kind happens, and sometimes a second one.
+    """Plan a scene with an event of a given kind, and sometimes a second one.
 
     Args:
-        generator: Source of chance.
+        generator: Random generator.
         extent: Width and height in metres.
         kind: The first event.
-        second_event_share: How often a second event is tried.
+        second_event_share: Probability of trying a second event.
 
     Returns:
-        The scene, or None where the event found no room.
+        The scene, or None where the event has no room.
     """
     base = GRASSLAND if kind == "grassland removed" or generator.random() < 0.55 else BARELAND
     site = Site(extent, generator, base)
@@ -351,7 +358,7 @@ def plan_scene(
 
 
 def _second_event(site: Site, first: EventKind) -> list[PlannedEvent]:
-    # Two events about houses would make one count of two sentences; two of trees likewise.
+    # Of two events about houses, a caption's count would fit neither alone; likewise of trees.
     family = first.split()[0]
     choices = [
         kind for kind in SECOND_EVENTS if kind.split()[0] != family and not ("houses" in first and "houses" in kind)
@@ -365,14 +372,14 @@ def _surroundings(site: Site) -> None:
     generator = site.generator
     if not site.roads and generator.random() < 0.35:
         site.add_free_road()
-    old = [road for road in site.roads if road.dates == STAYS]
+    old = [road for road in site.roads if road.dates == BOTH_DATES]
     share = float(generator.choice([0.0, 0.3, 0.85], p=[0.3, 0.3, 0.4]))
     for row in site.free_rows(old, edge=-4):
         for plot in row:
             if generator.random() < share:
-                house = add_house(site, plot, STAYS)
+                house = add_house(site, plot, BOTH_DATES)
                 if house and generator.random() < 0.06:
-                    add_pool(site, house, STAYS)
+                    add_pool(site, house, BOTH_DATES)
     for chance, add in (
         (0.12, add_hall),
         (0.08, add_parking),
@@ -381,4 +388,4 @@ def _surroundings(site: Site) -> None:
     ):
         if generator.random() < chance:
             column, row_index = generator.integers(0, 3, 2)
-            add(site, STAYS, (int(column), int(row_index)))
+            add(site, BOTH_DATES, (int(column), int(row_index)))

@@ -1,4 +1,4 @@
-"""What of the planned events can be seen in the label maps: counts, places, ground; sentences say nothing else."""
+"""Visible facts of the planned events: counts, positions and ground in the label maps, from which captions are made."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pipeline.datasets.world.geometry import Mask
-from pipeline.datasets.world.scene import STAYS, EventKind, PlannedEvent, Scene
+from pipeline.datasets.world.scene import BOTH_DATES, EventKind, PlannedEvent, Scene
 from pipeline.datasets.world.settings import BARELAND, GRASSLAND, LAND_CLASSES, TREE
 
 Third = Literal["low", "middle", "high", "spans", "unsure"]
-"""Where along one axis: first third, middle, last third, over the whole width, or too near a border to say."""
+"""Position along one axis: first third, middle, last third, the whole width, or too near a border to decide."""
 
 LOW_BORDER, HIGH_BORDER, DOUBT, SPAN = 0.37, 0.63, 0.03, 0.72
-"""Shares of the picture: borders of the thirds, the belt around them in which no word is used, and what spans it."""
+"""Shares of the picture: borders of the thirds, the undecided margin around them, and the least width that spans it."""
 
 _SMALLEST_EVENT = 0.0018
 _VISIBLE_ROAD = 0.012
@@ -28,8 +28,8 @@ _FEW_TREES = 0.4
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an event lies: its thirds from left to right and from top to bottom, and its centroid as shares."""
+class Position:
+    """Position of an event: its thirds from left to right and from top to bottom, and its centroid as shares."""
 
     column: Third
     row: Third
@@ -38,27 +38,27 @@ class Place:
 
 @dataclass(frozen=True)
 class Event:
-    """A change as it can be seen.
+    """A visible change; written to objects/<split>.jsonl with its field names.
 
     Attributes:
         kind: What happens.
-        appeared: Instance numbers that come and are counted.
-        disappeared: Instance numbers that go and are counted.
+        appeared: Instance numbers of visible objects that appear.
+        disappeared: Instance numbers of visible objects that disappear.
         altered: Instance numbers whose shape changes.
         count: Number of houses (or of new roads, for roads alone); 1 for single things.
         rows: Number of rows of at least three neighbours that all these houses form, 0 if they do not.
-        place: Where it lies.
+        place: Its position.
         ground: Land class that an appearing thing covers, or None where mixed: bareland, grassland or tree.
-        beside_road: A road passes by that stands at both dates.
+        beside_road: It lies beside a road that exists at both dates.
         both_sides: Houses stand on both sides of one road.
         several_roads: Houses stand along more than one road.
         form: Layout of new roads: straight, curved, winding, t-shaped, crossroad, parallel or branch.
         heading: horizontal or vertical for straight new roads that are either, else "".
         trees_lost: None, or how many trees the event fells: some or many.
-        among_houses: At least four houses stand there at both dates.
-        companion: A parking lot comes with the building.
+        among_houses: At least four houses exist at both dates.
+        companion: A parking lot is built with the building.
         amount: some or many, of trees.
-        few_trees_left: Most of the trees in the picture go.
+        few_trees_left: Most of the trees in the picture are removed.
     """
 
     kind: EventKind
@@ -67,7 +67,7 @@ class Event:
     altered: tuple[int, ...]
     count: int
     rows: int
-    place: Place
+    place: Position
     ground: str | None
     beside_road: bool
     both_sides: bool
@@ -90,19 +90,19 @@ class LabelMaps:
 
     @property
     def change(self) -> Mask:
-        """Where land class or instance differ (size, size)."""
+        """Mask (size, size) of the pixels whose land class or instance differs."""
         differs: Mask = (self.land[0] != self.land[1]) | (self.instances[0] != self.instances[1])
         return differs
 
 
-def place_of(mask: Mask) -> Place:
-    """Say where the true pixels of a mask (size, size) lie."""
+def position_of(mask: Mask) -> Position:
+    """Return the position of the true pixels of a mask (size, size)."""
     rows, columns = np.nonzero(mask)
     size = len(mask)
     centroid = (float(columns.mean() + 0.5) / size, float(rows.mean() + 0.5) / size)
     spans = ((np.ptp(columns) + 1) / size > SPAN, (np.ptp(rows) + 1) / size > SPAN)
     column, row = (_third(share, bool(wide)) for share, wide in zip(centroid, spans, strict=True))
-    return Place(column, row, centroid)
+    return Position(column, row, centroid)
 
 
 def _third(share: float, spans: bool) -> Third:
@@ -116,12 +116,12 @@ def _third(share: float, spans: bool) -> Third:
 
 
 def visible_events(scene: Scene, maps: LabelMaps) -> list[Event] | None:
-    """Return what can be seen of a scene's events, or None if one of them cannot be seen well enough to tell."""
-    events = [_visible(scene, planned, maps) for planned in scene.events]
+    """Return the visible facts of a scene's events, or None if one of them is not visible enough."""
+    events = [_visible_event(scene, planned, maps) for planned in scene.events]
     return None if any(event is None for event in events) else [event for event in events if event is not None]
 
 
-def _visible(scene: Scene, planned: PlannedEvent, maps: LabelMaps) -> Event | None:
+def _visible_event(scene: Scene, planned: PlannedEvent, maps: LabelMaps) -> Event | None:
     before, after = maps.instances
     mask = np.isin(after, planned.appearing) & np.isin(before, planned.appearing, invert=True)
     mask |= np.isin(before, planned.disappearing) & np.isin(after, planned.disappearing, invert=True)
@@ -131,8 +131,8 @@ def _visible(scene: Scene, planned: PlannedEvent, maps: LabelMaps) -> Event | No
         mask = (maps.land[0] == GRASSLAND) & (maps.land[1] == BARELAND)
     if mask.mean() < _SMALLEST_EVENT:
         return None
-    appeared = _seen(planned.appearing, after)
-    disappeared = _seen(planned.disappearing, before)
+    appeared = _visible_numbers(planned.appearing, after)
+    disappeared = _visible_numbers(planned.disappearing, before)
     if len(appeared) < len(planned.appearing) or len(disappeared) < len(planned.disappearing):
         return None
     road_numbers = [number for number in planned.appearing if scene.kinds[number] == "road"]
@@ -146,8 +146,8 @@ def _visible(scene: Scene, planned: PlannedEvent, maps: LabelMaps) -> Event | No
     felled = (maps.land[0] == TREE) & (maps.land[1] != TREE)
     near = ndimage.maximum_filter(mask.view(np.uint8), 2 * (len(mask) // 12) + 1).view(np.bool_)
     share = float((felled & near).mean())
-    stays = [b for b in scene.buildings if b.kind == "house" and b.dates == STAYS]
-    neighbours = len(_seen([house.number for house in stays], before))
+    standing = [b for b in scene.buildings if b.kind == "house" and b.dates == BOTH_DATES]
+    neighbours = len(_visible_numbers([house.number for house in standing], before))
     return Event(
         kind=planned.kind,
         appeared=appeared,
@@ -155,7 +155,7 @@ def _visible(scene: Scene, planned: PlannedEvent, maps: LabelMaps) -> Event | No
         altered=tuple(planned.altered),
         count=count,
         rows=_rows(planned),
-        place=place_of(mask),
+        place=position_of(mask),
         ground=_ground(maps.land[0][mask]) if planned.appearing else None,
         beside_road=_beside_road(scene, planned, maps),
         both_sides=_both_sides(planned),
@@ -170,7 +170,7 @@ def _visible(scene: Scene, planned: PlannedEvent, maps: LabelMaps) -> Event | No
     )
 
 
-def _seen(numbers: list[int], instances: NDArray[np.uint16]) -> tuple[int, ...]:
+def _visible_numbers(numbers: list[int], instances: NDArray[np.uint16]) -> tuple[int, ...]:
     return tuple(number for number in numbers if (instances == number).mean() >= _SMALLEST_EVENT)
 
 
@@ -207,7 +207,7 @@ def _beside_road(scene: Scene, planned: PlannedEvent, maps: LabelMaps) -> bool:
     numbers = set(planned.appearing + planned.disappearing)
     things = [b.outline for b in scene.buildings if b.number in numbers]
     things += [next(s for s in t.shapes if s is not None) for t in scene.surfaces if t.number in numbers and t.number]
-    # Beside means within a plot's front yard of the kerb, for all that changes.
+    # Everything that changes must lie within a front yard's depth of the road.
     return bool(things) and any(
         all(shapely.distance(thing, surface.shapes[0]) < 12 for thing in things) for surface in roads
     )

@@ -1,7 +1,4 @@
-"""Writes a generated world in the layouts of LEVIR-CC and SECOND-CC, so that code made for those can run on it.
-
-Writes a world to a folder: every pair by itself, over several processes, the result the same however many.
-"""
+"""Files of a world: generating one into a folder with several processes, and exporting it in another layout."""
 
 from __future__ import annotations
 
@@ -11,10 +8,8 @@ import json
 import multiprocessing
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.datasets.records import SPLITS, Pair, Split
-from pipeline.datasets.world.pair import WorldPair, make_pair, objects_path, read_objects
+from pipeline.datasets.records import PREPARE_AGAIN, SPLITS, Pair, Split
+from pipeline.datasets.world.pair import WorldPair, make_pair, objects_path, read_objects, read_picture
 from pipeline.datasets.world.settings import (
     BARELAND,
     BUILDING,
@@ -41,9 +36,10 @@ from pipeline.datasets.world.settings import (
 )
 from pipeline.errors import DataError, OutputError
 from pipeline.execution.settings import EngineSettings
-from pipeline.files import atomic_path, output_error, sha256_bytes, write_json, write_text
+from pipeline.files import atomic_folder, atomic_path, output_error, sha256_bytes, write_json, write_text
 
 CLASSES_FILE = "classes.json"
+_CONTENTS = ("images", "semantic", "instances", "change", "objects", CLASSES_FILE)
 _PNG_COMPRESSION = 2
 _CHUNK = 8
 
@@ -55,7 +51,7 @@ def generate_world(
     engine: EngineSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Pair]:
-    """Generate every pair of a world and write it below `folder`, which holds the whole world or none of it.
+    """Generate every pair of a world and write it to `folder`, all or nothing.
 
     Files: `images/{split}/{A,B}/{id}.png` (RGB), `semantic/{split}/{A,B}/{id}.png` (land class, 8 bit),
     `instances/{split}/{A,B}/{id}.png` (instance number, 16 bit), `change/{split}/{id}.png` (0 or 255),
@@ -63,8 +59,8 @@ def generate_world(
 
     Args:
         settings: The world.
-        folder: Where to; a world that is there already is replaced.
-        engine: Its `workers` say over how many processes; the bytes do not depend on it.
+        folder: Folder to write; an older world there is replaced.
+        engine: Its `workers` are the number of processes, on which the bytes do not depend.
         progress: Called with the number of pairs done and of all pairs.
 
     Returns:
@@ -78,7 +74,7 @@ def generate_world(
             "this folder holds something other than a synthetic world", where=folder, fix="choose another output folder"
         )
     jobs = [(split, index) for split in SPLITS for index in range(getattr(settings, split))]
-    with _whole_folder(folder) as work:
+    with atomic_folder(folder, replaces=_CONTENTS) as work:
         for split in SPLITS:
             for kind in ("images", "semantic", "instances"):
                 for date in "AB":
@@ -86,7 +82,9 @@ def generate_world(
             (work / "change" / split).mkdir(parents=True)
         pairs: list[Pair] = []
         lines: dict[Split, list[str]] = {split: [] for split in SPLITS}
-        for pair, line in _map(partial(_write_pair, settings, work), jobs, engine.workers or os.cpu_count() or 1):
+        for pair, line in _parallel_map(
+            partial(_write_pair, settings, work), jobs, engine.workers or os.cpu_count() or 1
+        ):
             pairs.append(pair)
             lines[pair.split].append(line)
             if progress is not None:
@@ -108,26 +106,7 @@ def generate_world(
     return pairs
 
 
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a working folder beside `folder` that takes its place on success and is removed otherwise."""
-    work: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-        work.chmod(0o755)
-        yield work
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.replace(folder)
-    except OSError as error:
-        raise output_error(error, folder) from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _map(
+def _parallel_map(
     write: Callable[[tuple[Split, int]], tuple[Pair, str]], jobs: list[tuple[Split, int]], workers: int
 ) -> Iterator[tuple[Pair, str]]:
     workers = min(workers, -(-len(jobs) // _CHUNK))
@@ -138,7 +117,7 @@ def _map(
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield from pool.map(write, jobs, chunksize=_CHUNK)
-        # A key press too: jobs that wait would otherwise all be done before the pool closes.
+        # KeyboardInterrupt too: otherwise all waiting jobs would be done before the pool closes.
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -177,7 +156,7 @@ def _write_png(path: Path, array: NDArray[Any]) -> str:
 
 
 def describe(pair: WorldPair) -> dict[str, Any]:
-    """Return what objects/<split>.jsonl says about a pair."""
+    """Return the record of a pair in objects/<split>.jsonl."""
     return {
         "id": pair.id,
         "split": pair.split,
@@ -194,7 +173,6 @@ def describe(pair: WorldPair) -> dict[str, Any]:
     }
 
 
-_REPAIR = "run `sagecc prepare`"
 Layout = Literal["levir-cc", "second-cc"]
 
 _DATES = ("A", "B")
@@ -268,7 +246,7 @@ def _caption_entry(record: dict[str, Any], split: Split, image: int, first_sente
 
 def _copy(source: Path, target: Path) -> None:
     if not source.is_file():
-        raise DataError("a file of the world is missing", where=source, fix=_REPAIR)
+        raise DataError("a file of the world is missing", where=source, fix=PREPARE_AGAIN)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
@@ -276,20 +254,12 @@ def _copy(source: Path, target: Path) -> None:
         raise output_error(error, target) from error
 
 
-def _read_map(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except OSError as error:
-        raise DataError(f"a map of the world cannot be read: {error}", where=path, fix=_REPAIR) from error
-
-
 def _export_second(folder: Path, output: Path, split: Split, name: str) -> None:
     palette = np.array([_SECOND_COLOURS[value] for value in range(len(LAND_CLASSES))], dtype=np.uint8)
-    unchanged = _read_map(folder / f"change/{split}/{name}") == 0
+    unchanged = read_picture(folder, f"change/{split}/{name}") == 0
     for date in _DATES:
         _copy(folder / f"images/{split}/{date}/{name}", output / f"{split}/rgb/{date}/{name}")
-        colours = palette[_read_map(folder / f"semantic/{split}/{date}/{name}")]
+        colours = palette[read_picture(folder, f"semantic/{split}/{date}/{name}")]
         colours[unchanged] = _NO_CHANGE
         with atomic_path(output / f"{split}/sem/{date}/{name}") as temporary:
             Image.fromarray(colours).save(temporary, "PNG")

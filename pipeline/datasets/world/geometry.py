@@ -1,10 +1,7 @@
-"""Painting on the canvas: albedo is planar, (3, side, side), since whole planes are fastest to work on.
+"""Plane geometry, the canvas on which a scene is drawn, random fields, and painting on the canvas.
 
-Plane geometry in metres: x to the right, y downwards, (0, 0) the picture's top left corner.
-
-The grid on which a scene is drawn: finer than the picture, with a margin for misregistration.
-
-Natural-looking random fields: one periodic tile per roughness, of which every scene cuts its own window.
+Geometry is in metres: x to the right, y downwards, (0, 0) the picture's top left corner. The canvas is finer than the
+picture and has a margin for misregistration. Albedo is planar, (3, side, side), since whole planes are fastest.
 """
 
 from __future__ import annotations
@@ -19,8 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from shapely import Polygon
 
+Label = TypeVar("Label", bound=np.generic)
+Mask = NDArray[np.bool_]
+
 Points = NDArray[np.float64]
 """Points (n, 2) in metres."""
+
+Plane = NDArray[np.float32]
+"""One value per sample (side, side)."""
+
+Planes = NDArray[np.float32]
+"""Red, green and blue per sample (3, side, side)."""
+
+Colour = NDArray[np.float64]
+"""Albedo (3,) between 0 and 1."""
 
 
 def direction(angle: float) -> Points:
@@ -40,7 +49,7 @@ def blob(generator: np.random.Generator, centre: Points, radius: float, *, stret
     """Return an organic outline (48, 2): an ellipse, turned at random, with a few smooth bumps.
 
     Args:
-        generator: Source of chance.
+        generator: Random generator.
         centre: Centre (2,).
         radius: Mean radius in metres.
         stretch: Ratio of the long to the short axis.
@@ -90,17 +99,9 @@ def band(line: Points, width: float) -> Polygon:
 
 def rings(shape: Polygon) -> list[Points]:
     """Return the outer outlines (n, 2) of a polygon or of each part of a multipolygon."""
-    parts = shapely.get_parts(shape)
-    return [np.asarray(part.exterior.coords) for part in parts if isinstance(part, Polygon) and not part.is_empty]
+    polygons = shapely.get_parts(shape)
+    return [np.asarray(ring.exterior.coords) for ring in polygons if isinstance(ring, Polygon) and not ring.is_empty]
 
-
-def disc(centre: Points, radius: float) -> Polygon:
-    """Return a circle as a polygon."""
-    return shapely.Point(centre).buffer(radius, quad_segs=6)
-
-
-Label = TypeVar("Label", bound=np.generic)
-Mask = NDArray[np.bool_]
 
 MARGIN_PIXELS = 4
 """Picture pixels drawn beyond each edge; misregistration is smaller."""
@@ -147,7 +148,7 @@ class Canvas:
         return self.fine / self.metres_per_pixel
 
     def to_samples(self, points: Points) -> Points:
-        """Turn metres into sample coordinates; sample i covers i to i + 1."""
+        """Convert metres into sample coordinates; sample i covers i to i + 1."""
         return points * self.samples_per_metre + MARGIN_PIXELS * self.fine
 
     def centres(self, rows: slice, columns: slice) -> tuple[Points, Points]:
@@ -219,16 +220,6 @@ def random_field(generator: np.random.Generator, size: int, roughness: float) ->
     window = tile.take(rows, axis=0).take(columns, axis=1)
     turned: NDArray[np.float32] = window.T.copy() if generator.random() < 0.5 else window
     return turned
-
-
-Plane = NDArray[np.float32]
-"""One value per sample (side, side)."""
-
-Planes = NDArray[np.float32]
-"""Red, green and blue per sample (3, side, side)."""
-
-Colour = NDArray[np.float64]
-"""Albedo (3,) between 0 and 1."""
 
 
 def fill(albedo: Planes, patch: Patch, colour: Colour, texture: Plane | None = None, strength: float = 0.0) -> None:

@@ -1,9 +1,4 @@
-"""Draws what a scene is at either date: land classes, instance numbers, and which trees stand.
-
-Roofs as height fields: which sample belongs to which slope, and how high it lies.
-
-Tree crowns on the canvas.
-"""
+"""Rasterisation of a scene at either date: roofs and tree crowns as height fields, then land classes and instances."""
 
 from __future__ import annotations
 
@@ -41,7 +36,7 @@ class RoofPatch:
 
 
 def roof_patch(canvas: Canvas, building: Building) -> RoofPatch:
-    """Rasterise a building; where parts overlap the higher roof is seen."""
+    """Rasterise a building; where its parts overlap, the higher roof is visible."""
     corners = np.concatenate(
         [rectangle(part.centre, 2 * part.half_length, 2 * part.half_width, part.angle) for part in building.parts]
     )
@@ -52,7 +47,7 @@ def roof_patch(canvas: Canvas, building: Building) -> RoofPatch:
     facing = np.zeros(shape, dtype=np.float32)
     pitch = np.zeros(shape, dtype=np.float32)
     for part in building.parts:
-        part_height, part_facing, flat = _part(part, x, y)
+        part_height, part_facing, flat = _part_roof(part, x, y)
         higher = part_height > height
         height[higher] = part_height[higher]
         facing[higher] = part_facing[higher]
@@ -60,7 +55,7 @@ def roof_patch(canvas: Canvas, building: Building) -> RoofPatch:
     return RoofPatch(rows, columns, height > 0, height, facing, pitch)
 
 
-def _part(part: RoofPart, x: Points, y: Points) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
+def _part_roof(part: RoofPart, x: Points, y: Points) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
     cosine, sine = np.cos(part.angle), np.sin(part.angle)
     dx, dy = x - part.centre[0], y - part.centre[1]
     along, across = dx * cosine + dy * sine, dy * cosine - dx * sine
@@ -138,7 +133,7 @@ class DrawnDate:
     Attributes:
         surfaces: Flat things with their masks, in painting order.
         buildings: Buildings with their roofs.
-        crowns: Trees that stand.
+        crowns: Trees that exist.
         land: Land class (side, side) uint8.
         instances: Instance number (side, side) uint16, 0 for open ground.
     """
@@ -153,7 +148,7 @@ class DrawnDate:
 def draw_dates(scene: Scene, canvas: Canvas) -> tuple[DrawnDate, DrawnDate]:
     """Draw both dates of a scene.
 
-    A tree stands at the first date unless something is built over it, and at the second unless something is or was.
+    A tree exists at the first date unless something is built over it, and at the second unless something is or was.
     """
     patches: dict[int, Patch] = {}
 
@@ -196,9 +191,11 @@ def draw_dates(scene: Scene, canvas: Canvas) -> tuple[DrawnDate, DrawnDate]:
             instances[window][roof.mask] = building.number
             built[window] |= roof.mask
         covered = _covered(built, centres, reach) | (_covered(lawns, centres, reach) & ~in_garden)
-        gone = covered | covered_before
+        removed = covered | covered_before
         covered_before = covered
-        crowns = [stamp for stamp, hidden in zip(stamps, gone, strict=True) if stamp.crown.dates[date] and not hidden]
+        crowns = [
+            stamp for stamp, hidden in zip(stamps, removed, strict=True) if stamp.crown.dates[date] and not hidden
+        ]
         for stamp in crowns:
             inside = stamp.dome > 0
             land[stamp.window][inside] = TREE
@@ -208,7 +205,7 @@ def draw_dates(scene: Scene, canvas: Canvas) -> tuple[DrawnDate, DrawnDate]:
 
 
 def _covered(built: NDArray[np.bool_], centres: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Say of each crown whether its centre or one of eight points around it is built upon."""
+    """Return whether each crown has its centre, or one of eight points around it, on `built`."""
     turn = np.arange(8) * np.pi / 4
     ring = np.concatenate([[[0.0, 0.0]], np.stack([np.cos(turn), np.sin(turn)], axis=1)])
     points = centres[:, None, :] + ring[None] * reach[:, None, None]

@@ -1,4 +1,4 @@
-"""Sun and camera: what differs between two acquisitions of the same ground."""
+"""Sun and camera: the conditions of an acquisition, its shadows and its exposure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.datasets.world.settings import NuisanceSettings
 
 @dataclass(frozen=True)
 class Acquisition:
-    """The conditions under which one picture is taken.
+    """The conditions of one acquisition.
 
     Attributes:
         azimuth: Direction in radians into which shadows fall, x to the right, y downwards.
@@ -45,7 +45,7 @@ class Acquisition:
 
 
 def draw_acquisitions(generator: np.random.Generator, nuisances: NuisanceSettings) -> tuple[Acquisition, Acquisition]:
-    """Draw the conditions of both dates: common to the place, apart by the strength of each nuisance."""
+    """Draw the conditions of both dates, which differ by the strength of each nuisance."""
     azimuth, elevation = -np.pi / 2 + generator.normal(0, 0.5), generator.uniform(0.75, 1.0)
     season, exposure = generator.uniform(0.2, 0.8), generator.uniform(0.88, 1.05)
     radius, turn = nuisances.shift_pixels / 2 * np.sqrt(generator.random()), generator.uniform(0, 2 * np.pi)
@@ -72,11 +72,11 @@ def draw_acquisitions(generator: np.random.Generator, nuisances: NuisanceSetting
 
 
 def shadows(height: Plane, acquisition: Acquisition, metres_per_sample: float) -> Plane:
-    """Return the share of sun (side, side) that each sample loses to what stands between it and the sun.
+    """Return the share of sunlight (side, side) that each sample loses to shadows.
 
     Args:
         height: Height above ground in metres.
-        acquisition: Where the sun stands.
+        acquisition: Position of the sun.
         metres_per_sample: Spacing of the samples.
     """
     drop = np.tan(acquisition.elevation) * metres_per_sample
@@ -106,7 +106,7 @@ def slope_light(facing: Plane, pitch: Plane, acquisition: Acquisition) -> Plane:
 def expose(
     radiance: Planes, acquisition: Acquisition, canvas: Canvas, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Take the picture: exposure, colour cast, haze, misregistration, blur and noise.
+    """Return the picture of a camera: exposure, colour cast, haze, misregistration, blur and noise.
 
     Args:
         radiance: Canvas (3, side, side), about 0 to 1.
@@ -135,5 +135,5 @@ def expose(
     grain = random_field(generator, canvas.size, 0.0)[..., None]
     colour_grain = np.stack([random_field(generator, canvas.size, 0.0) for _ in range(3)], axis=-1)
     pixels += np.float32(acquisition.noise) * (0.8 * grain + 0.4 * colour_grain)
-    taken: NDArray[np.uint8] = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
-    return taken
+    exposed: NDArray[np.uint8] = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+    return exposed

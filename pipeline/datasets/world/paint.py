@@ -1,10 +1,6 @@
-"""Turns a drawn date into the light that reaches the camera: materials, markings, relief and shadows.
+"""Radiance of a drawn date: ground materials, markings, cars, roofs, trees, relief and shadows.
 
-The open ground of a place: soil, grass, bushes and tracks.
-
-Fine lines on flat things: fences, pavements, lane marks and parking stalls.
-
-Cars on roads, driveways and parking lots: they come and go and are no change.
+Cars differ between the dates and are no change.
 """
 
 from __future__ import annotations
@@ -49,7 +45,7 @@ _BUSH = np.array([0.20, 0.22, 0.14])
 
 @dataclass(frozen=True)
 class Materials:
-    """What the ground of one place is made of, the same at both dates.
+    """Materials and textures of a scene's ground, the same at both dates.
 
     Attributes:
         soil: Albedo of bare ground.
@@ -58,8 +54,8 @@ class Materials:
         cloud: Smooth field that varies the ground over tens of metres.
         grain: Field that varies it over metres.
         speck: Field of single samples.
-        bushes: Where low bushes grow, which are part of the open ground.
-        track: Where feet and wheels have worn the ground.
+        bushes: Mask of low bushes, which are part of the open ground.
+        track: Mask of worn tracks.
     """
 
     soil: Colour
@@ -77,7 +73,7 @@ class Materials:
 
 
 def draw_materials(generator: np.random.Generator, canvas: Canvas) -> Materials:
-    """Draw the materials of a place."""
+    """Draw the materials of a scene."""
     kind = generator.integers(len(_DRY_GRASS))
     grain = random_field(generator, canvas.side, 0.9)
     thickets = random_field(generator, canvas.side, 1.1)
@@ -134,22 +130,22 @@ def open_ground(drawn: DrawnDate, base: int, materials: Materials, acquisition: 
 
 
 STALL_WIDTH, STALL_LENGTH, AISLE = 2.8, 5.2, 6.4
-"""A parking lot's measures in metres."""
+"""Dimensions of a parking lot in metres."""
 
 
-def shrunk(mask: Mask, samples: int) -> Mask:
-    """Return a mask without its outermost samples; what the canvas cuts off is not an edge."""
-    kept: Mask = ndimage.minimum_filter(mask.view(np.uint8), 2 * samples + 1, mode="nearest").view(np.bool_)
-    return kept
+def eroded(mask: Mask, samples: int) -> Mask:
+    """Return a mask eroded by `samples`; the border of the canvas is not an edge."""
+    eroded_mask: Mask = ndimage.minimum_filter(mask.view(np.uint8), 2 * samples + 1, mode="nearest").view(np.bool_)
+    return eroded_mask
 
 
 def fence(albedo: Planes, patch: Patch) -> None:
-    """Darken the rim of a lawn, as a fence and its shadow do."""
-    glaze(albedo, Patch(patch.rows, patch.columns, patch.mask & ~shrunk(patch.mask, 1)), 0.05, 0.45)
+    """Darken the rim of a lawn like a fence and its shadow."""
+    glaze(albedo, Patch(patch.rows, patch.columns, patch.mask & ~eroded(patch.mask, 1)), 0.05, 0.45)
 
 
 def lane_marks(albedo: Planes, patch: Patch, surface: Surface, canvas: Canvas) -> None:
-    """Paint a broken line along the middle of a road."""
+    """Paint a dashed line along the middle of a road."""
     line = shapely.LineString(surface.line)
     starts = np.arange(0, line.length, 9.0)
     first = shapely.get_coordinates(shapely.line_interpolate_point(line, starts))
@@ -199,19 +195,19 @@ def paint_cars(
     amount: float,
     generator: np.random.Generator,
 ) -> None:
-    """Place cars on everything they can stand on, `amount` times as many as usual."""
+    """Paint cars on roads, parking lots and driveways, `amount` times as many as usual."""
     for surface, patch in surfaces:
         if not patch.mask.any():
             continue
         if surface.kind == "road":
-            places = _on_road(surface, amount, generator)
+            poses = _on_road(surface, amount, generator)
         elif surface.kind == "parking lot":
-            places = _in_stalls(surface, amount, generator)
+            poses = _in_stalls(surface, amount, generator)
         elif surface.kind == "driveway" and generator.random() < 0.35 * amount:
-            places = [_on_driveway(surface)]
+            poses = [_on_driveway(surface)]
         else:
             continue
-        for centre, angle in places:
+        for centre, angle in poses:
             _paint_car(centre, angle, patch, albedo, height, canvas, generator)
 
 
@@ -222,12 +218,12 @@ def _on_road(
     if line is None:
         return []
     total = float(arc_lengths(line)[-1])
-    places = []
+    poses = []
     for distance in generator.uniform(0, total, generator.poisson(amount * total / 90)):
         point, angle = along_line(line, float(distance))
         lane = generator.choice([-1, 1]) * 1.8
-        places.append((point + lane * direction(angle + np.pi / 2), angle))
-    return places
+        poses.append((point + lane * direction(angle + np.pi / 2), angle))
+    return poses
 
 
 def _in_stalls(
@@ -237,9 +233,11 @@ def _in_stalls(
     corners = np.asarray(shape.exterior.coords)
     length, width = np.hypot(*(corners[1] - corners[0])), np.hypot(*(corners[3] - corners[0]))
     period = 2 * STALL_LENGTH + AISLE
-    rows = [start + part for start in np.arange(0, width, period) for part in (STALL_LENGTH / 2, STALL_LENGTH * 1.5)]
+    rows = [
+        start + middle for start in np.arange(0, width, period) for middle in (STALL_LENGTH / 2, STALL_LENGTH * 1.5)
+    ]
     share = min(amount * generator.uniform(0.15, 0.6), 0.9)
-    places = []
+    poses = []
     for row in rows:
         if row + STALL_LENGTH / 2 > width:
             continue
@@ -247,8 +245,8 @@ def _in_stalls(
             if generator.random() < share:
                 offset = (column + STALL_WIDTH / 2) * direction(surface.angle)
                 centre = corners[0] + offset + row * direction(surface.angle + np.pi / 2)
-                places.append((centre, surface.angle + np.pi / 2))
-    return places
+                poses.append((centre, surface.angle + np.pi / 2))
+    return poses
 
 
 def _on_driveway(surface: Surface) -> tuple[NDArray[np.float64], float]:
@@ -277,7 +275,7 @@ def _paint_car(
 
 
 def _within(patch: Patch, ground: Patch) -> bool:
-    """Say whether the middle of a car's patch lies on the ground it was meant for."""
+    """Return whether the middle of a car's patch lies on its ground."""
     row = (patch.rows.start + patch.rows.stop) // 2 - ground.rows.start
     column = (patch.columns.start + patch.columns.stop) // 2 - ground.columns.start
     height, width = ground.mask.shape
@@ -300,13 +298,13 @@ def radiance(
     """Return the light (3, side, side) from every sample of the canvas, 1 being white in full sun.
 
     Args:
-        drawn: What is where.
+        drawn: The drawn date.
         base: Land class of the open ground.
-        materials: The place's materials and textures.
+        materials: The scene's materials and textures.
         acquisition: Sun and season.
         canvas: The grid.
-        cars: How many cars stand about, 1 being usual.
-        generator: Source of what differs from day to day.
+        cars: Number of cars, 1 being usual.
+        generator: Random generator of the cars.
     """
     albedo = open_ground(drawn, base, materials, acquisition, canvas)
     height = np.zeros(albedo.shape[1:], dtype=np.float32)
@@ -360,7 +358,7 @@ def _paint_roads(roads: list[tuple[Surface, Patch]], albedo: Planes, materials: 
         fill(albedo, patch, 0.5 * surface.colour + 0.36, materials.speck, 0.04)
     kerb = max(1, round(0.7 * canvas.samples_per_metre))
     for surface, patch in roads:
-        inner = Patch(patch.rows, patch.columns, shrunk(patch.mask, kerb))
+        inner = Patch(patch.rows, patch.columns, eroded(patch.mask, kerb))
         fill(albedo, inner, surface.colour, materials.grain, 0.035)
     for surface, patch in roads:
         if surface.style == "marked":
@@ -368,13 +366,13 @@ def _paint_roads(roads: list[tuple[Surface, Patch]], albedo: Planes, materials: 
 
 
 def _paint_roof_units(building: Building, albedo: Planes, height: Plane, canvas: Canvas) -> None:
-    """Put ventilation boxes on flat roofs; their places follow from the building's number."""
+    """Paint ventilation boxes on flat roofs; their positions depend on the building's number."""
     for part in building.parts:
         if part.roof != "flat":
             continue
-        places = np.random.default_rng([building.number, round(part.half_length * 100)])
+        generator = np.random.default_rng([building.number, round(part.half_length * 100)])
         for _ in range(int(part.half_length * part.half_width / 25)):
-            along, across = places.uniform(-0.8, 0.8, 2) * (part.half_length, part.half_width)
+            along, across = generator.uniform(-0.8, 0.8, 2) * (part.half_length, part.half_width)
             centre = part.centre + along * direction(part.angle) + across * direction(part.angle + np.pi / 2)
             rows, columns = canvas.window(centre - 0.9, centre + 0.9)
             albedo[:, rows, columns] = 0.55

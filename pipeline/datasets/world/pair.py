@@ -1,7 +1,4 @@
-"""One pair of the world, complete: pictures, label maps, objects, events, captions.
-
-Objects of a label map as records, the file that lists them for every pair, and the maps beside it.
-"""
+"""Pairs of the world: making one with its images, label maps, objects, events and captions; reading stored ones."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.datasets.records import SPLITS, Split
+from pipeline.datasets.records import PREPARE_AGAIN, SPLITS, Split
 from pipeline.datasets.world.captions import Caption, compose
 from pipeline.datasets.world.events import draw_kind, plan_scene
 from pipeline.datasets.world.facts import Event, LabelMaps, visible_events
@@ -26,12 +23,10 @@ from pipeline.datasets.world.scene import Scene, freeze
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.errors import DataError
 
-_REPAIR = "run `sagecc prepare`"
-
 
 @dataclass(frozen=True)
 class ObjectRecord:
-    """An object as one date shows it.
+    """An object at one date.
 
     Attributes:
         id: Instance number, the same at both dates.
@@ -48,7 +43,7 @@ class ObjectRecord:
     centroid: tuple[float, float]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the record as it stands in objects/<split>.jsonl."""
+        """Return the record of objects/<split>.jsonl."""
         return {
             "id": self.id,
             "class": self.kind,
@@ -80,12 +75,12 @@ def list_objects(kinds: dict[int, str], instances: NDArray[np.uint16], size: int
 
 
 def objects_path(folder: Path, split: Split) -> Path:
-    """Return where a world keeps a split's objects."""
+    """Return the path of a split's objects in a world."""
     return folder / "objects" / f"{split}.jsonl"
 
 
 def read_objects(folder: Path, split: Split) -> dict[str, dict[str, Any]]:
-    """Read what a generated world says about each pair of a split, by pair id.
+    """Read the annotations of a generated world's pairs of a split, by pair id.
 
     Each record has `before` and `after` (lists of objects with id, class, bbox, area, centroid), `correspondences`,
     `appeared`, `disappeared` (instance numbers), `events`, `captions` and, per caption, `triples`.
@@ -99,9 +94,9 @@ def read_objects(folder: Path, split: Split) -> dict[str, dict[str, Any]]:
         records = [json.loads(line) for line in lines]
         return {record["id"]: record for record in records}
     except OSError as error:
-        raise DataError(f"cannot read the world's objects: {error.strerror}", where=path, fix=_REPAIR) from error
+        raise DataError(f"cannot read the world's objects: {error.strerror}", where=path, fix=PREPARE_AGAIN) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError("not a list of a world's objects", where=path, fix=_REPAIR) from error
+        raise DataError("not a list of a world's objects", where=path, fix=PREPARE_AGAIN) from error
 
 
 def read_picture(folder: Path, *parts: str) -> NDArray[Any]:
@@ -109,7 +104,7 @@ def read_picture(folder: Path, *parts: str) -> NDArray[Any]:
 
     Args:
         folder: The world.
-        parts: Where in it, such as "images", "train", "A", "train_000001.png".
+        parts: Path in it, such as "images", "train", "A", "train_000001.png".
 
     Raises:
         DataError: The file is missing or damaged.
@@ -119,7 +114,7 @@ def read_picture(folder: Path, *parts: str) -> NDArray[Any]:
         with Image.open(path) as image:
             return np.asarray(image)
     except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
-        raise DataError("cannot read a picture of the world", where=path, fix=_REPAIR) from error
+        raise DataError("cannot read a picture of the world", where=path, fix=PREPARE_AGAIN) from error
 
 
 _ATTEMPTS = 200
@@ -127,7 +122,7 @@ _ATTEMPTS = 200
 
 @dataclass(frozen=True)
 class WorldPair:
-    """A pair with everything that is known about it. Arrays are indexed [row, column].
+    """A pair with its complete annotations. Arrays are indexed [row, column].
 
     Attributes:
         id: `{split}_{index:06d}`.
@@ -141,7 +136,7 @@ class WorldPair:
         correspondences: Instance numbers visible at both dates.
         appeared: Instance numbers visible only after.
         disappeared: Instance numbers visible only before.
-        events: What changes; empty for an unchanged pair.
+        events: Visible changes; empty for an unchanged pair.
         captions: Five sentences with their triples.
     """
 
@@ -170,7 +165,7 @@ def pair_id(split: Split, index: int) -> str:
 
 
 def is_changed(settings: WorldSettings, split: Split, index: int) -> bool:
-    """Say whether a pair shows a change: a fixed share of every split, spread over it in a seeded order."""
+    """Return whether a pair is changed: a fixed share of every split is, in a seeded order."""
     total = int(getattr(settings, split))
     unchanged = round(total * settings.unchanged_share)
     order = np.random.default_rng([settings.seed, SPLITS.index(split), 1]).permutation(total)
@@ -178,25 +173,25 @@ def is_changed(settings: WorldSettings, split: Split, index: int) -> bool:
 
 
 def make_pair(settings: WorldSettings, split: Split, index: int) -> WorldPair:
-    """Make one pair; it depends on the settings, the split and the index, on nothing else.
+    """Make one pair, which depends on settings, split and index alone.
 
     Raises:
         IndexError: The split has no such pair.
-        RuntimeError: No scene with a visible change was found; the settings' extent is too small for its contents.
+        RuntimeError: No scene with a visible change was found; the extent of the settings is too small.
     """
     if not 0 <= index < getattr(settings, split):
         raise IndexError(f"{split} has no pair {index}")
     root = np.random.SeedSequence([settings.seed, SPLITS.index(split), 0, index])
-    plan_seed, look_seed, words_seed = root.spawn(3)
+    plan_seed, appearance_seed, caption_seed = root.spawn(3)
     canvas = Canvas(settings.size, settings.ground_sample_distance)
     changed = is_changed(settings, split, index)
     scene, drawn, maps, events = _visible_scene(settings, np.random.default_rng(plan_seed), canvas, changed)
-    look = np.random.default_rng(look_seed)
-    materials = draw_materials(look, canvas)
+    appearance = np.random.default_rng(appearance_seed)
+    materials = draw_materials(appearance, canvas)
     images = []
-    for date, acquisition in enumerate(draw_acquisitions(look, settings.nuisances)):
-        light = radiance(drawn[date], scene.base, materials, acquisition, canvas, settings.nuisances.cars, look)
-        images.append(expose(light, acquisition, canvas, look))
+    for date, acquisition in enumerate(draw_acquisitions(appearance, settings.nuisances)):
+        light = radiance(drawn[date], scene.base, materials, acquisition, canvas, settings.nuisances.cars, appearance)
+        images.append(expose(light, acquisition, canvas, appearance))
     objects = tuple(list_objects(scene.kinds, instances, settings.size) for instances in maps.instances)
     before, after = ({item.id for item in date} for date in objects)
     return WorldPair(
@@ -211,18 +206,18 @@ def make_pair(settings: WorldSettings, split: Split, index: int) -> WorldPair:
         appeared=tuple(sorted(after - before)),
         disappeared=tuple(sorted(before - after)),
         events=tuple(events),
-        captions=compose(np.random.default_rng(words_seed), events),
+        captions=compose(np.random.default_rng(caption_seed), events),
     )
 
 
 def _visible_scene(
     settings: WorldSettings, generator: np.random.Generator, canvas: Canvas, changed: bool
 ) -> tuple[Scene, tuple[DrawnDate, DrawnDate], LabelMaps, list[Event]]:
-    """Plan scenes until the planned change can be seen.
+    """Plan scenes until the planned change is visible.
 
-    Unchanged pairs are one date of the same kind of scene, so that neither class has scenes of its own.
+    Unchanged pairs are one date of such a scene, so that both classes have the same kinds of scenes.
     """
-    # Drawn once: events that are hard to fit must not become rare.
+    # Drawn once, so that events that seldom fit do not become rare.
     kind = draw_kind(generator)
     for _ in range(_ATTEMPTS):
         scene = plan_scene(generator, settings.extent, kind, settings.second_event_share)

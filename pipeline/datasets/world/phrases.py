@@ -1,4 +1,4 @@
-"""The parts of sentences: noun phrases with counts, verbs, places, and the triples that they give."""
+"""Parts of sentences: noun phrases with counts, verbs, complements, and the triples that they state."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from pipeline.datasets.world.facts import Event, Place
+from pipeline.datasets.world.facts import Event, Position
 
 Family = Literal["appear", "disappear", "replace", "spatial", "other"]
 T = TypeVar("T")
 
 SCENE = "scene"
-"""Tail of an event that has no second entity."""
+"""Tail of the triple of an event without a second entity."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Noun:
     """A noun phrase in a sentence.
 
     Attributes:
-        text: As it stands in the sentence.
-        entity: Its singular head, a compound that names a class staying whole.
-        plural: Takes a plural verb.
+        text: Its words in the sentence.
+        entity: Its head in the singular; a compound that names a class is kept whole.
+        plural: Whether it takes a plural verb.
     """
 
     text: str
@@ -58,7 +58,7 @@ class Verb:
 
 @dataclass(frozen=True)
 class Complement:
-    """A prepositional phrase with an entity ("along the road"), or a place in the picture without one."""
+    """A prepositional phrase with an entity ("along the road"), or a position in the picture without one."""
 
     text: str
     preposition: str = ""
@@ -67,7 +67,7 @@ class Complement:
 
 @dataclass(frozen=True)
 class Clause:
-    """A piece of sentence and the triples that it states."""
+    """A clause and the triples that it states."""
 
     text: str
     triples: tuple[Triple, ...]
@@ -149,10 +149,10 @@ def ground_complement(generator: np.random.Generator, ground: str) -> Complement
     return Complement(f"{preposition} {noun.text}", preposition, noun.entity)
 
 
-def place_complement(generator: np.random.Generator, place: Place) -> Complement | None:
-    """Return a place in the picture, or None where no word is surely right."""
-    column = {"low": "left", "high": "right", "middle": "", "spans": ""}.get(place.column)
-    row = {"low": "top", "high": "bottom", "middle": "", "spans": ""}.get(place.row)
+def position_complement(generator: np.random.Generator, position: Position) -> Complement | None:
+    """Return a position in the picture, or None where it is undecided."""
+    column = {"low": "left", "high": "right", "middle": "", "spans": ""}.get(position.column)
+    row = {"low": "top", "high": "bottom", "middle": "", "spans": ""}.get(position.row)
     if column and row:
         upper = {"top": "upper", "bottom": "lower"}[row]
         options = [
@@ -166,7 +166,7 @@ def place_complement(generator: np.random.Generator, place: Place) -> Complement
         return Complement(pick(generator, [f"at the {row}", f"at the {row} of the scene"], [4, 1]))
     if column:
         return Complement(pick(generator, [f"on the {column} side", f"on the {column}"], [2, 1]))
-    if (column, row) == ("", "") and (place.column, place.row) != ("spans", "spans"):
+    if (column, row) == ("", "") and (position.column, position.row) != ("spans", "spans"):
         return Complement(pick(generator, ["in the center", "in the middle"], [2, 1]))
     return None
 
@@ -204,23 +204,23 @@ def counted(
 
 
 def clause(subject: Noun, verb: Verb, complements: Sequence[Complement] = ()) -> Clause:
-    """Join subject, verb and complements; each complement with an entity gives a triple, none gives the scene."""
+    """Join subject, verb and complements; each complement with an entity gives a triple."""
     text = " ".join([subject.text, verb.form(subject.plural), *(c.text for c in complements)])
     return Clause(text, event_triples(subject.entity, verb, complements))
 
 
 def event_triples(head: str, verb: Verb, complements: Sequence[Complement]) -> tuple[Triple, ...]:
-    """Return the triples of one subject with a verb and its complements."""
-    tied = [c for c in complements if c.entity]
-    if not tied:
+    """Return the triples of one subject with a verb and its complements; without an entity the tail is the scene."""
+    with_entity = [c for c in complements if c.entity]
+    if not with_entity:
         return (Triple(head, verb.lemma, SCENE, verb.family),)
-    return tuple(Triple(head, f"{verb.lemma}-{c.preposition}", c.entity, verb.family) for c in tied)
+    return tuple(Triple(head, f"{verb.lemma}-{c.preposition}", c.entity, verb.family) for c in with_entity)
 
 
-def replacement(generator: np.random.Generator, old: Noun, new: Noun, *, place: Complement | None = None) -> Clause:
-    """Say that `new` replaces `old`, in one of four ways."""
+def replacement(generator: np.random.Generator, old: Noun, new: Noun, *, position: Complement | None = None) -> Clause:
+    """Return a clause that `new` replaces `old`, in one of four wordings."""
     triple = Triple(new.entity, "replace", old.entity, "replace")
-    tail = f" {place.text}" if place else ""
+    tail = f" {position.text}" if position else ""
     old_is, old_has = ("are", "have") if old.plural else ("is", "has")
     new_replaces, new_takes = ("replace", "take") if new.plural else ("replaces", "takes")
     options = [

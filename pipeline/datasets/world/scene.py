@@ -1,4 +1,4 @@
-"""What a scene consists of, before anything is drawn: things with a shape per date, trees, and planned events."""
+"""Records of a planned scene: things with a shape per date, trees, plots and planned events."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from shapely import Polygon
 from pipeline.datasets.world.geometry import Points
 
 Dates = tuple[bool, bool]
-"""Is it there before, is it there after?"""
+"""Whether a thing exists before, and after."""
 
-STAYS: Dates = (True, True)
-COMES: Dates = (False, True)
-GOES: Dates = (True, False)
+BOTH_DATES: Dates = (True, True)
+AFTER_ONLY: Dates = (False, True)
+BEFORE_ONLY: Dates = (True, False)
 
 OPEN_GROUND = np.zeros(3)
 """Colour of surfaces that have none of their own."""
@@ -30,13 +30,13 @@ RoadForm = Literal["straight", "curved", "winding"]
 
 @dataclass
 class Surface:
-    """Something flat on the ground.
+    """A flat thing on the ground.
 
     Attributes:
         number: Instance number, 0 for ground that is no object (lawns, driveways, clearings).
         kind: What it is.
         shapes: Its polygon in metres at either date, None while it is absent. A road that is widened has two shapes.
-        colour: Albedo (3,) between 0 and 1; clearings and meadows take the place's own, `OPEN_GROUND`.
+        colour: Albedo (3,) between 0 and 1; clearings and meadows take that of the scene's ground, `OPEN_GROUND`.
         line: Centre line (n, 2) of roads, for their markings.
         angle: Direction in radians of a parking lot's rows and a playground's long side.
         style: Variant of the markings, or "" for none.
@@ -59,7 +59,7 @@ class Surface:
 
 @dataclass
 class RoofPart:
-    """One rectangle under one roof: centre (2,) in metres, half length along `angle`, half width across it."""
+    """A rectangle under one roof: centre (2,) in metres, half length along `angle`, half width across it."""
 
     centre: Points
     half_length: float
@@ -94,12 +94,12 @@ class Crown:
     dates: Dates
     tint: float
     garden: bool = False
-    """Stands on a lawn, which other trees are cleared for."""
+    """Whether it stands on a lawn, where other trees are removed."""
 
 
 @dataclass
 class Road:
-    """A road of the plan, whatever its dates: what plots are laid along."""
+    """A road, along which plots are laid whatever its dates."""
 
     number: int
     line: Points
@@ -156,17 +156,17 @@ EventKind = Literal[
 
 @dataclass
 class PlannedEvent:
-    """A change that the plan holds; what of it can be seen is known only when it has been drawn.
+    """A planned change; what of it is visible is known once it is drawn.
 
     Attributes:
         kind: What happens.
-        appearing: Instance numbers of the objects that come.
-        disappearing: Instance numbers of the objects that go.
+        appearing: Instance numbers of the objects that appear.
+        disappearing: Instance numbers of the objects that disappear.
         altered: Instance numbers of objects that change their shape.
         along: Instance number of the road beside which it happens, 0 for none.
         plots: Plots that are built upon.
         form: Layout of new roads.
-        companion: Instance number of a parking lot that comes with a building, 0 for none.
+        companion: Instance number of a parking lot that is built with a building, 0 for none.
     """
 
     kind: EventKind
@@ -188,7 +188,7 @@ class Scene:
         base: Land class of the open ground.
         surfaces: Flat things in the order in which they are painted.
         buildings: Houses and large buildings.
-        crowns: Trees; those that something else covers are left out when the scene is drawn.
+        crowns: Trees; those under other things are left out when the scene is drawn.
         kinds: Object class by instance number.
         events: What is planned to change; empty when the pair is unchanged.
     """
@@ -203,7 +203,7 @@ class Scene:
 
 
 def freeze(scene: Scene, date: int) -> Scene:
-    """Return the scene as it stands at `date` (0 or 1), unchanged between its dates."""
+    """Return the scene of one date (0 or 1) as that of both dates."""
     surfaces = []
     for surface in scene.surfaces:
         shape = surface.shapes[date]
@@ -212,8 +212,8 @@ def freeze(scene: Scene, date: int) -> Scene:
             surfaces.append(surface)
     buildings = [building for building in scene.buildings if building.dates[date]]
     for building in buildings:
-        building.dates = STAYS
+        building.dates = BOTH_DATES
     crowns = [crown for crown in scene.crowns if crown.dates[date]]
     for crown in crowns:
-        crown.dates = STAYS
+        crown.dates = BOTH_DATES
     return Scene(scene.extent, scene.base, surfaces, buildings, crowns, scene.kinds, [])

@@ -1,7 +1,4 @@
-"""Settings of the synthetic world.
-
-Land-cover classes of the semantic maps, and kinds of objects of the instance maps.
-"""
+"""Settings of the synthetic world, its land-cover classes and its kinds of objects."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ LAND_COLOURS: Final = (
 
 
 class NuisanceSettings(Section):
-    """How strongly two dates differ without any change on the ground; 0 switches a nuisance off, 1 is realistic."""
+    """Strength of the differences between two dates that are no change; 0 switches one off, 1 is realistic."""
 
     season: float = Field(default=1.0, ge=0, le=2, description="difference in the colour of grass and trees")
     light: float = Field(default=1.0, ge=0, le=2, description="difference in brightness, contrast, haze and colour")
@@ -61,7 +58,7 @@ class NuisanceSettings(Section):
         default=1.5, ge=0, le=3, description="largest misregistration between the two dates, in pixels of the image"
     )
     noise: float = Field(default=1.0, ge=0, le=2, description="sensor noise and blur")
-    cars: float = Field(default=1.0, ge=0, le=2, description="how many cars stand about; they move between the dates")
+    cars: float = Field(default=1.0, ge=0, le=2, description="number of cars; they move between the dates")
 
 
 class WorldSettings(Section):

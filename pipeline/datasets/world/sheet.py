@@ -1,4 +1,4 @@
-"""A picture of pairs for people: before, after and change mask, with a caption under each row."""
+"""A contact sheet of pairs: before, after and change mask, with a caption under each row."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.datasets.records import SPLITS, Split
-from pipeline.datasets.world.pair import make_pair, read_objects
+from pipeline.datasets.world.pair import make_pair, read_objects, read_picture
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.errors import DataError
 from pipeline.files import atomic_path
 
-_REPAIR = "run `sagecc prepare`"
 _CELL = 256
 _GAP = 10
 _TEXT = 34
@@ -45,7 +44,7 @@ def contact_sheet(source: Path | WorldSettings, rows: int, output: Path, *, spli
     """Draw `rows` pairs of different kinds, the last one unchanged and differing strongly, two pairs side by side.
 
     Args:
-        source: A generated world's folder, or settings of one, whose pairs are then made on the spot.
+        source: Folder of a generated world, or settings, whose pairs are made first.
         rows: Number of pairs.
         output: PNG to write.
         split: Split that the pairs are taken from.
@@ -75,20 +74,20 @@ def contact_sheet(source: Path | WorldSettings, rows: int, output: Path, *, spli
             tile = Image.fromarray(picture).resize((_CELL, _CELL), Image.Resampling.BICUBIC)
             sheet.paste(tile, (left + cell * (_CELL + _GAP), top))
         middle = left + (3 * _CELL + 2 * _GAP) // 2
-        draw.text((middle, top + _CELL + _TEXT // 2), _fitted(caption, font, 3 * _CELL), _INK, font, anchor="mm")
+        draw.text((middle, top + _CELL + _TEXT // 2), _truncated(caption, font, 3 * _CELL), _INK, font, anchor="mm")
     with atomic_path(output) as temporary:
         sheet.save(temporary, "PNG", optimize=True)
     return output
 
 
-def _fitted(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _truncated(caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     while font.getlength(caption) > width:
         caption = caption.removesuffix(" …").rsplit(" ", 1)[0] + " …"
     return caption
 
 
 def _mask_picture(change: NDArray[np.bool_], after: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Show the change mask in colour over a pale version of the second picture."""
+    """Return the change mask in colour over a pale version of the second picture."""
     grey = after.mean(axis=2, keepdims=True)
     pale = 225 + 0.12 * (grey - grey.mean()) + np.zeros(3)
     picture: NDArray[np.uint8] = np.where(change[..., None], np.array(_MARK), np.clip(pale, 0, 255)).astype(np.uint8)
@@ -111,32 +110,31 @@ def _from_settings(settings: WorldSettings, split: Split, rows: int) -> list[Row
     total = min(getattr(settings, split), 12 * rows)
     pairs = [make_pair(settings, split, index) for index in range(total)]
     kinds = [(index, frozenset(event.kind for event in pair.events)) for index, pair in enumerate(pairs)]
-    rows_ = [
-        (pairs[i].images[0], pairs[i].images[1], pairs[i].change, _shortest([c.text for c in pairs[i].captions]))
+    changed = [
+        (pairs[i].images[0], pairs[i].images[1], pairs[i].change, _longest_fitting([c.text for c in pairs[i].captions]))
         for i in _choose(kinds, rows)
     ]
-    still = [pair for pair in pairs if not pair.changed]
-    return rows_ + _most_different(
-        [(p.images[0], p.images[1], p.change, p.captions[2].text) for p in still], rows - len(rows_)
+    unchanged = [pair for pair in pairs if not pair.changed]
+    return changed + _most_different(
+        [(p.images[0], p.images[1], p.change, p.captions[2].text) for p in unchanged], rows - len(changed)
     )
 
 
 def _from_folder(folder: Path, split: Split, rows: int) -> list[Row]:
     records = list(read_objects(folder, split).values())[: 12 * rows]
     kinds = [(index, frozenset(event["kind"] for event in record["events"])) for index, record in enumerate(records)]
-    rows_ = [_load(folder, split, records[i]["id"], _shortest(records[i]["captions"])) for i in _choose(kinds, rows)]
-    still = [record for record in records if not record["changed"]]
-    return rows_ + _most_different(
-        [_load(folder, split, record["id"], record["captions"][2]) for record in still], rows - len(rows_)
+    changed = [
+        _load(folder, split, records[i]["id"], _longest_fitting(records[i]["captions"])) for i in _choose(kinds, rows)
+    ]
+    unchanged = [record for record in records if not record["changed"]]
+    return changed + _most_different(
+        [_load(folder, split, record["id"], record["captions"][2]) for record in unchanged], rows - len(changed)
     )
 
 
 def _load(folder: Path, split: Split, name: str, caption: str) -> Row:
-    paths = (f"images/{split}/A/{name}.png", f"images/{split}/B/{name}.png", f"change/{split}/{name}.png")
-    try:
-        before, after, change = (np.asarray(Image.open(folder / path)) for path in paths)
-    except OSError as error:
-        raise DataError(f"a picture of the world cannot be read: {error}", where=folder, fix=_REPAIR) from error
+    before, after = (read_picture(folder, "images", split, date, f"{name}.png") for date in "AB")
+    change = read_picture(folder, "change", split, f"{name}.png")
     return before, after, change > 0, caption
 
 
@@ -146,7 +144,7 @@ def _most_different(rows: list[Row], count: int) -> list[Row]:
     return ranked[: max(count, 0)]
 
 
-def _shortest(captions: list[str]) -> str:
-    """Return the caption that says most while fitting under its pictures."""
+def _longest_fitting(captions: list[str]) -> str:
+    """Return the longest caption that fits under its pictures."""
     fitting = [caption for caption in captions if len(caption) <= 90]
     return max(fitting or captions, key=len)

@@ -1,7 +1,4 @@
-"""The plan of a scene while it is being made: what stands where, and what ground is still free.
-
-Road networks: which roads cross the scene, and the plots beside them.
-"""
+"""The site on which a scene is planned: its road networks, plots, things and free ground."""
 
 from __future__ import annotations
 
@@ -23,8 +20,8 @@ from pipeline.datasets.world.geometry import (
     smooth_curve,
 )
 from pipeline.datasets.world.scene import (
+    BOTH_DATES,
     OPEN_GROUND,
-    STAYS,
     Building,
     Crown,
     Dates,
@@ -40,7 +37,7 @@ from pipeline.datasets.world.scene import (
 NetworkForm = Literal["straight", "curved", "winding", "t-shaped", "crossroad", "parallel"]
 
 _OVERHANG = 24.0
-"""Metres by which roads run on beyond the picture, so that plots at its edge have their neighbours."""
+"""Metres by which roads continue beyond the picture, so that plots at its edge have neighbours."""
 
 
 def network_lines(
@@ -49,10 +46,10 @@ def network_lines(
     """Return the centre lines of a road network that crosses the picture.
 
     Args:
-        generator: Source of chance.
+        generator: Random generator.
         extent: Width and height of the picture in metres.
-        form: Layout; t-shaped and crossroad have two roads that meet, parallel has two that do not.
-        cell: Where the network's middle lies, as shares of the extent; drawn at random when None.
+        form: Layout: t-shaped and crossroad have two roads that meet, parallel has two that do not.
+        cell: Centre of the network as shares of the extent; random if None.
     """
     if cell is None:
         cell = (generator.uniform(0.28, 0.72), generator.uniform(0.28, 0.72))
@@ -133,11 +130,11 @@ def present(dates: Dates, shape: Polygon) -> tuple[Polygon | None, Polygon | Non
 
 
 class Site:
-    """Collects the things of a scene and keeps them from standing in each other's way.
+    """The things of a scene that is being planned, and the ground that they occupy.
 
     Args:
         extent: Width and height of the picture in metres.
-        generator: Source of chance for everything on the site.
+        generator: Random generator of everything on the site.
         base: Land class of the open ground.
     """
 
@@ -151,7 +148,7 @@ class Site:
         self.kinds: dict[int, str] = {}
         self.roads: list[Road] = []
         self.plots: list[Plot] = []
-        self.taken: list[Polygon] = []
+        self.occupied: list[Polygon] = []
         self.reserved: list[Polygon] = []
 
     def number(self, kind: str) -> int:
@@ -161,8 +158,8 @@ class Site:
         return number
 
     def is_free(self, shape: Polygon) -> bool:
-        """Say whether nothing stands on `shape` at either date."""
-        return not (self.taken and bool(shapely.intersects(np.array(self.taken, dtype=object), shape).any()))
+        """Return whether nothing stands on `shape` at either date."""
+        return not (self.occupied and bool(shapely.intersects(np.array(self.occupied, dtype=object), shape).any()))
 
     def pick_spot(self, radius: float, cell: tuple[int, int]) -> Points:
         """Return a point in one of the picture's nine cells, at least `radius` metres from the edge."""
@@ -171,13 +168,13 @@ class Site:
         return np.clip(self.generator.uniform(low, high), radius, self.extent - radius)
 
     def heading_near(self, point: Points) -> float:
-        """Return the direction of the nearest road, or one at random where there is none."""
+        """Return the direction of the nearest road, or a random one without roads."""
         if not self.roads:
             return float(self.generator.choice([0, np.pi / 2]) + self.generator.normal(0, 0.12))
-        place = shapely.Point(point)
+        target = shapely.Point(point)
         lines = [shapely.LineString(road.line) for road in self.roads]
-        nearest = min(lines, key=lambda line: float(line.distance(place)))
-        distance = nearest.project(place)
+        nearest = min(lines, key=lambda line: float(line.distance(target)))
+        distance = nearest.project(target)
         step = shapely.get_coordinates(nearest.interpolate(distance + 1)) - shapely.get_coordinates(
             nearest.interpolate(distance - 1)
         )
@@ -197,7 +194,7 @@ class Site:
         return surface
 
     def clear(self, shapes: tuple[Polygon | None, Polygon | None]) -> None:
-        """Lay bare ground."""
+        """Add bare ground."""
         self.surface("clearing", shapes, OPEN_GROUND)
 
     def add_network(self, form: NetworkForm, dates: Dates, cell: tuple[float, float] | None = None) -> list[Road]:
@@ -212,17 +209,17 @@ class Site:
         return roads
 
     def add_free_road(self) -> None:
-        """Lay one road that stays, if it passes by everything on the site."""
+        """Add one road that exists at both dates, if it crosses nothing on the site."""
         form: NetworkForm = "straight" if self.generator.random() < 0.5 else "curved"
         line, road_form = network_lines(self.generator, self.extent, form)[0]
         width = float(self.generator.uniform(6.5, 9.5))
         shape = band(line, width)
         if self.is_free(shape):
-            road = Road(self.number("road"), line, width, road_form, STAYS)
+            road = Road(self.number("road"), line, width, road_form, BOTH_DATES)
             self.add_road(road, (shape, shape), self.pick(_ROAD_COLOURS))
 
     def add_branch(self, dates: Dates) -> Road | None:
-        """Lay a road that leaves an existing one at a right angle; None where there is no place for it."""
+        """Add a road that leaves an existing one at a right angle; return None where there is no room for it."""
         for _ in range(6):
             parent = self.roads[self.generator.integers(len(self.roads))]
             start, end = visible_span(parent.line, self.extent)
@@ -248,7 +245,7 @@ class Site:
         surface.line = road.line
         surface.style = "marked" if road.width > 7.5 and colour.mean() < 0.6 else ""
         self.roads.append(road)
-        self.taken.append(shapely.union_all([shape for shape in shapes if shape is not None]))
+        self.occupied.append(shapely.union_all([shape for shape in shapes if shape is not None]))
         self.plots.extend(plots_along(self.generator, road, self.extent))
 
     def free_rows(self, roads: Iterable[Road], *, edge: float = _EDGE) -> list[list[Plot]]:
@@ -284,6 +281,6 @@ class Site:
             "swimming pool": 5,
             "road": 6,
         }
-        # A new road is painted first: where it meets an old one, the old one goes on undisturbed.
+        # A new road is painted first, so that an old one that it meets stays uninterrupted.
         ordered = sorted(self.surfaces, key=lambda s: (order[s.kind], s.kind == "road" and s.shapes[0] is not None))
         return Scene(self.extent, self.base, ordered, self.buildings, self.crowns, dict(self.kinds), events)

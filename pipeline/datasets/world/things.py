@@ -1,8 +1,6 @@
-"""Groves, single trees and patches of open ground.
+"""Things that are placed on a site: houses, large buildings, parking lots, ponds, sports grounds, pools and trees.
 
-Houses and large buildings as overlapping roofed rectangles.
-
-Things that are put on a site: houses, large buildings, parking lots, ponds, playgrounds, swimming pools.
+Buildings are overlapping rectangles with roofs.
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ from shapely import Polygon
 
 from pipeline.datasets.world.geometry import Mask, Points, blob, direction, rectangle
 from pipeline.datasets.world.scene import (
+    BOTH_DATES,
     OPEN_GROUND,
-    STAYS,
     Building,
     Crown,
     Dates,
@@ -121,14 +119,14 @@ def add_house(site: Site, plot: Plot, dates: Dates, *, cleared: bool = False) ->
 
     Args:
         site: The site.
-        plot: Where.
-        dates: When it stands.
+        plot: The plot.
+        dates: When the house exists.
         cleared: The plot is bare ground while the house is absent.
     """
     inner = plot.ground.buffer(-1.0)
     if not site.is_free(inner):
         return None
-    site.taken.append(inner)
+    site.occupied.append(inner)
     generator = site.generator
     angle = plot.angle + generator.normal(0, 0.04)
     parts = house_parts(generator, plot.centre, angle, plot.front)
@@ -163,13 +161,13 @@ def add_hall(site: Site, dates: Dates, cell: tuple[int, int], *, attempts: int =
 
 
 def add_hall_at(site: Site, dates: Dates, centre: Points, length: float, width: float, angle: float) -> Building:
-    """Build a large building at a given place, whatever stands there."""
+    """Build a large building at a given position, whatever stands there."""
     parts = hall_parts(site.generator, centre, length, width, angle)
     building = Building(
         site.number("building"), "building", dates, parts, outline(parts), roof_colour(site.generator, large=True)
     )
     site.buildings.append(building)
-    site.taken.append(Polygon(rectangle(centre, length + 4, width + 4, angle)))
+    site.occupied.append(Polygon(rectangle(centre, length + 4, width + 4, angle)))
     return building
 
 
@@ -194,7 +192,7 @@ def add_parking_beside(site: Site, building: Building, dates: Dates) -> Surface 
         centre = body.centre + away * (body.half_width + width / 2 + 3)
         shape = Polygon(rectangle(centre, 2 * body.half_length * 0.95, width, body.angle))
         visible = shape.intersection(shapely.box(0, 0, site.extent, site.extent)).area / shape.area
-        others = [other for other in site.taken if not other.contains(building.outline)]
+        others = [other for other in site.occupied if not other.contains(building.outline)]
         if visible > 0.7 and not (others and shapely.intersects(np.array(others, dtype=object), shape).any()):
             return add_parking_at(site, dates, shape, body.angle)
     return None
@@ -206,7 +204,7 @@ def add_parking_at(site: Site, dates: Dates, shape: Polygon, angle: float) -> Su
         "parking lot", present(dates, shape), site.pick(_PAVEMENT_COLOURS), site.number("parking lot")
     )
     surface.angle = angle
-    site.taken.append(shape.buffer(1))
+    site.occupied.append(shape.buffer(1))
     return surface
 
 
@@ -219,7 +217,7 @@ def add_pond(site: Site, dates: Dates, cell: tuple[int, int]) -> Surface | None:
         if shape.is_valid and site.is_free(shape.buffer(2)):
             if not dates[1]:
                 site.clear((None, shape))
-            site.taken.append(shape.buffer(1.5))
+            site.occupied.append(shape.buffer(1.5))
             colour = _WATER + site.generator.normal(0, 0.015, 3)
             return site.surface("pond", present(dates, shape), colour, site.number("pond"))
     return None
@@ -238,7 +236,7 @@ def add_playground(site: Site, dates: Dates, cell: tuple[int, int]) -> Surface |
         if site.is_free(shape.buffer(2)):
             surface = site.surface("playground", present(dates, shape), _TRACK, site.number("playground"))
             surface.angle = angle
-            site.taken.append(shape.buffer(1))
+            site.occupied.append(shape.buffer(1))
             return surface
     return None
 
@@ -259,7 +257,7 @@ def add_pool(site: Site, house: Building, dates: Dates) -> Surface | None:
         if not shapely.intersects(np.array(blockers, dtype=object), shape.buffer(1)).any():
             pool = site.surface("swimming pool", present(dates, shape), _POOL, site.number("swimming pool"))
             pool.angle = body.angle
-            site.taken.append(shape.buffer(1))
+            site.occupied.append(shape.buffer(1))
             return pool
     return None
 
@@ -286,7 +284,7 @@ def add_grove(site: Site, region: Polygon, dates: Dates) -> int:
 
 
 def plant(site: Site, *, wooded: bool) -> None:
-    """Cover what is left of the site: patches of other ground, groves or woods, single trees, gardens."""
+    """Add patches of other ground, groves or woods, single trees and gardens."""
     generator = site.generator
     if generator.random() < 0.5:
         _vary_ground(site)
@@ -294,19 +292,19 @@ def plant(site: Site, *, wooded: bool) -> None:
         for _ in range(int(generator.integers(1, 4))):
             centre = generator.uniform(0, site.extent, 2)
             outline = blob(generator, centre, generator.uniform(28, 55), stretch=1.3, wobble=0.15)
-            add_grove(site, shapely.make_valid(Polygon(outline)), STAYS)
+            add_grove(site, shapely.make_valid(Polygon(outline)), BOTH_DATES)
     elif generator.random() < 0.6:
         for _ in range(int(generator.integers(1, 3))):
             column, row = generator.integers(0, 3, 2)
             region = site.free_region((int(column), int(row)), (8, 18))
             if region is not None:
-                add_grove(site, region, STAYS)
+                add_grove(site, region, BOTH_DATES)
     _scatter_trees(site, int(generator.choice([4, 12, 28], p=[0.35, 0.4, 0.25])))
     _plant_gardens(site, share=float(generator.choice([0.0, 0.4, 0.8])))
 
 
 def _reserved(site: Site, points: Points) -> Mask:
-    """Say which points (n, 2) lie where an event decides what grows."""
+    """Return which points (n, 2) lie in regions that an event reserves."""
     hit: Mask = np.zeros(len(points), dtype=np.bool_)
     for region in site.reserved:
         hit |= shapely.contains_xy(region, points)
@@ -318,21 +316,21 @@ def _scatter_trees(site: Site, count: int) -> None:
     points = generator.uniform(0, site.extent, (count, 2))
     for centre in points[~_reserved(site, points)]:
         radius, tint = float(generator.uniform(1.8, 4.4)), float(generator.normal(0, 1))
-        site.crowns.append(Crown(site.number("tree"), centre, radius, STAYS, tint))
+        site.crowns.append(Crown(site.number("tree"), centre, radius, BOTH_DATES, tint))
 
 
 def _plant_gardens(site: Site, share: float) -> None:
     """Plant a tree beside some of the houses that stand at both dates."""
     generator = site.generator
     for house in site.buildings:
-        if house.kind == "house" and house.dates == STAYS and generator.random() < share:
+        if house.kind == "house" and house.dates == BOTH_DATES and generator.random() < share:
             centre = house.parts[0].centre + direction(generator.uniform(0, 2 * np.pi)) * generator.uniform(8.5, 11)
             radius, tint = float(generator.uniform(1.5, 2.8)), float(generator.normal(0, 1))
-            site.crowns.append(Crown(site.number("tree"), centre, radius, STAYS, tint, garden=True))
+            site.crowns.append(Crown(site.number("tree"), centre, radius, BOTH_DATES, tint, garden=True))
 
 
 def _vary_ground(site: Site) -> None:
-    """Lay patches: bare spots in grassland, grass in bareland."""
+    """Add patches: bare spots in grassland, grass in bareland."""
     generator = site.generator
     kind: SurfaceKind = "clearing" if site.base == GRASSLAND else "meadow"
     for _ in range(int(generator.integers(1, 4))):

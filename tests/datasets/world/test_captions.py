@@ -15,8 +15,8 @@ from tests.datasets.world.sentence_facts import claimed_houses, claimed_place
 SPLIT = re.compile(r" (?:and|while) ")
 
 
-def _told(pairs: list[WorldPair]) -> list[tuple[WorldPair, Caption]]:
-    """Every caption of a pair with one event: what it says must hold of that event."""
+def _single_event_captions(pairs: list[WorldPair]) -> list[tuple[WorldPair, Caption]]:
+    """Return every caption of pairs with one event, with its pair."""
     return [(pair, caption) for pair in pairs if len(pair.events) == 1 for caption in pair.captions]
 
 
@@ -54,7 +54,7 @@ def test_vocabulary_and_length_are_like_levir_cc(changed_pairs: list[WorldPair])
 
 def test_places_agree_with_the_change_mask(changed_pairs: list[WorldPair]) -> None:
     checked = 0
-    for pair, caption in _told(changed_pairs):
+    for pair, caption in _single_event_captions(changed_pairs):
         place = claimed_place(caption.text)
         if place is None:
             continue
@@ -72,7 +72,7 @@ def test_places_agree_with_the_change_mask(changed_pairs: list[WorldPair]) -> No
 
 def test_counts_agree_with_the_objects(changed_pairs: list[WorldPair]) -> None:
     checked = 0
-    for pair, caption in _told(changed_pairs):
+    for pair, caption in _single_event_captions(changed_pairs):
         claim = claimed_houses(caption.text)
         if claim is None or pair.events[0].kind == "swimming pool":
             continue
@@ -96,7 +96,7 @@ def test_counts_agree_with_the_objects(changed_pairs: list[WorldPair]) -> None:
 )
 def test_what_a_sentence_names_comes_or_goes(changed_pairs: list[WorldPair], words: str, kinds: set[str]) -> None:
     checked = 0
-    for pair, caption in _told(changed_pairs):
+    for pair, caption in _single_event_captions(changed_pairs):
         # The house beside which a pool is built is there at both dates.
         text = re.sub(r"(?:beside|near|next to) the (?:house|villa)", "", caption.text)
         if not re.search(rf"\b(?:{words})\b", text):
@@ -111,7 +111,7 @@ def test_roads_come_in_the_number_told(changed_pairs: list[WorldPair]) -> None:
     claims = {r"\ba (?:new |straight |curved |turning |winding |vertical |horizontal )?road\b": 1}
     claims |= {r"\ba crossroad\b": 2, r"\ba t-shaped road\b": 2, r"\btwo (?:parallel |crossing )?roads\b": 2}
     checked = 0
-    for pair, caption in _told(changed_pairs):
+    for pair, caption in _single_event_captions(changed_pairs):
         kinds = {item.id: item.kind for item in pair.objects[1]}
         for pattern, number in claims.items():
             if re.search(pattern, caption.text):
@@ -122,12 +122,12 @@ def test_roads_come_in_the_number_told(changed_pairs: list[WorldPair]) -> None:
 
 def test_trees_that_are_said_to_go_are_gone(changed_pairs: list[WorldPair]) -> None:
     tree, checked = LAND_CLASSES.index("tree"), 0
-    for pair, caption in _told(changed_pairs):
+    for pair, caption in _single_event_captions(changed_pairs):
         if re.search(
             r"\btrees (?:are|have been) (?:removed|cleared|cut down)|\btrees (?:have )?disappear", caption.text
         ):
-            gone = (pair.semantic[0] == tree) & (pair.semantic[1] != tree)
-            assert gone.mean() > 0.015, (pair.id, caption.text)
+            removed = (pair.semantic[0] == tree) & (pair.semantic[1] != tree)
+            assert removed.mean() > 0.015, (pair.id, caption.text)
             checked += 1
     assert checked > 10
 
@@ -135,7 +135,7 @@ def test_trees_that_are_said_to_go_are_gone(changed_pairs: list[WorldPair]) -> N
 def test_the_ground_is_what_was_there_before(changed_pairs: list[WorldPair]) -> None:
     words = {"on the bareland": "bareland", "on the grassland": "grassland", "in the woods": "tree"}
     checked = 0
-    for pair, caption in _told(changed_pairs):
+    for pair, caption in _single_event_captions(changed_pairs):
         for text, name in words.items():
             if text in caption.text and pair.events[0].appeared:
                 new = np.isin(pair.instances[1], pair.events[0].appeared)
@@ -147,7 +147,7 @@ def test_the_ground_is_what_was_there_before(changed_pairs: list[WorldPair]) -> 
 
 def test_an_old_road_is_there_at_both_dates(changed_pairs: list[WorldPair]) -> None:
     checked = 0
-    for pair, caption in _told(changed_pairs):
+    for pair, caption in _single_event_captions(changed_pairs):
         if re.search(r"(?:along|beside|near|next to|sides of) the roads?\b", caption.text):
             roads = [{item.id for item in date if item.kind == "road"} for date in pair.objects]
             assert roads[0] & roads[1], caption.text
@@ -157,7 +157,7 @@ def test_an_old_road_is_there_at_both_dates(changed_pairs: list[WorldPair]) -> N
 
 def test_a_residential_area_has_houses_that_stay(changed_pairs: list[WorldPair]) -> None:
     checked = 0
-    for pair, caption in _told(changed_pairs):
+    for pair, caption in _single_event_captions(changed_pairs):
         if "residential area" in caption.text:
             stay = [item for item in pair.objects[0] if item.kind == "house" and item.id in pair.correspondences]
             assert len(stay) >= 4, caption.text
@@ -168,7 +168,7 @@ def test_a_residential_area_has_houses_that_stay(changed_pairs: list[WorldPair])
 @pytest.mark.parametrize("words", [r"widened|wider|expanded", r"extended|longer|lengthened"])
 def test_an_altered_road_grows(changed_pairs: list[WorldPair], words: str) -> None:
     road, checked = LAND_CLASSES.index("road"), 0
-    for pair, caption in _told(changed_pairs):
+    for pair, caption in _single_event_captions(changed_pairs):
         if re.search(words, caption.text):
             before, after = ((land == road).sum() for land in pair.semantic)
             assert after > 1.15 * before, caption.text
@@ -210,7 +210,7 @@ def test_a_caption_names_all_events_it_claims(changed_pairs: list[WorldPair]) ->
 )
 def test_replacements_put_the_new_thing_first(changed_pairs: list[WorldPair], pattern: str, new_first: bool) -> None:
     checked = 0
-    for _, caption in _told(changed_pairs):
+    for _, caption in _single_event_captions(changed_pairs):
         match = re.match(pattern, caption.text)
         if match is None:
             continue

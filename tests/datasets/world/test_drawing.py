@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from shapely import Polygon
 
-from pipeline.datasets.world.facts import Place, place_of
+from pipeline.datasets.world.facts import Position, position_of
 from pipeline.datasets.world.geometry import MARGIN_PIXELS, Canvas, random_field, rectangle
 from pipeline.datasets.world.labels import roof_patch
 from pipeline.datasets.world.light import Acquisition, shadows, slope_light
-from pipeline.datasets.world.scene import STAYS, Building, RoofPart
+from pipeline.datasets.world.scene import BOTH_DATES, Building, RoofPart
 
 
 def _acquisition(azimuth: float, elevation: float) -> Acquisition:
@@ -45,7 +45,7 @@ def test_a_hip_roof_rises_from_the_eaves_to_the_ridge() -> None:
     pitch = np.pi / 4
     part = RoofPart(np.array([40.0, 40.0]), 8.0, 5.0, 0.0, "hip", 3.0, pitch)
     outline = Polygon(rectangle(part.centre, 16, 10, 0.0))
-    roof = roof_patch(Canvas(256, 0.5), Building(1, "house", STAYS, [part], outline, np.ones(3)))
+    roof = roof_patch(Canvas(256, 0.5), Building(1, "house", BOTH_DATES, [part], outline, np.ones(3)))
     assert roof.mask.mean() > 0.9
     # At 45 degrees the ridge lies half a width above the eaves.
     assert float(roof.height.max()) == pytest.approx(3 + 5 * np.tan(pitch), abs=0.3)
@@ -98,10 +98,10 @@ def test_rough_fields_are_rougher() -> None:
         (slice(32, 42), slice(10, 20), ("low", "unsure")),
     ],
 )
-def test_places(rows: slice, columns: slice, expected: tuple[str, str]) -> None:
+def test_positions_are_thirds_of_the_picture(rows: slice, columns: slice, expected: tuple[str, str]) -> None:
     mask = np.zeros((100, 100), dtype=np.bool_)
     mask[rows, columns] = True
-    place = place_of(mask)
-    assert isinstance(place, Place)
-    assert (place.column, place.row) == expected
-    assert place.centroid[0] == pytest.approx((columns.start + columns.stop) / 200)
+    position = position_of(mask)
+    assert isinstance(position, Position)
+    assert (position.column, position.row) == expected
+    assert position.centroid[0] == pytest.approx((columns.start + columns.stop) / 200)
