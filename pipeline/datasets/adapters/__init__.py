@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from pipeline.registry import Registry
 
-# Settings read the names from here, so that this module loads neither numpy nor the adapters.
-if TYPE_CHECKING:
-    from pipeline.datasets.adapters.base import DatasetAdapter
-
-ADAPTERS: Final[Registry[DatasetAdapter]] = Registry("data set", where="prepare.dataset")
+ADAPTERS: Final[Registry[Any]] = Registry("data set", where="prepare.dataset")
+"""Adapters by name, each a `pipeline.datasets.adapters.base.DatasetAdapter`, whose type is not imported here: settings
+validate names by this module, and adapters import settings."""
 
 ADAPTERS.register("synthetic", "pipeline.datasets.adapters.synthetic:ADAPTER", "generated here")
 ADAPTERS.register("levir-cc", "pipeline.datasets.adapters.levir_cc:ADAPTER")

@@ -103,7 +103,7 @@ def dataset_profiles() -> dict[str, Profile]:
     """
     profiles: dict[str, Profile] = {}
     for name in ADAPTERS.names:
-        adapter = ADAPTERS.resolve(name)
+        adapter: DatasetAdapter = ADAPTERS.resolve(name)
         for profile in (adapter.profile, *adapter.variants):
             if profile.name in profiles:
                 raise SettingsError(f"two data sets have a profile called {profile.name!r}", where=ADAPTERS[name])
