@@ -8,9 +8,9 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from pipeline.errors import SageccError, SettingsError
-from tests.evaluation.conftest import no_java  # noqa: F401 - pytest finds fixtures by name
 from tests.stages import experiment_data as data
-from tests.training.conftest import _one_thread, project  # noqa: F401 - pytest finds fixtures by name
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SOURCES = [word for name, path in data.SOURCES.items() for word in (f"--{name}", path)]
 

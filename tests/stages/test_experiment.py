@@ -22,11 +22,11 @@ from pipeline.training.distributed import Interrupted
 from stages import caption, experiment, graph, train
 from stages.experiment import RowsFailedError
 from stages.settings import GraphSettings
-from tests.evaluation.conftest import no_java  # noqa: F401 - pytest finds fixtures by name
 from tests.stages import experiment_data as data
-from tests.stages.test_train import Impatient, forget, no_training
+from tests.stages.training_runs import Impatient, forget, no_training
 from tests.training import evidence_world
-from tests.training.conftest import _one_thread, project  # noqa: F401 - pytest finds fixtures by name
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OUTPUT = Path("experiments/tiny")
 Run = Callable[..., dict[str, Any]]

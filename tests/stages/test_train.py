@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import functools
 import json
-import os
-import random
 import signal
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +19,17 @@ from pipeline.paths import Paths
 from pipeline.training import run as training
 from pipeline.training.checkpoints import load_model
 from pipeline.training.distributed import Interrupted
-from pipeline.training.loop import Loop
 from pipeline.training.run import hold_out
 from pipeline.training.settings import TrainSettings
 from pipeline.vision.scenes.backbones import build_backbone
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages import train
+from tests.stages.training_runs import OUTPUT, Impatient, content, forget, kill_until_done, no_training
 from tests.training import world
-from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
 from tests.training.world import train_settings
 
-OUTPUT = Path("models/baseline")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FILES = {"model.safetensors", "settings.json", "vocabulary.json", "history.json"}
 
 
@@ -52,21 +48,6 @@ def run(prepared: Path, scenes: Path, engine: EngineSettings):
         return train.run(train_settings(**changes), paths_of(prepared, scenes, models, curves), engine=engine)
 
     return run
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def forget() -> None:
-    """Empty the work folder, so that nothing trained before is found."""
-    import shutil
-
-    shutil.rmtree(".work", ignore_errors=True)
-
-
-def no_training(*arguments: object) -> None:
-    pytest.fail("a model is trained again")
 
 
 def test_a_model_folder_is_whole_and_says_where_it_comes_from(run, prepared, scenes):
@@ -156,23 +137,6 @@ def test_models_of_seeds_that_are_no_longer_asked_for_go_and_nothing_else(run):
     assert {path.name for path in OUTPUT.iterdir()} == {"seed-2", "seed-99"}
 
 
-class Impatient(Loop):
-    """Saves after every step, and presses Ctrl-C after the fourth."""
-
-    def run(self):
-        self.save_every = 0.0
-        done = 0
-
-        def tick(steps: int) -> None:
-            nonlocal done
-            done += steps
-            if done == 4 and steps == 1:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        self.tick = tick
-        return super().run()
-
-
 def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, capfd):
     whole = content(run(Path("whole"), curves=Path("curves/whole")))
     forget()
@@ -188,39 +152,6 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, capfd):
     assert content(Path("curves/broken")) == content(Path("curves/whole"))
     assert not Path(caught.value.where).exists()
     assert "best bleu_4" in capfd.readouterr().err
-
-
-def _train_and_leave(settings: TrainSettings, paths: Paths) -> None:
-    training.Loop = functools.partial(Loop, save_every=0.0)
-    train.run(settings, paths, engine=EngineSettings(device="cpu"))
-    os._exit(0)
-
-
-def kill_until_done(
-    settings: TrainSettings, paths: Paths, whole: dict[str, bytes], *, most: int, longest: float
-) -> int:
-    """Train in processes of which all but the last are killed, at most `most` after at most `longest` seconds each.
-
-    What is found afterwards must be `whole`, and nothing or that in between; a killed one must have left a state.
-    Returns the number of kills.
-    """
-    moments = random.Random(1)
-    kills, states = 0, 0
-    while True:
-        process = get_context("fork").Process(target=_train_and_leave, args=(settings, paths))
-        process.start()
-        process.join(moments.uniform(longest / 10, longest) if kills < most else 60)
-        if process.exitcode is not None:
-            assert process.exitcode == 0
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        kills += 1
-        states += any(Path(".work").rglob("state.safetensors"))
-        assert not OUTPUT.exists() or content(OUTPUT) == whole
-    assert states >= 1
-    assert content(OUTPUT) == whole
-    return kills
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(run, prepared, scenes):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +14,40 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import CacheError, CheckpointError, SettingsError
 from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 from pipeline.training import run as training
 from pipeline.training.checkpoints import load_model
-from pipeline.training.region_inputs import ENCODER, EvidencePaths
+from pipeline.training.region_inputs import ENCODER
 from pipeline.vision.regions.descriptor import build_head
 from pipeline.vision.regions.settings import HeadSettings
 from stages import caption, graph, matches, regions, semantics, train
 from stages.settings import CaptionSettings, GraphSettings, MatchesSettings, SemanticsSettings
 from tests.stages import region_data
 from tests.stages.semantic_data import write_grounding
-from tests.stages.test_train import Impatient, content, forget, kill_until_done, no_training
+from tests.stages.training_runs import Impatient, content, forget, kill_until_done, no_training
 from tests.training import evidence_world, world
-from tests.training.conftest import _one_thread, engine, prepared, project, scenes  # noqa: F401 - pytest finds fixtures by name
 from tests.training.evidence_world import captioner
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 OUTPUT = Path("models/baseline")
 GRAPH_KEY = "captioner.fusion.graph.encoder."
 
 
 @pytest.fixture
-def where(project: Path, prepared: Path):
-    return evidence_world.write_all(project, prepared)
+def where(project: Path, prepared: Path, scenes: Path) -> Paths:
+    written = evidence_world.write_all(project, prepared)
+    return written.at(prepared=prepared, scenes=scenes, models=OUTPUT, curves=Path("curves"))
 
 
 @pytest.fixture
-def run(prepared: Path, scenes: Path, engine: EngineSettings, where):
-    """Run the stage on the tiny data set with a fusion."""
+def run(engine: EngineSettings, where: Paths):
+    """Run the stage on the tiny data set with a fusion; `inputs` changes what the captioner reads."""
 
-    def run(output: Path = OUTPUT, fusion: str = "paper", **changes: object) -> Path:
-        evidence = changes.pop("evidence", {})
-        settings = world.train_settings(captioner=captioner(fusion, **evidence), **changes)
-        return train.run(settings, prepared, scenes, output, engine=engine, **where.by_stage())
+    def run(models: Path = OUTPUT, fusion: str = "paper", **changes: object) -> Path:
+        inputs = changes.pop("inputs", {})
+        settings = world.train_settings(captioner=captioner(fusion, **inputs), **changes)
+        return train.run(settings, where.at(models=models), engine=engine)
 
     return run
 
@@ -54,16 +56,20 @@ def run(prepared: Path, scenes: Path, engine: EngineSettings, where):
 def test_a_fused_model_says_what_it_was_trained_on(run, where, fusion, capfd):
     folder = run(fusion=fusion) / "seed-1"
     card = json.loads((folder / "settings.json").read_text())
-    assert card["evidence"]["widths"] == {"motion": 6, "semantics": 5, "nodes": 4, "relations": 3}
-    assert set(card["evidence"]["caches"]) == {"regions", "matches", "semantics"}
-    assert set(card["evidence"]["graph"]) == {"graph.json", "graph.h5", ENCODER}
+    inputs = card["inputs"]
+    shapes = {name: source["shape"] for name, source in inputs.items()}
+    assert shapes == {"scenes": list(world.SHAPE), "regions": [6], "semantics": [5], "graph": [4, 3]}
+    assert set(inputs["regions"]["caches"]) == {"regions", "matches"} and set(inputs["semantics"]["caches"]) == {
+        "semantics"
+    }
+    assert set(inputs["graph"]["files"]) == {"graph.json", "graph.h5", ENCODER}
     assert str(Path.cwd()) not in (folder / "settings.json").read_text()
     trained = load_model(folder, torch.device("cpu"))
-    assert asdict(trained.model.captioner.widths) == card["evidence"]["widths"]
+    assert {name: list(shape) for name, shape in trained.model.captioner.shapes.items()} == shapes
     losses = [record["loss"] for record in json.loads((folder / "history.json").read_text())["epochs"]]
     assert losses[-1] < losses[0]
     said = capfd.readouterr().err
-    assert "motion regions" in said and "semantic regions" in said and "a graph of 4 nodes" in said
+    assert "regions: " in said and "semantics: " in said and "graph: 4 nodes" in said
 
 
 def test_same_settings_same_bytes_wherever_the_data_lie(run):
@@ -76,9 +82,9 @@ def test_same_settings_same_bytes_wherever_the_data_lie(run):
 def test_the_graph_encoder_starts_pretrained_where_that_is_asked_for(run, where):
     pretrained = load_file(where.graph / ENCODER)
 
-    def start(name: str, **evidence: object) -> dict[str, torch.Tensor]:
+    def start(name: str, **inputs: object) -> dict[str, torch.Tensor]:
         # A rate so small that nothing moves.
-        folder = run(Path(name), epochs=1, learning_rate=1e-30, evidence=evidence) / "seed-1"
+        folder = run(Path(name), epochs=1, learning_rate=1e-30, inputs=inputs) / "seed-1"
         return load_file(folder / "model.safetensors")
 
     one, two, frozen = start("one"), start("two", pretrained_graph=False), start("three", frozen_graph=True)
@@ -103,8 +109,8 @@ def test_a_descriptor_head_is_trained_with_the_captioner(run, where, prepared, f
     evidence_world.write_matches(where.matches, where.regions, prepared)
 
     def head(name: str, **changes: object) -> dict[str, torch.Tensor]:
-        folder = run(Path(name), fusion=fusion, evidence={"descriptor_width": 8}, **changes) / "seed-1"
-        assert json.loads((folder / "settings.json").read_text())["evidence"]["widths"]["motion"] == 2 * 49
+        folder = run(Path(name), fusion=fusion, inputs={"descriptor_width": 8}, **changes) / "seed-1"
+        assert json.loads((folder / "settings.json").read_text())["inputs"]["regions"]["shape"] == [2 * 49]
         assert load_model(folder, torch.device("cpu")).model.captioner.descriptors.head.width == 8
         weights = load_file(folder / "model.safetensors")
         return {key: weights[key] for key in weights if key.startswith("captioner.descriptors.")}
@@ -114,16 +120,16 @@ def test_a_descriptor_head_is_trained_with_the_captioner(run, where, prepared, f
     assert all(not torch.allclose(start[key], trained[key], atol=1e-6) for key in start)
     # The stage regions computes with it what the captioner makes of the same grids.
     file = str(Path("trained/seed-1/model.safetensors"))
-    found = build_head(evidence_world.GRID_CHANNELS, HeadSettings(kind="conv", width=8, weights=file)).state_dict()
-    assert {f"captioner.descriptors.head.{key}" for key in found} == set(trained)
-    assert all(torch.equal(found[key], trained[f"captioner.descriptors.head.{key}"]) for key in found)
+    built = build_head(evidence_world.GRID_CHANNELS, HeadSettings(kind="conv", width=8, weights=file)).state_dict()
+    assert {f"captioner.descriptors.head.{key}" for key in built} == set(trained)
+    assert all(torch.equal(built[key], trained[f"captioner.descriptors.head.{key}"]) for key in built)
 
 
-@pytest.mark.parametrize("change", ["regions", "matches", "semantics", "graph", "encoder", "masks_kept", "threshold"])
-def test_a_model_of_other_evidence_is_not_taken_for_done(run, where, prepared, change):
+@pytest.mark.parametrize("change", ["regions", "matches", "semantics", "graph", "encoder", "max_masks", "threshold"])
+def test_a_model_of_other_inputs_is_not_taken_for_done(run, where, prepared, change):
     run(epochs=1)
     key = json.loads((OUTPUT / "seed-1/settings.json").read_text())["key"]
-    evidence: dict[str, object] = {}
+    inputs: dict[str, object] = {}
     if change == "regions":
         evidence_world.write_regions(where.regions, prepared, weights="1" * 64)
         evidence_world.write_matches(where.matches, where.regions, prepared)
@@ -136,14 +142,14 @@ def test_a_model_of_other_evidence_is_not_taken_for_done(run, where, prepared, c
     elif change == "encoder":
         evidence_world.write_encoder(where.graph, seed=5)
     else:
-        evidence = {"masks_kept": 2} if change == "masks_kept" else {"match_threshold": 0.5}
-    run(epochs=1, evidence=evidence)
+        inputs = {"max_masks": 2} if change == "max_masks" else {"match_threshold": 0.5}
+    run(epochs=1, inputs=inputs)
     assert json.loads((OUTPUT / "seed-1/settings.json").read_text())["key"] != key
 
 
 def test_finished_seeds_are_not_trained_again(run, monkeypatch):
     before = content(run())
-    monkeypatch.setattr(training, "train_seeds", no_training)
+    monkeypatch.setattr(train, "train_seeds", no_training)
     assert content(run()) == before
 
 
@@ -160,13 +166,12 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, fusion):
     assert content(run(fusion=fusion)) == whole
 
 
-def test_a_run_that_is_killed_ends_with_the_same_bytes(run, prepared, scenes, where):
+def test_a_run_that_is_killed_ends_with_the_same_bytes(run, where):
     changes = {"epochs": 60, "batch_size": 2, "validate_every": 30}
     whole = content(run(Path("whole"), **changes))
     forget()
     settings = world.train_settings(captioner=captioner(), **changes)
-    found = kill_until_done(settings, prepared, scenes, whole, most=8, longest=0.8, **where.by_stage())
-    assert found >= 2
+    assert kill_until_done(settings, where, whole, most=8, longest=0.8) >= 2
 
 
 def test_a_missing_cache_is_named_before_anything_is_trained(run, where):
@@ -175,7 +180,7 @@ def test_a_missing_cache_is_named_before_anything_is_trained(run, where):
         run()
     assert caught.value.where == str(where.semantics) and "sagecc semantics" in caught.value.fix
     assert not OUTPUT.exists()
-    run(evidence={"semantics": False})
+    run(inputs={"semantics": False})
 
 
 def test_a_pair_that_is_missing_or_no_number_is_refused(run, where, prepared):
@@ -187,28 +192,30 @@ def test_a_pair_that_is_missing_or_no_number_is_refused(run, where, prepared):
     evidence_world.spoil(where.regions, row, np.nan)
     evidence_world.write_matches(where.matches, where.regions, prepared)
     with pytest.raises(CacheError, match="'p0' in regions"):
-        run(evidence={"match_threshold": 0.99})
+        run(inputs={"match_threshold": 0.99})
     assert not OUTPUT.exists()
 
 
 def test_another_graph_encoder_is_refused_with_what_to_set(run):
     encoder = {"graph_encoder": {"kind": "gcn", "widths": (8, 6)}}
     with pytest.raises(SettingsError, match="kind"):
-        run(evidence=encoder)
-    run(evidence={**encoder, "pretrained_graph": False})
+        run(inputs=encoder)
+    run(inputs={**encoder, "pretrained_graph": False})
 
 
 def test_a_card_that_contradicts_itself_is_refused(run):
     folder = run(epochs=1) / "seed-1"
-    whole = json.loads((folder / "settings.json").read_text())
-    narrow = {**whole["evidence"], "widths": {**whole["evidence"]["widths"], "motion": 5}}
-    blind = {**whole["evidence"], "widths": {**whole["evidence"]["widths"], "motion": None}}
-    for evidence, message in (
+    card = json.loads((folder / "settings.json").read_text())
+    narrow = {**card["inputs"], "regions": {**card["inputs"]["regions"], "shape": [5]}}
+    flat = {**card["inputs"], "scenes": {**card["inputs"]["scenes"], "shape": [4]}}
+    blind = {name: source for name, source in card["inputs"].items() if name != "regions"}
+    for inputs, message in (
         (narrow, "these weights are not this model's"),
-        (blind, "contradicts itself"),
-        (None, "contradicts itself"),
+        (flat, "contradicts itself"),
+        (blind, "contradicts itself: the captioner reads regions"),
+        ({}, "contradicts itself: the captioner reads scenes"),
     ):
-        (folder / "settings.json").write_text(json.dumps({**whole, "evidence": evidence}))
+        (folder / "settings.json").write_text(json.dumps({**card, "inputs": inputs}))
         with pytest.raises(CheckpointError, match=message) as caught:
             load_model(folder, torch.device("cpu"))
         assert caught.value.fix and caught.value.where.startswith(str(folder))
@@ -216,10 +223,12 @@ def test_a_card_that_contradicts_itself_is_refused(run):
 
 def test_without_a_fusion_the_caches_do_not_show(prepared, scenes, engine, where):
     settings = world.train_settings(epochs=1)
-    one = content(train.run(settings, prepared, scenes, Path("one"), engine=engine))
+    alone = Paths.under().at(prepared=prepared, scenes=scenes, models=Path("one"), curves=Path("curves"))
+    one = content(train.run(settings, alone, engine=engine))
     forget()
-    two = content(train.run(settings, prepared, scenes, Path("two"), engine=engine, **where.by_stage()))
-    assert one == two and b"evidence" not in one["seed-1/settings.json"]
+    two = content(train.run(settings, where.at(models=Path("two")), engine=engine))
+    assert one == two
+    assert list(json.loads(one["seed-1/settings.json"])["inputs"]) == ["scenes"]
 
 
 @pytest.mark.slow
@@ -240,24 +249,22 @@ def test_what_the_stages_themselves_write_is_read(project, engine):
     write_prepared(prepared, records.card.name, records.card.root, pairs)
     build_vocabulary(texts, VocabularySettings(min_count=1), "folder").save(prepared / "vocabulary.json")
     region_data.write_masks(masks, prepared, sam)
-    where = EvidencePaths(project / "regions.h5", project / "matches.h5", project / "semantics.h5", project / "graph")
-    regions.run(region_data.settings(), prepared, masks, where.regions, engine=engine)
-    matches.run(MatchesSettings(method="nearest"), where.regions, where.matches, engine=engine)
-    named = SemanticsSettings(grounding=write_grounding(project), sam=sam, q=3, batch_size=2)
-    semantics.run(named, prepared, where.semantics, engine=engine)
+    paths = Paths.under(project).at(prepared=prepared, masks=masks, models=OUTPUT, captions=Path("captions"))
+    regions.run(region_data.settings(), paths, engine=engine)
+    matches.run(MatchesSettings(method="nearest"), paths, engine=engine)
+    naming = SemanticsSettings(grounding=write_grounding(project), sam=sam, top_q=3, batch_size=2)
+    semantics.run(naming, paths, engine=engine)
     hashed = {"encoder": "hashed"}
     build = {"min_count": 1, "merge": {"text": hashed}, "features": hashed}
     encoder = evidence_world.ENCODER_SETTINGS.model_dump()
-    asked = parse_section({"build": build, "encoder": encoder, "pretraining": {"epochs": 2}}, "graph", GraphSettings)
-    graph.run(asked, prepared, where.graph, engine=engine)
-    scenes = world.write_scenes(project / "scenes.h5", prepared)
-    settings = world.train_settings(epochs=1, captioner=captioner(masks_kept=3, match_threshold=0.3))
-    models = train.run(settings, prepared, scenes, OUTPUT, engine=engine, **where.by_stage())
-    search = CaptionSettings(split="train", max_length=8)
-    output = Path("captions")
-    caption.run(search, prepared, scenes, models, output, engine=engine, **where.by_stage())
-    assert len(json.loads((output / "seed-1.json").read_text())) == len(pairs)
+    values = {"build": build, "encoder": encoder, "pretraining": {"epochs": 2}}
+    graph.run(parse_section(values, "graph", GraphSettings), paths, engine=engine)
+    world.write_scenes(paths.scenes, prepared)
+    settings = world.train_settings(epochs=1, captioner=captioner(max_masks=3, match_threshold=0.3))
+    train.run(settings, paths, engine=engine)
+    caption.run(CaptionSettings(split="train", max_length=8), paths, engine=engine)
+    assert len(json.loads((paths.captions / "seed-1.json").read_text())) == len(pairs)
     # Masks made anew leave the regions behind.
     region_data.write_masks(masks, prepared, sam, embeddings=True)
     with pytest.raises(CacheError, match=r"masks\.h5"):
-        train.run(settings, prepared, scenes, OUTPUT, engine=engine, **where.by_stage())
+        train.run(settings, paths, engine=engine)
