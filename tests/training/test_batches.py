@@ -4,9 +4,22 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.datasets.vocabulary import END, START
-from pipeline.training.batches import CaptionTable, caption_table, learning_rate, plan_epoch, plan_in_order, step_seed
+from pipeline.training.batches import (
+    BatchLoader,
+    CaptionTable,
+    caption_table,
+    learning_rate,
+    plan_epoch,
+    plan_in_order,
+    step_seed,
+)
+from pipeline.training.stores import ArrayStore, GraphStore, PairArray, RegionStore, store_array
+from tests.captioners.fused import make_graph, make_regions
+
+CPU = torch.device("cpu")
 
 
 class Letters:
@@ -94,3 +107,63 @@ def test_step_seeds_differ_and_repeat():
     assert len(seeds) == 16
     assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def array_store(array: np.ndarray, rows: list[int], residency: str) -> ArrayStore:
+    return store_array(PairArray(array, np.array(rows), [f"pair {row}" for row in rows], "scenes.h5"), CPU, residency)
+
+
+def features(pairs: int = 9) -> np.ndarray:
+    return (np.random.default_rng(0).normal(size=(pairs, 2, 3, 2, 2)) * 20).astype(np.float16)
+
+
+@pytest.mark.parametrize("residency", ["device", "host", "file"])
+def test_loaders_give_the_same_batches_and_count_the_wait(residency):
+    table = CaptionTable(
+        np.arange(1, 25, dtype=np.int32).reshape(6, 4), np.array([4, 3, 2, 4, 3, 2]), np.array([0, 2, 3, 5, 6])
+    )
+    array = features()
+    loader = BatchLoader({"scenes": array_store(array, [1, 2, 3, 4], residency)}, table, CPU)
+    steps = plan_epoch(table, batch_size=3, one_caption=False, seed=1, epoch=0)
+    batches = list(loader.batches(steps))
+    assert len(batches) == len(steps) == 2
+    for step, batch in zip(steps, batches, strict=True):
+        assert batch.inputs.keys() == {"scenes"} and batch.pairs == len(step.pairs)
+        np.testing.assert_array_equal(batch.inputs["scenes"].numpy(), array[step.pairs + 1])
+        np.testing.assert_array_equal(batch.tokens.numpy(), table.tokens[step.captions, : step.width])
+        np.testing.assert_array_equal(batch.owners.numpy(), step.owners)
+    assert loader.waited > 0
+
+
+def test_a_loader_that_is_closed_early_reads_no_further():
+    table = CaptionTable(np.ones((9, 3), np.int32), np.full(9, 3), np.arange(10))
+    store = array_store(features(), list(range(9)), "file")
+    requests = []
+    take = store.take
+    store.take = lambda pairs: requests.append(pairs) or take(pairs)
+    loader = BatchLoader({"scenes": store}, table, CPU)
+    batches = loader.batches(plan_epoch(table, batch_size=1, one_caption=False, seed=1, epoch=0))
+    next(batches)
+    batches.close()
+    assert len(requests) <= 3
+
+
+@pytest.mark.parametrize("residency", ["device", "file"])
+def test_a_loader_hands_out_each_steps_inputs(residency):
+    table = CaptionTable(np.ones((4, 3), np.int32), np.full(4, 3), np.arange(5))
+    stores = {
+        "scenes": array_store(features(4), list(range(4)), residency),
+        "regions": RegionStore(make_regions((2, 0, 4, 1), 5, seed=10), "regions", CPU, residency),
+        "semantics": RegionStore(make_regions((3, 1, 0, 5), 7, seed=20), "semantics", CPU, residency),
+        "graph": GraphStore(make_graph(), CPU),
+    }
+    loader = BatchLoader(stores, table, CPU)
+    steps = plan_epoch(table, batch_size=3, one_caption=False, seed=1, epoch=0)
+    for step, batch in zip(steps, loader.batches(steps), strict=True):
+        expected = {name: store.take(step.pairs) for name, store in stores.items()}
+        assert batch.inputs.keys() == expected.keys()
+        assert len(batch.inputs["regions"]) == len(batch.inputs["scenes"]) == batch.pairs
+        assert torch.equal(batch.inputs["scenes"], expected["scenes"])
+        assert torch.equal(batch.inputs["regions"].features, expected["regions"].features)
+        assert torch.equal(batch.inputs["semantics"].mask, expected["semantics"].mask)
+        assert batch.inputs["graph"] is expected["graph"]

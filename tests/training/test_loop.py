@@ -13,10 +13,10 @@ from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.training.batches import BatchLoader, caption_table, plan_in_order
 from pipeline.training.checkpoints import Progress
-from pipeline.training.distributed import SingleProcess, DivergedError, Interrupted
+from pipeline.training.distributed import DivergedError, Interrupted, SingleProcess
 from pipeline.training.loop import Loop, Validator, WeightAverage, improves
 from pipeline.training.model import PairCaptioner, build_model
-from pipeline.training.stores import PairSource, open_store
+from pipeline.training.stores import PairArray, store_array
 from tests.training import world
 
 
@@ -63,32 +63,32 @@ VOCABULARY = build_vocabulary(
 )
 
 
-def feed_of(pairs: slice = slice(0, 4), captions: tuple[tuple[str, ...], ...] = world.CAPTIONS) -> BatchLoader:
+def loader_of(pairs: slice = slice(0, 4), captions: tuple[tuple[str, ...], ...] = world.CAPTIONS) -> BatchLoader:
     array = np.random.default_rng(0).normal(size=(len(world.CAPTIONS), 2, *world.SHAPE)).astype(np.float16)
     rows = np.arange(len(array))[pairs]
-    source = PairSource(array, rows, [f"p{row}" for row in rows], "scenes.h5")
-    return BatchLoader(open_store(source, CPU), caption_table(captions[pairs], VOCABULARY))
+    scenes = PairArray(array, rows, [f"p{row}" for row in rows], "scenes.h5")
+    return BatchLoader({"scenes": store_array(scenes, CPU)}, caption_table(captions[pairs], VOCABULARY), CPU)
 
 
-def validator_of(feed: BatchLoader, metric: str = "bleu_4", pairs: slice = slice(0, 4)) -> Validator:
+def validator_of(loader: BatchLoader, metric: str = "bleu_4", pairs: slice = slice(0, 4)) -> Validator:
     references = {f"p{index}": list(texts) for index, texts in list(enumerate(world.CAPTIONS))[pairs]}
-    return Validator(feed, plan_in_order(feed.captions, 3), references, VOCABULARY, metric)
+    return Validator(loader, plan_in_order(loader.captions, 3), references, VOCABULARY, metric)
 
 
 def model_of(seed: int = 1, **options: object) -> PairCaptioner:
-    return build_model(world.TINY, VOCABULARY.size, world.SHAPE, seed=seed, **options)
+    return build_model(world.TINY, VOCABULARY.size, {"scenes": world.SHAPE}, seed=seed, **options)
 
 
 def loop_of(state: Path, *, model: PairCaptioner | None = None, **changes: object) -> Loop:
     stop = changes.pop("stop", lambda: False)
     settings = world.train_settings(**changes)
-    feed = feed_of()
+    loader = loader_of()
     return Loop(
         model or model_of(),
         settings,
         1,
-        feed,
-        validator_of(feed, settings.select),
+        loader,
+        validator_of(loader, settings.select),
         state,
         SingleProcess(CPU),
         stop,
@@ -120,15 +120,15 @@ def test_same_seed_same_weights_and_no_trace_in_torch(tmp_path):
 )
 @pytest.mark.parametrize("stops_after", range(8))
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, stops_after, changes):
-    # Stops are asked for after each of two steps and before each of two validation batches, in two epochs.
+    # `stop` is called after each of two steps and before each of two validation batches, in two epochs.
     whole = loop_of(tmp_path / "whole.safetensors", epochs=2, **changes)
     progress = whole.run()
-    asked = 0
+    calls = 0
 
     def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked == stops_after + 1
+        nonlocal calls
+        calls += 1
+        return calls == stops_after + 1
 
     state = tmp_path / "state.safetensors"
     with pytest.raises(Interrupted) as caught:
@@ -237,7 +237,7 @@ def test_clipping_limits_the_step(tmp_path):
 
 
 def test_label_smoothing_is_for_training_only():
-    batch = next(feed_of().batches(plan_in_order(feed_of().captions, 4)))
+    batch = next(loader_of().batches(plan_in_order(loader_of().captions, 4)))
     plain, smooth = model_of(), model_of(smoothing=0.2)
     for model in (plain, smooth):
         model.eval()
@@ -259,32 +259,33 @@ def test_the_order_of_a_pairs_captions_does_not_matter():
     turned = tuple(tuple(reversed(texts)) for texts in world.CAPTIONS)
     losses = []
     for captions in (world.CAPTIONS, turned):
-        feed = feed_of(captions=captions)
-        batch = next(feed.batches(plan_in_order(feed.captions, 4)))
+        loader = loader_of(captions=captions)
+        batch = next(loader.batches(plan_in_order(loader.captions, 4)))
         losses.append(model_of().eval()(batch.inputs, batch.tokens, batch.owners))
     assert torch.isclose(*losses, rtol=1e-6)
 
 
 def test_one_encoder_pass_serves_all_captions_of_a_pair():
-    feed = feed_of()
+    loader = loader_of()
     model = model_of().eval()
-    batch = next(feed.batches(plan_in_order(feed.captions, 4)))
-    assert len(batch.inputs) == 4 and len(batch.tokens) == 8
+    batch = next(loader.batches(plan_in_order(loader.captions, 4)))
+    assert len(batch.inputs["scenes"]) == batch.pairs == 4 and len(batch.tokens) == 8
     together = model(batch.inputs, batch.tokens, batch.owners)
     words, total = 0, 0.0
     for caption, owner in zip(batch.tokens, batch.owners, strict=True):
         count = int((caption[1:] != 0).sum())
-        alone = model(batch.inputs[owner : owner + 1], caption[None], torch.zeros(1, dtype=torch.long))
+        inputs = {"scenes": batch.inputs["scenes"][owner : owner + 1]}
+        alone = model(inputs, caption[None], torch.zeros(1, dtype=torch.long))
         total, words = total + alone.item() * count, words + count
     assert together.item() == pytest.approx(total / words, rel=1e-5)
 
 
 def test_validation_loss_is_the_mean_over_words_whatever_the_batches():
-    feed = feed_of()
+    loader = loader_of()
     model = model_of()
     losses = []
     for batch in (1, 3, 4):
-        validator = Validator(feed, plan_in_order(feed.captions, batch), {}, VOCABULARY, "val_loss")
+        validator = Validator(loader, plan_in_order(loader.captions, batch), {}, VOCABULARY, "val_loss")
         losses.append(validator(model, lambda: False))
     assert losses[0] == pytest.approx(losses[1], abs=2e-6) and losses[0] == pytest.approx(losses[2], abs=2e-6)
 
@@ -315,9 +316,9 @@ def test_selection(metric, scores, better):
 
 def test_a_tiny_model_learns_its_pairs_word_for_word(tmp_path):
     captions = tuple((texts[0],) for texts in world.CAPTIONS)
-    feed = feed_of(captions=captions)
+    loader = loader_of(captions=captions)
     references = {f"p{index}": list(texts) for index, texts in enumerate(captions[:4])}
-    validator = Validator(feed, plan_in_order(feed.captions, 4), references, VOCABULARY, "bleu_4")
+    validator = Validator(loader, plan_in_order(loader.captions, 4), references, VOCABULARY, "bleu_4")
     settings = world.train_settings(
         epochs=120,
         batch_size=4,
@@ -331,8 +332,8 @@ def test_a_tiny_model_learns_its_pairs_word_for_word(tmp_path):
             }
         ),
     )
-    model = build_model(settings.captioner, VOCABULARY.size, world.SHAPE, seed=1)
-    loop = Loop(model, settings, 1, feed, validator, tmp_path / "s", SingleProcess(CPU), lambda: False)
+    model = build_model(settings.captioner, VOCABULARY.size, {"scenes": world.SHAPE}, seed=1)
+    loop = Loop(model, settings, 1, loader, validator, tmp_path / "s", SingleProcess(CPU), lambda: False)
     progress: Progress = loop.run()
     assert progress.best is not None and progress.best["bleu_4"] == pytest.approx(100, abs=1e-3)
     assert loop.speed.pairs == 4 * 120 and 0 < loop.speed.data_wait_share < 1

@@ -1,124 +1,124 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.captioners.inputs import EvidenceWidths, Regions
+from pipeline.captioners.inputs import Regions
 from pipeline.captioners.settings import SageCCSettings, SideInputSettings
-from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError, SettingsError
 from pipeline.files import sha256_file
 from pipeline.graph_encoders.settings import GraphEncoderSettings
-from pipeline.training.region_inputs import (
-    ENCODER,
-    EvidenceCaches,
-    EvidencePaths,
-    open_evidence,
-    read_evidence,
-    read_source,
-)
+from pipeline.paths import Paths
+from pipeline.training.inputs import Inputs, open_inputs
+from pipeline.training.region_inputs import ENCODER, GraphSource, RegionSource, SemanticSource
+from pipeline.training.stores import GraphStore, RegionStore
 from pipeline.vision.matching.settings import AssignmentSettings
 from stages import graph as stage
 from tests.training import evidence_world, world
 from tests.training.evidence_world import COUNTS, SIZE
 
-NOWHERE = EvidencePaths(Path("no"), Path("no"), Path("no"), Path("no"))
+CPU = torch.device("cpu")
+NO_FILE = Path("no")
 
 
-@pytest.fixture
-def where(project: Path, prepared: Path) -> EvidencePaths:
-    return evidence_world.write_all(project, prepared)
+def opened(paths: Paths, captioner: SageCCSettings | None = None, *, training: bool = True) -> Inputs:
+    """What a captioner reads beside the scenes."""
+    captioner = captioner or evidence_world.captioner()
+    names = [name for name in captioner.input_names() if name != "scenes"]
+    return open_inputs(paths, captioner, names, training=training)
 
 
-def opened(
-    where: EvidencePaths, prepared: Path, captioner: SageCCSettings | None = None, *, training: bool = True
-) -> EvidenceCaches:
-    found = open_evidence(captioner or evidence_world.captioner(), where, read_prepared(prepared), training=training)
-    assert found is not None
-    return found
+def test_shapes_and_cards_say_what_was_opened(paths):
+    inputs = opened(paths)
+    assert inputs.shapes == {"regions": (6,), "semantics": (5,), "graph": (4, 3)}
+    assert [type(source) for source in inputs.sources.values()] == [RegionSource, SemanticSource, GraphSource]
+    cards = inputs.cards()
+    caches = {name: list(card.caches) for name, card in cards.items()}
+    assert caches == {"regions": ["regions", "matches"], "semantics": ["semantics"], "graph": []}
+    assert set(cards["graph"].files) == {"graph.json", "graph.h5", "encoder.safetensors"}
+    assert not cards["regions"].files and not cards["semantics"].files
+    assert set(cards["regions"].caches["matches"].upstream) == {"regions.h5"}
+    assert all(str(Path.cwd()) not in card.model_dump_json() for card in cards.values())
 
 
-def test_without_a_fusion_no_file_is_looked_at(prepared):
-    assert open_evidence(world.TINY, NOWHERE, read_prepared(prepared), training=True) is None
+def test_the_card_names_the_masks_that_lie_beside_the_regions(paths, prepared):
+    masks = evidence_world.write_masks(paths.masks, prepared, weights="2" * 64)
+    evidence_world.write_regions(paths.regions, prepared, masks=masks)
+    evidence_world.write_matches(paths.matches, paths.regions, prepared)
+    caches = opened(paths).cards()["regions"].caches
+    assert list(caches) == ["masks", "regions", "matches"] and caches["masks"].weights == {"sam": "2" * 64}
 
 
-def test_widths_and_card_say_what_was_opened(where, prepared):
-    found = opened(where, prepared)
-    assert found.widths == EvidenceWidths(motion=6, semantics=5, nodes=4, relations=3)
-    card = found.card()
-    assert set(card.caches) == {"regions", "matches", "semantics"}
-    assert set(card.graph) == {"graph.json", "graph.h5", "encoder.safetensors"}
-    assert set(card.caches["matches"].upstream) == {"regions.h5"}
-    assert str(Path.cwd()) not in card.model_dump_json()
-
-
-def test_a_head_to_be_trained_asks_for_grids(where, prepared):
+def test_a_head_to_be_trained_asks_for_grids(paths, prepared):
     learning = evidence_world.captioner(descriptor_width=8)
     with pytest.raises(CacheError, match="7×7 grids") as caught:
-        opened(where, prepared, learning)
+        opened(paths, learning)
     assert "sagecc regions --set regions.store=grids" in caught.value.fix and "null" in caught.value.fix
-    evidence_world.write_regions(where.regions, prepared, spoil=evidence_world.with_grids)
-    evidence_world.write_matches(where.matches, where.regions, prepared)
-    assert opened(where, prepared, learning).widths.motion == 2 * 49
-    assert opened(where, prepared).widths.motion == 6
+    evidence_world.write_regions(paths.regions, prepared, spoil=evidence_world.with_grids)
+    evidence_world.write_matches(paths.matches, paths.regions, prepared)
+    assert opened(paths, learning).shapes["regions"] == (2 * 49,)
+    assert opened(paths).shapes["regions"] == (6,)
 
 
 @pytest.mark.parametrize(
-    ("taken", "needed"),
+    ("choice", "needed"),
     [
         ({"semantics": False, "graph": False}, {"regions", "matches"}),
-        ({"motion": False, "graph": False}, {"semantics"}),
-        ({"motion": False, "semantics": False}, {"graph"}),
+        ({"regions": False, "graph": False}, {"semantics"}),
+        ({"regions": False, "semantics": False}, {"graph"}),
     ],
 )
-def test_what_is_not_taken_need_not_be_there(where, prepared, taken, needed):
-    kept = {stage: path if stage in needed else Path("no") for stage, path in where.by_stage().items()}
-    found = opened(EvidencePaths(**kept), prepared, evidence_world.captioner(**taken))
-    assert set(found.caches) | ({"graph"} if found.graph else set()) == needed
+def test_what_is_not_read_need_not_exist(paths, choice, needed):
+    absent = {"regions", "matches", "semantics", "graph"} - needed
+    inputs = opened(paths.at(**dict.fromkeys(absent, NO_FILE)), evidence_world.captioner(**choice))
+    caches = {stage for card in inputs.cards().values() for stage in card.caches}
+    assert caches | ({"graph"} & inputs.sources.keys()) == needed
 
 
 @pytest.mark.parametrize("stage", ["regions", "matches", "semantics", "graph"])
-def test_what_is_missing_is_named_with_its_command(where, prepared, stage):
-    (where.graph / "graph.h5" if stage == "graph" else where.by_stage()[stage]).unlink()
+def test_what_is_missing_is_named_with_its_command(paths, stage):
+    (paths.graph / "graph.h5" if stage == "graph" else getattr(paths, stage)).unlink()
     with pytest.raises((CacheError, DataError)) as caught:
-        opened(where, prepared)
+        opened(paths)
     assert f"sagecc {stage}" in caught.value.fix and stage in caught.value.where
 
 
 @pytest.mark.parametrize("stage", ["regions", "semantics", "graph"])
-def test_caches_of_another_data_set_are_refused(where, prepared, project, stage):
+def test_caches_of_another_data_set_are_refused(paths, project, stage):
     other = world.write_pairs(project / "other", captions=(("other",), *world.CAPTIONS[1:]))
     write = {
         "regions": evidence_world.write_regions,
         "semantics": evidence_world.write_semantics,
         "graph": evidence_world.write_graph,
     }[stage]
-    write(where.by_stage()[stage], other)
+    write(getattr(paths, stage), other)
     with pytest.raises(CacheError, match=r"pairs\.jsonl") as caught:
-        opened(where, prepared)
+        opened(paths)
     assert f"sagecc {stage}" in caught.value.fix
 
 
-def test_matches_of_other_regions_are_refused(where, prepared):
-    evidence_world.write_regions(where.regions, prepared, weights="1" * 64)
+def test_matches_of_other_regions_are_refused(paths, prepared):
+    evidence_world.write_regions(paths.regions, prepared, weights="1" * 64)
     with pytest.raises(CacheError, match=r"regions\.h5") as caught:
-        opened(where, prepared)
-    assert caught.value.where == str(where.matches) and "sagecc matches" in caught.value.fix
+        opened(paths)
+    assert caught.value.where == str(paths.matches) and "sagecc matches" in caught.value.fix
 
 
-def test_regions_of_other_masks_are_refused(where, prepared):
-    masks = evidence_world.write_masks(where.regions.with_name("masks.h5"), prepared)
-    evidence_world.write_regions(where.regions, prepared, masks=masks)
-    evidence_world.write_matches(where.matches, where.regions, prepared)
-    opened(where, prepared)
+def test_regions_of_other_masks_are_refused(paths, prepared):
+    masks = evidence_world.write_masks(paths.masks, prepared)
+    evidence_world.write_regions(paths.regions, prepared, masks=masks)
+    evidence_world.write_matches(paths.matches, paths.regions, prepared)
+    opened(paths)
     evidence_world.write_masks(masks, prepared, weights="1" * 64)
     with pytest.raises(CacheError, match=r"masks\.h5") as caught:
-        opened(where, prepared)
-    assert caught.value.where == str(where.regions) and "sagecc regions" in caught.value.fix
+        opened(paths)
+    assert caught.value.where == str(paths.regions) and "sagecc regions" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -126,44 +126,47 @@ def test_regions_of_other_masks_are_refused(where, prepared):
     [(["p0", "p1", "p2", "p3", "p4"], "'p5' is not in it"), (["p1", "p0", "p2", "p3", "p4", "p5"], "another order")],
 )
 @pytest.mark.parametrize("stage", ["regions", "matches", "semantics"])
-def test_caches_that_lack_a_pair_or_mix_them_up_are_refused(where, prepared, stage, ids, message):
+def test_caches_that_lack_a_pair_or_mix_them_up_are_refused(paths, prepared, stage, ids, message):
     if stage == "matches":
-        evidence_world.write_matches(where.matches, where.regions, prepared, ids=ids)
+        evidence_world.write_matches(paths.matches, paths.regions, prepared, ids=ids)
     elif stage == "regions":
-        evidence_world.write_regions(where.regions, prepared, ids=ids)
-        evidence_world.write_matches(where.matches, where.regions, prepared)
+        evidence_world.write_regions(paths.regions, prepared, ids=ids)
+        evidence_world.write_matches(paths.matches, paths.regions, prepared)
     else:
-        evidence_world.write_semantics(where.semantics, prepared, ids=ids)
+        evidence_world.write_semantics(paths.semantics, prepared, ids=ids)
     with pytest.raises(CacheError, match=f"the {stage} are not.*{message}") as caught:
-        opened(where, prepared)
+        opened(paths)
     assert f"sagecc {stage}" in caught.value.fix
 
 
-def test_another_process_opens_the_files_anew_and_refuses_replaced_ones(where, prepared):
+def test_another_process_opens_the_files_anew_and_refuses_replaced_ones(paths, prepared):
     ids = ["p0", "p4"]
-    found = opened(where, prepared)
-    copy = pickle.loads(pickle.dumps(found))
-    one, two = read_evidence(found, ids), read_evidence(copy, ids)
-    assert np.array_equal(one.motion.features, two.motion.features)
-    late = pickle.loads(pickle.dumps(found))
-    evidence_world.write_semantics(where.semantics, prepared, weights="1" * 64)
+    sources = opened(paths).sources
+    copy = pickle.loads(pickle.dumps(sources))
+    for name in ("regions", "semantics"):
+        assert torch.equal(sources[name].read(ids).features, copy[name].read(ids).features)
+    assert torch.equal(sources["graph"].tensors.features, copy["graph"].tensors.features)
+    late = pickle.loads(pickle.dumps(sources))
+    evidence_world.write_semantics(paths.semantics, prepared, weights="1" * 64)
     with pytest.raises(CacheError, match="replaced"):
-        read_evidence(late, ids)
+        late["semantics"].read(ids)
 
 
-def test_a_trained_captioner_keeps_its_graph_whatever_pairs_it_describes(where, prepared, project):
+def test_a_trained_captioner_keeps_its_graph_whatever_pairs_it_describes(paths, project):
     other = world.write_pairs(project / "other", captions=(("other",), *world.CAPTIONS[1:]))
-    evidence_world.write_graph(where.graph, other)
-    found = opened(where, prepared, training=False)
-    assert found.graph is not None and found.graph.weights is None
+    evidence_world.write_graph(paths.graph, other)
+    graph = opened(paths, training=False).sources["graph"]
+    assert graph.pretrained() is None and set(graph.card().files) == {"graph.json", "graph.h5"}
 
 
 IDS = ["p4", "p0", "p1", "p5", "p2", "p3"]
 """All pairs, in another order than the caches'."""
 
 
-def read(where: EvidencePaths, prepared: Path, ids: list[str] = IDS, **settings: object):
-    return read_evidence(opened(where, prepared, evidence_world.captioner(**settings)), ids)
+def read(paths: Paths, ids: list[str] = IDS, **settings: Any) -> dict[str, Regions]:
+    """The regions of pairs, by the name of their source."""
+    sources = opened(paths, evidence_world.captioner(**settings)).sources
+    return {name: source.read(ids) for name, source in sources.items() if name != "graph"}
 
 
 def rows_of(regions: Regions, position: int) -> list[tuple]:
@@ -179,16 +182,16 @@ def rows_of(regions: Regions, position: int) -> list[tuple]:
 
 @pytest.mark.parametrize("rule", ["paper", "release"])
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.1, 0.3, 0.7])
-@pytest.mark.parametrize("kept", [None, 1, 2, 3, 9])
-def test_motion_regions_against_a_plain_loop(where, prepared, kept, threshold, rule):
+@pytest.mark.parametrize("max_masks", [None, 1, 2, 3, 9])
+def test_unmatched_regions_against_a_plain_loop(paths, prepared, max_masks, threshold, rule):
     stage = AssignmentSettings(unmatched=rule)
-    evidence_world.write_matches(where.matches, where.regions, prepared, assignment=stage)
-    found = read(where, prepared, masks_kept=kept, match_threshold=threshold).motion
+    evidence_world.write_matches(paths.matches, paths.regions, prepared, assignment=stage)
+    regions = read(paths, max_masks=max_masks, match_threshold=threshold)["regions"]
     tau = stage.threshold if threshold is None else threshold
     for position, name in enumerate(IDS):
         pair = int(name[1:])
         table = evidence_world.confidences(pair).astype(np.float32)
-        before, after = (min(count, kept or count) for count in COUNTS[pair])
+        before, after = (min(count, max_masks or count) for count in COUNTS[pair])
         expected = []
         for date, count, others in ((0, before, after), (1, after, before)):
             arrays = evidence_world._region_arrays(2 * pair + date)
@@ -207,11 +210,11 @@ def test_motion_regions_against_a_plain_loop(where, prepared, kept, threshold, r
                     x, y = arrays["centroids"][k]
                     share = [float(np.float32(x / SIZE[1])), float(np.float32(y / SIZE[0]))]
                     expected.append((arrays["descriptors"][k].tolist(), date, share, None))
-        assert rows_of(found, position) == expected
+        assert rows_of(regions, position) == expected
 
 
-def test_semantic_regions_against_a_plain_loop(where, prepared):
-    found = read(where, prepared).semantics
+def test_semantic_regions_against_a_plain_loop(paths):
+    regions = read(paths)["semantics"]
     total = 0
     for position, name in enumerate(IDS):
         expected = []
@@ -221,41 +224,41 @@ def test_semantic_regions_against_a_plain_loop(where, prepared):
                 if arrays["selected"][k]:
                     best = float(arrays["similarity"][k].max())
                     expected.append((arrays["embeddings"][k].tolist(), date, None, best))
-        assert rows_of(found, position) == expected
+        assert rows_of(regions, position) == expected
         total += len(expected)
-    assert total > 5 and found.features.dtype == torch.float16
+    assert total > 5 and regions.features.dtype == torch.float16
 
 
-def test_pairs_without_any_region_are_fine(where, prepared):
-    found = read(where, prepared, ["p1", "p2"])
-    assert found.motion.mask[0].sum() == 0 and found.semantics.mask[1].sum() == 0
-    alone = read(where, prepared, ["p1"])
-    assert alone.motion.features.shape == (1, 0, evidence_world.WIDTH)
+def test_pairs_without_any_region_are_fine(paths):
+    both = read(paths, ["p1", "p2"])
+    assert both["regions"].mask[0].sum() == 0 and both["semantics"].mask[1].sum() == 0
+    alone = read(paths, ["p1"])
+    assert alone["regions"].features.shape == (1, 0, evidence_world.WIDTH)
 
 
-def test_a_data_set_without_any_region_is_fine(where, prepared, monkeypatch):
+def test_a_data_set_without_any_region_is_fine(paths, prepared, monkeypatch):
     monkeypatch.setattr(evidence_world, "COUNTS", ((0, 0),) * 6)
     monkeypatch.setattr(evidence_world, "NAMED", ((0, 0),) * 6)
-    evidence_world.write_all(where.regions.parent, prepared)
-    found = read(where, prepared)
-    assert found.motion.features.shape == (6, 0, evidence_world.WIDTH)
-    assert found.semantics.features.shape == (6, 0, evidence_world.EMBEDDING)
-    assert found.widths.motion == evidence_world.WIDTH
+    evidence_world.write_all(paths.regions.parent, prepared)
+    regions = read(paths)
+    assert regions["regions"].features.shape == (6, 0, evidence_world.WIDTH)
+    assert regions["semantics"].features.shape == (6, 0, evidence_world.EMBEDDING)
+    assert opened(paths).shapes["regions"] == (evidence_world.WIDTH,)
 
 
 @pytest.mark.parametrize(("stage", "unit"), [("regions", 8), ("regions", 9), ("matches", 4), ("semantics", 9)])
-def test_a_pair_that_a_stage_skipped_is_refused(where, prepared, stage, unit):
+def test_a_pair_that_a_stage_skipped_is_refused(paths, prepared, stage, unit):
     if stage == "semantics":
-        evidence_world.write_semantics(where.semantics, prepared, missing=[unit])
+        evidence_world.write_semantics(paths.semantics, prepared, missing=[unit])
     else:
         if stage == "regions":
-            evidence_world.write_regions(where.regions, prepared, missing=[unit])
+            evidence_world.write_regions(paths.regions, prepared, missing=[unit])
         missing = [unit] if stage == "matches" else []
-        evidence_world.write_matches(where.matches, where.regions, prepared, missing=missing)
+        evidence_world.write_matches(paths.matches, paths.regions, prepared, missing=missing)
     with pytest.raises(CacheError, match=f"'p4' was skipped when `sagecc {stage}`") as caught:
-        read(where, prepared)
-    assert caught.value.where == str(where.by_stage()[stage]) and f"{stage}.failures.json" in caught.value.fix
-    read(where, prepared, ["p0", "p3"])
+        read(paths)
+    assert caught.value.where == str(getattr(paths, stage)) and f"{stage}.failures.json" in caught.value.fix
+    read(paths, ["p0", "p3"])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -268,37 +271,70 @@ def test_a_pair_that_a_stage_skipped_is_refused(where, prepared, stage, unit):
         ("semantics", "similarity"),
     ],
 )
-def test_values_that_are_no_numbers_are_refused_with_pair_and_stage(where, prepared, stage, field, value):
+def test_values_that_are_no_numbers_are_refused_with_pair_and_stage(paths, prepared, stage, field, value):
     if stage == "regions":
-        evidence_world.spoil(where.regions, evidence_world._region_arrays(9)[field][2], value)
-        evidence_world.write_matches(where.matches, where.regions, prepared)
+        evidence_world.spoil(paths.regions, evidence_world._region_arrays(9)[field][2], value)
+        evidence_world.write_matches(paths.matches, paths.regions, prepared)
     else:
         arrays = evidence_world._semantic_arrays(8)
-        evidence_world.spoil(where.semantics, arrays[field][int(arrays["selected"].argmax())], value)
+        evidence_world.spoil(paths.semantics, arrays[field][int(arrays["selected"].argmax())], value)
     with pytest.raises(CacheError, match=f"{field} of pair 'p4' in {stage} hold NaN") as caught:
-        read(where, prepared, match_threshold=0.99)
+        read(paths, match_threshold=0.99)
     assert f"sagecc {stage}" in caught.value.fix
 
 
-def test_centroids_outside_of_the_image_are_refused(where, prepared):
+def test_centroids_outside_of_the_image_are_refused(paths, prepared):
     def spoil(unit: int, arrays: dict) -> None:
         arrays["centroids"][:, 1] += SIZE[0] if unit == 4 else 0
 
-    evidence_world.write_regions(where.regions, prepared, spoil=spoil)
-    evidence_world.write_matches(where.matches, where.regions, prepared)
+    evidence_world.write_regions(paths.regions, prepared, spoil=spoil)
+    evidence_world.write_matches(paths.matches, paths.regions, prepared)
     with pytest.raises(CacheError, match=r"'p2' in regions lie outside"):
-        read(where, prepared, match_threshold=0.99)
+        read(paths, match_threshold=0.99)
 
 
-def test_each_part_is_read_by_itself(where, prepared):
-    found = read(where, prepared, motion=False, graph=False)
-    assert found.motion is None and found.graph is None and found.pairs == 6
+def test_each_input_is_read_by_itself(paths):
+    inputs = opened(paths, evidence_world.captioner(regions=False, graph=False))
+    assert list(inputs.sources) == ["semantics"]
+    assert len(inputs.sources["semantics"].read(IDS)) == 6
 
 
-def test_grids_come_in_the_place_of_descriptors(where, prepared):
-    evidence_world.write_regions(where.regions, prepared, spoil=evidence_world.with_grids)
-    evidence_world.write_matches(where.matches, where.regions, prepared)
-    plain, grids = read(where, prepared).motion, read(where, prepared, descriptor_width=8).motion
+@pytest.mark.parametrize("with_rows", [False, True])
+@pytest.mark.parametrize("name", ["regions", "semantics"])
+def test_regions_tell_their_rows_where_they_are_asked_to(paths, name, with_rows):
+    source = opened(paths).sources[name]
+    regions = source.read(IDS, with_rows=with_rows)
+    if not with_rows:
+        assert regions.rows is None
+        return
+    field = "descriptors" if name == "regions" else "embeddings"
+    arrays_of = evidence_world._region_arrays if name == "regions" else evidence_world._semantic_arrays
+    for position, pair in enumerate(IDS):
+        for k in regions.mask[position].nonzero()[:, 0].tolist():
+            stored = arrays_of(2 * int(pair[1:]) + int(regions.dates[position, k]))[field]
+            assert torch.equal(regions.features[position, k], torch.from_numpy(stored[regions.rows[position, k]]))
+
+
+def test_stores_hold_the_pairs_in_the_order_asked_for(paths):
+    inputs = opened(paths)
+    pairs = [inputs.data.pairs[inputs.data.index[name]] for name in IDS]
+    stores = inputs.stores(pairs, CPU, "device", with_rows=True)
+    positions = np.array([3, 0])
+    for name in ("regions", "semantics"):
+        store, source = stores[name], inputs.sources[name]
+        assert isinstance(store, RegionStore) and len(store) == 6
+        batch, expected = store.take(positions), source.read([IDS[3], IDS[0]], with_rows=True)
+        for field in ("features", "mask", "dates", "rows"):
+            assert torch.equal(getattr(batch, field), getattr(expected, field)), field
+    assert isinstance(stores["graph"], GraphStore)
+    assert torch.equal(stores["graph"].take(positions).features, inputs.sources["graph"].tensors.features)
+    assert inputs.stores(pairs, CPU)["regions"].take(positions).rows is None
+
+
+def test_grids_come_in_the_place_of_descriptors(paths, prepared):
+    evidence_world.write_regions(paths.regions, prepared, spoil=evidence_world.with_grids)
+    evidence_world.write_matches(paths.matches, paths.regions, prepared)
+    plain, grids = (read(paths, descriptor_width=width)["regions"] for width in (None, 8))
     for name in ("mask", "dates", "centroids"):
         assert torch.equal(getattr(plain, name), getattr(grids, name))
     assert grids.features.shape == (*plain.mask.shape, 2 * 49) and grids.features.dtype == torch.float16
@@ -314,13 +350,16 @@ def test_grids_come_in_the_place_of_descriptors(where, prepared):
     assert seen > 5
 
 
-def settings(**changes: object) -> SideInputSettings:
+def side_input_settings(**changes: object) -> SideInputSettings:
     encoder = {**evidence_world.ENCODER_SETTINGS.model_dump(), **changes}
     return SideInputSettings.model_validate({"graph_encoder": encoder})
 
 
-def read_graph_source(folder: Path, wanted: SideInputSettings | None = None, *, weights: bool = True):
-    return read_source(folder, wanted or settings(), pairs_sha256=None, weights=weights)
+def read_graph_source(
+    folder: Path, settings: SideInputSettings | None = None, *, with_weights: bool = True
+) -> GraphSource:
+    settings = settings or side_input_settings()
+    return GraphSource.read(folder, settings, pairs_sha256=None, with_weights=with_weights)
 
 
 @pytest.fixture
@@ -329,23 +368,28 @@ def graph(project: Path, prepared: Path) -> Path:
 
 
 def test_graph_and_weights_are_read_with_their_digests(graph):
-    found = read_graph_source(graph)
-    assert found.tensors.features.shape == (4, evidence_world.NODE) and found.tensors.relations == 3
-    assert found.weights is not None and found.weights
-    assert found.digests == {name: sha256_file(graph / name) for name in ("graph.json", "graph.h5", ENCODER)}
+    source = read_graph_source(graph)
+    assert source.tensors.features.shape == (4, evidence_world.NODE) and source.tensors.relations == 3
+    assert source.shape == (4, 3)
+    assert source.pretrained() and source.pretrained() is source.weights
+    assert (
+        source.card().files
+        == source.digests
+        == {name: sha256_file(graph / name) for name in ("graph.json", "graph.h5", ENCODER)}
+    )
     assert ENCODER == stage.ENCODER
 
 
-def test_weights_are_read_where_they_are_wanted(graph):
+def test_weights_are_read_where_the_settings_say_so(graph):
     (graph / ENCODER).unlink()
     with pytest.raises(CheckpointError, match="not there") as caught:
         read_graph_source(graph)
     assert "pretrained_graph: false" in caught.value.fix
-    for found in (
-        read_graph_source(graph, weights=False),
+    for source in (
+        read_graph_source(graph, with_weights=False),
         read_graph_source(graph, SideInputSettings(pretrained_graph=False)),
     ):
-        assert found.weights is None and set(found.digests) == {"graph.json", "graph.h5"}
+        assert source.weights is None and set(source.digests) == {"graph.json", "graph.h5"}
 
 
 @pytest.mark.parametrize(
@@ -359,24 +403,22 @@ def test_weights_are_read_where_they_are_wanted(graph):
 )
 def test_weights_of_another_encoder_are_refused_with_what_to_set(graph, changes, said):
     with pytest.raises(SettingsError, match="differs from the captioner's") as caught:
-        read_graph_source(graph, settings(**changes))
+        read_graph_source(graph, side_input_settings(**changes))
     assert caught.value.where == "models.graph_encoder"
-    import re
-
     assert re.search(said, caught.value.fix) and "sagecc graph" in caught.value.fix
 
 
 @pytest.mark.parametrize("changes", [{"dropout": 0.0}, {"readout": "attention"}, {"heads": 2}, {"kernels": 9}])
 def test_what_does_not_show_in_the_weights_may_differ(graph, changes):
-    assert read_graph_source(graph, settings(**changes)).weights is not None
+    assert read_graph_source(graph, side_input_settings(**changes)).weights is not None
 
 
 def test_heads_count_where_there_are_any(graph, prepared):
-    there = GraphEncoderSettings(kind="gat", widths=(8, 6), heads=2)
-    evidence_world.write_graph(graph, prepared, encoder=there)
+    encoder = GraphEncoderSettings(kind="gat", widths=(8, 6), heads=2)
+    evidence_world.write_graph(graph, prepared, encoder=encoder)
     with pytest.raises(SettingsError, match="heads"):
-        read_graph_source(graph, settings(kind="gat", heads=4))
-    assert read_graph_source(graph, settings(kind="gat", heads=2, bases=None)).weights is not None
+        read_graph_source(graph, side_input_settings(kind="gat", heads=4))
+    assert read_graph_source(graph, side_input_settings(kind="gat", heads=2, bases=None)).weights is not None
 
 
 def test_an_encoder_of_another_graph_is_refused(graph, prepared):
