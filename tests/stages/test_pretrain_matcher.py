@@ -10,7 +10,6 @@ import pytest
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.errors import CacheError, CheckpointError, DataError, SettingsError
 from pipeline.execution.settings import EngineSettings
-from pipeline.vision.matching import pretraining
 from pipeline.vision.matching.build import build_matcher
 from pipeline.vision.matching.settings import MatcherSettings
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
@@ -68,7 +67,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     work = folder / ".work" / "pretrain-matcher"
     # One piece of the examples is gone too, as after a kill while they were made.
     next((work / "examples").glob("*/train/*.safetensors")).unlink()
-    check_resumed(run, whole, work, pretraining, monkeypatch)
+    check_resumed(run, whole, work, pretrain_matcher, monkeypatch)
 
 
 def test_the_synthetic_world_is_made_when_no_images_are_given(folder: Path) -> None:

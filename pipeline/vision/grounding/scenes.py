@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.datasets.records import Split
 from pipeline.datasets.world.pair import read_objects, read_picture
 from pipeline.vision.grounding.prompts import KINDS, PHRASES, Caption, compose_caption
+from pipeline.vision.tensors import rotate_and_flip
 
 MIN_AREA: Final = 8
 """Least visible pixels of an object that has a box: smaller ones are slivers at the border or between crowns."""
@@ -113,18 +114,13 @@ def grounding_batches(
         images, captions, boxes, kinds, land_cover = [], [], [], [], []
         for row in rows:
             turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-            images.append(_rotated(scenes.images[row], turns, flip))
-            land_cover.append(_rotated(scenes.land_cover[row], turns, flip))
+            images.append(rotate_and_flip(scenes.images[row], turns, flip))
+            land_cover.append(rotate_and_flip(scenes.land_cover[row], turns, flip))
             boxes.append(_rotated_boxes(scenes.boxes[row], scenes.images.shape[-1], turns, flip))
             kinds.append(scenes.kinds[row])
             count = int(rng.integers(len(phrases) // 4, len(phrases) * 2 // 3))
             captions.append(compose_caption(tokenizer, [phrases[i] for i in rng.permutation(len(phrases))[:count]]))
         yield _collate(torch.stack(images), captions, boxes, kinds, torch.stack(land_cover))
-
-
-def _rotated(image: Tensor, turns: int, flip: bool) -> Tensor:
-    image = torch.rot90(image, turns, (-2, -1))
-    return image.flip(-1) if flip else image
 
 
 def _rotated_boxes(boxes: NDArray[np.float32], side: int, turns: int, flip: bool) -> NDArray[np.float32]:

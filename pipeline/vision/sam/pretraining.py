@@ -34,6 +34,7 @@ from torch.nn import functional as F
 
 from pipeline.vision.sam.amg import THRESHOLD
 from pipeline.vision.sam.decoder import decode, embed_boxes, embed_points
+from pipeline.vision.tensors import TensorBatch, rotate_and_flip
 
 _EVERY_SIDE = np.ones((3, 3), dtype=np.bool_)
 _SMALLEST = 8
@@ -45,7 +46,7 @@ _BOX_JITTER = 0.1
 
 
 @dataclass(frozen=True)
-class SegmentedImages:
+class SegmentedImages(TensorBatch):
     """Images with the numbers of their segments, as tensors.
 
     Attributes:
@@ -60,21 +61,9 @@ class SegmentedImages:
     segments: Tensor
     surfaces: Tensor
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, rows: Tensor | slice) -> SegmentedImages:
-        """Return the images at `rows`."""
-        return SegmentedImages(self.images[rows], self.land_cover[rows], self.segments[rows], self.surfaces[rows])
-
-    def turned(self, quarter_turns: int, mirrored: bool) -> SegmentedImages:
-        """Return the images rotated by quarter turns and, if asked, mirrored: overhead images have no up."""
-
-        def turn(x: Tensor) -> Tensor:
-            x = torch.rot90(x, quarter_turns, (-2, -1))
-            return (x.flip(-1) if mirrored else x).contiguous()
-
-        return SegmentedImages(turn(self.images), turn(self.land_cover), turn(self.segments), turn(self.surfaces))
+    def rotated(self, quarter_turns: int, mirrored: bool) -> SegmentedImages:
+        """Return the images rotated by quarter turns and, if asked, mirrored; see `rotate_and_flip`."""
+        return self.map(lambda tensor: rotate_and_flip(tensor, quarter_turns, mirrored).contiguous())
 
 
 @dataclass(frozen=True)
@@ -144,7 +133,7 @@ def batches(
     """
     order = torch.from_numpy(rng.permutation(len(images)))
     for start in range(0, len(images) - size + 1, size):
-        part = images.take(order[start : start + size]).turned(int(rng.integers(4)), bool(rng.integers(2)))
+        part = images.select(order[start : start + size]).rotated(int(rng.integers(4)), bool(rng.integers(2)))
         yield prompted(part, points, boxes, rng)
 
 

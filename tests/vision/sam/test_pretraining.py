@@ -104,11 +104,11 @@ def test_boxes_are_exclusive_to_the_right_and_below() -> None:
 
 def test_turning_moves_images_and_maps_together() -> None:
     images = squares(1)
-    turned = images.turned(1, True)
-    assert torch.equal(turned.images[0, 0], torch.rot90(images.images[0, 0]).flip(-1))
-    assert torch.equal(turned.segments[0], torch.rot90(images.segments[0]).flip(-1))
-    assert torch.equal(turned.surfaces[0], torch.rot90(images.surfaces[0]).flip(-1))
-    assert torch.equal(turned.land_cover[0], torch.rot90(images.land_cover[0]).flip(-1))
+    rotated = images.rotated(1, True)
+    assert torch.equal(rotated.images[0, 0], torch.rot90(images.images[0, 0]).flip(-1))
+    assert torch.equal(rotated.segments[0], torch.rot90(images.segments[0]).flip(-1))
+    assert torch.equal(rotated.surfaces[0], torch.rot90(images.surfaces[0]).flip(-1))
+    assert torch.equal(rotated.land_cover[0], torch.rot90(images.land_cover[0]).flip(-1))
 
 
 def test_batches_hold_every_image_once_and_repeat_themselves() -> None:
@@ -288,7 +288,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypa
     assert "loss_point" in history[1]
     assert build_sam(SamSettings(weights=str(whole))).image_encoder.img_size == 128
 
-    check_resumed(run, whole, tmp_path / ".work" / "pretrain-sam", pretraining, monkeypatch)
+    check_resumed(run, whole, tmp_path / ".work" / "pretrain-sam", pretrain_sam, monkeypatch)
 
 
 def test_a_world_whose_size_is_no_multiple_of_the_patch_is_refused(
