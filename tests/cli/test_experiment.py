@@ -12,7 +12,8 @@ from tests.stages import experiment_data as data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SOURCES = [word for name, path in data.SOURCES.items() for word in (f"--{name}", path)]
+INPUTS = ["--prepared", "prepared", "--caches", ".", "--cache", "graph=graph"]
+"""Where `experiment_data.make` writes."""
 
 
 @pytest.fixture
@@ -36,20 +37,20 @@ def test_the_list_names_the_tables_of_the_paper() -> None:
 
 
 def test_a_file_becomes_a_table(ready: Path) -> None:
-    Path("mine.yaml").write_text("grid: {train.captioner.decoder.layers: [1, 2]}\nset: [train.captioner.fusion=none]\n")
-    arguments = ["mine.yaml", *SOURCES, "--set", "train.epochs=1", "--seeds", "3", "--resamples", "20"]
-    assert "1  layers=1: to do in artifacts/experiments/mine/" in call(*arguments, "--dry-run").output
+    Path("own.yaml").write_text("grid: {train.captioner.decoder.layers: [1, 2]}\nset: [train.captioner.fusion=none]\n")
+    arguments = ["own.yaml", *INPUTS, "--set", "train.epochs=1", "--seeds", "3", "--resamples", "20"]
+    assert "1  layers=1: to do in artifacts/experiments/own/" in call(*arguments, "--dry-run").output
     assert not Path("artifacts/experiments").exists()
     output = call(*arguments, "--rows", "2").output
-    assert "| layers=1 | not run |" in output and "wrote artifacts/experiments/mine/table.md" in output
-    found = json.loads(Path("artifacts/experiments/mine/table.json").read_text())
-    assert found["seeds"] == [3] and found["bootstrap"]["resamples"] == 20
+    assert "| layers=1 | not run |" in output and "wrote artifacts/experiments/own/table.md" in output
+    document = json.loads(Path("artifacts/experiments/own/table.json").read_text())
+    assert document["seeds"] == [3] and document["bootstrap"]["resamples"] == 20
     assert "2  layers=2: done in" in call(*arguments, "--dry-run").output
 
 
 @pytest.mark.parametrize("name", ["table4", "table5", "table6", "table7", "table8", "seeds"])
 def test_the_tables_of_the_paper_can_be_planned(ready: Path, name: str) -> None:
-    output = call(name, *SOURCES, "--dry-run").output
+    output = call(name, *INPUTS, "--dry-run").output
     assert "cannot be run" not in output and "to do" in output
 
 
