@@ -1,7 +1,4 @@
-"""From statements to the graph: merge, filter, number.
-
-Filtering: rare entities and relations are dropped, and with them what would stand alone.
-"""
+"""Building of the graph from statements: names are merged, rare ones dropped, nodes and edges numbered."""
 
 from __future__ import annotations
 
@@ -19,13 +16,13 @@ from pipeline.errors import DataError
 def filter_statements(statements: Iterable[Key], min_count: int) -> dict[Key, int]:
     """Keep the statements whose entities and relation each occur at least `min_count` times (k of Table 8).
 
-    Occurrences are counted once, over all statements given; they are not counted again after the dropping.
+    Occurrences are counted once, over all statements given, and not again after rare names are dropped.
 
     Returns:
         How often each remaining statement is made.
 
     Raises:
-        DataError: There are no statements, or none remains; the message names the largest k that leaves something.
+        DataError: There are no statements, or none remains; the message names the largest k that leaves one.
     """
     all_statements = list(statements)
     if not all_statements:
@@ -38,27 +35,27 @@ def filter_statements(statements: Iterable[Key], min_count: int) -> dict[Key, in
     def rarest(key: Key) -> int:
         return min(counts.entities[key[0]], counts.relations[key[1]], counts.entities[key[2]])
 
-    kept = Counter(key for key in all_statements if rarest(key) >= min_count)
-    if not kept:
-        most = max(map(rarest, all_statements))
+    frequent = Counter(key for key in all_statements if rarest(key) >= min_count)
+    if not frequent:
+        largest = max(map(rarest, all_statements))
         raise DataError(
             f"no triple is left at k = {min_count}: every one of the {len(all_statements)} has an entity or a relation "
             f"that occurs less often",
             where="graph.build.min_count",
-            fix=f"set graph.build.min_count to {most} or less",
+            fix=f"set graph.build.min_count to {largest} or less",
         )
-    return dict(kept)
+    return dict(frequent)
 
 
 @dataclass(frozen=True)
 class Built:
-    """A graph and how it came about.
+    """Graph with its merges and counts.
 
     Attributes:
-        graph: What remains.
-        merges: Which names became which.
+        graph: The graph.
+        merges: The names that became one.
         statements: Statements before filtering, one for each occurrence in a caption.
-        kept: Statements that the graph holds.
+        kept: Statements in the graph.
         distinct: Distinct triples before merging and after it.
     """
 
@@ -83,9 +80,9 @@ def build(
         statements: Head, relation and tail of every statement in the captions, repeated as often as stated.
         min_count: k.
         settings: How names are merged.
-        overrides: A person's decisions about names.
+        overrides: The user's decisions about names.
         encoder: Proposes names to merge; None where only the overrides decide.
-        llm: Decides instead of the rule.
+        llm: Merger that decides instead of the rule.
 
     Raises:
         DataError: There are no statements, or none is frequent enough.
@@ -97,14 +94,14 @@ def build(
 def rebuild(statements: Sequence[Key], min_count: int, merges: MergeMap) -> Built:
     """Build the graph of statements with names merged as `merges` says; see `build`."""
     merged = apply_merges(statements, merges)
-    kept = filter_statements(merged, min_count)
+    frequent = filter_statements(merged, min_count)
     before = count_names(statements)
     names = {
         kind: {
-            stays: by_count({name: getattr(before, kind).get(name, 0) for name in (stays, *others)})
-            for stays, others in getattr(merges, kind).items()
+            target: by_count({name: getattr(before, kind).get(name, 0) for name in (target, *others)})
+            for target, others in getattr(merges, kind).items()
         }
         for kind in ("entities", "relations")
     }
-    graph = build_graph(kept, count_names(merged), names)
-    return Built(graph, merges, len(statements), sum(kept.values()), (len(set(statements)), len(set(merged))))
+    graph = build_graph(frequent, count_names(merged), names)
+    return Built(graph, merges, len(statements), sum(frequent.values()), (len(set(statements)), len(set(merged))))

@@ -1,9 +1,4 @@
-"""A coverage report as tables for the terminal.
-
-Looking up an entity by what a person types.
-
-How much of what captions say the graph knows: of the captions it was built from, and of others.
-"""
+"""Coverage of captions by the graph: of those it was built from and of others; lookup of entities; tables."""
 
 from __future__ import annotations
 
@@ -27,7 +22,7 @@ def find_entity(graph: CaptionGraph, phrase: str) -> int:
     """Return the position of the entity that a name, a merged name, or a phrase ("the roads") stands for.
 
     Raises:
-        DataError: The graph does not know it; the nearest names are told.
+        DataError: It is not in the graph; the message names the closest ones.
     """
     for name in (phrase, phrase.lower().strip(), normalise_entity(phrase)):
         if name is not None and name in graph.entity_index:
@@ -41,33 +36,33 @@ _BINS: Final = ((0, 0), (1, 9), (10, 49), (50, 499), (500, None))
 
 
 @dataclass(frozen=True)
-class KnownShare:
-    """Mentions of names, and how many of them the graph knows.
+class CoveredMentions:
+    """Mentions of names, and how many of these names are in the graph.
 
     Attributes:
         mentions: Number of mentions.
-        known: Of which the name is in the graph.
+        in_graph: Number of mentions of names in the graph.
     """
 
     mentions: int
-    known: int
+    in_graph: int
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How far a graph covers some captions.
+    """Coverage of captions by a graph.
 
     Attributes:
         captions: Number of captions.
-        changed: Captions that say that something changed; the shares below are of these.
+        changed: Captions that state a change; the shares below are of these.
         with_triple: Captions with a triple at all.
-        with_known_triple: Captions with a triple that the graph holds.
-        all_entities: Captions with triples, all of whose entities the graph knows.
+        with_known_triple: Captions with a triple that is in the graph.
+        all_entities: Captions with triples, all of whose entities are in the graph.
         all_relations: The same for relations.
-        all_triples: Captions all of whose triples the graph holds.
+        all_triples: Captions with triples, all of which are in the graph.
         entities: Mentions by how often the training captions mention the name, as "0", "1–9", ….
         relations: The same for relations.
-        unknown: The most frequent names that the graph does not know, with their mentions; entities, then relations.
+        unknown: The most frequent names that are not in the graph, with their mentions; entities, then relations.
     """
 
     captions: int
@@ -77,8 +72,8 @@ class Coverage:
     all_entities: int
     all_relations: int
     all_triples: int
-    entities: dict[str, KnownShare]
-    relations: dict[str, KnownShare]
+    entities: dict[str, CoveredMentions]
+    relations: dict[str, CoveredMentions]
     unknown: tuple[list[tuple[str, int]], list[tuple[str, int]]]
 
     def values(self) -> dict[str, Any]:
@@ -97,7 +92,7 @@ class Coverage:
                 )
             },
             **{
-                kind: {name: {"mentions": s.mentions, "known": s.known} for name, s in getattr(self, kind).items()}
+                kind: {name: {"mentions": s.mentions, "known": s.in_graph} for name, s in getattr(self, kind).items()}
                 for kind in ("entities", "relations")
             },
             "unknown_entities": self.unknown[0],
@@ -108,13 +103,13 @@ class Coverage:
 def coverage(
     graph: CaptionGraph, merges: MergeMap, training: NameCounts, captions: Sequence[Caption], triples: Iterable[Triple]
 ) -> Coverage:
-    """Measure how far the graph covers captions.
+    """Measure the coverage of captions by the graph.
 
     Args:
         graph: The graph.
         merges: The map of names that it was built with.
         training: How often the training captions mention each name, after merging.
-        captions: All captions to look at.
+        captions: All captions.
         triples: Their triples.
     """
     statements = list(triples)
@@ -124,65 +119,67 @@ def coverage(
         by_caption.setdefault((triple.pair, triple.sentence), []).append(key)
     entities = {entity.name for entity in graph.entities}
     relations = {relation.name for relation in graph.relations}
-    held = {graph.key(edge) for edge in graph.edges}
+    graph_triples = {graph.key(edge) for edge in graph.edges}
     counted = count_names(keys)
-    found = by_caption.values()
+    caption_keys = by_caption.values()
     return Coverage(
         captions=len(captions),
         changed=sum(implies_change(caption.text) for caption in captions),
         with_triple=len(by_caption),
-        with_known_triple=sum(any(key in held for key in keys) for keys in found),
-        all_entities=sum(all(key[0] in entities and key[2] in entities for key in keys) for keys in found),
-        all_relations=sum(all(key[1] in relations for key in keys) for keys in found),
-        all_triples=sum(all(key in held for key in keys) for keys in found),
+        with_known_triple=sum(any(key in graph_triples for key in keys) for keys in caption_keys),
+        all_entities=sum(all(key[0] in entities and key[2] in entities for key in keys) for keys in caption_keys),
+        all_relations=sum(all(key[1] in relations for key in keys) for keys in caption_keys),
+        all_triples=sum(all(key in graph_triples for key in keys) for keys in caption_keys),
         entities=_by_frequency(counted.entities, training.entities, entities),
         relations=_by_frequency(counted.relations, training.relations, relations),
         unknown=(_unknown(counted.entities, entities), _unknown(counted.relations, relations)),
     )
 
 
-def _by_frequency(mentioned: Mapping[str, int], training: Mapping[str, int], known: set[str]) -> dict[str, KnownShare]:
+def _by_frequency(
+    mentioned: Mapping[str, int], training: Mapping[str, int], graph_names: set[str]
+) -> dict[str, CoveredMentions]:
     table = {}
     for low, high in _BINS:
         names = [name for name in mentioned if low <= training.get(name, 0) <= (high if high is not None else 10**12)]
         label = str(low) if high == low else f"{low}–{high}" if high is not None else f"{low}+"
-        table[label] = KnownShare(
-            sum(mentioned[name] for name in names), sum(mentioned[name] for name in names if name in known)
+        table[label] = CoveredMentions(
+            sum(mentioned[name] for name in names), sum(mentioned[name] for name in names if name in graph_names)
         )
     return table
 
 
-def _unknown(mentioned: Mapping[str, int], known: set[str]) -> list[tuple[str, int]]:
-    rest = Counter({name: count for name, count in mentioned.items() if name not in known})
-    return sorted(rest.items(), key=lambda pair: (-pair[1], pair[0]))[:10]
+def _unknown(mentioned: Mapping[str, int], graph_names: set[str]) -> list[tuple[str, int]]:
+    unknown = Counter({name: count for name, count in mentioned.items() if name not in graph_names})
+    return sorted(unknown.items(), key=lambda pair: (-pair[1], pair[0]))[:10]
 
 
-def coverage_tables(found: Coverage, split: str) -> list[Table]:
+def coverage_tables(covered: Coverage, split: str) -> list[Table]:
     """Return the tables: captions, mentions by frequency in the training captions, unknown names."""
-    captions = _table(f"{split}: {found.changed:,} changed captions", "of the changed captions", "captions", "share")
+    captions = _table(f"{split}: {covered.changed:,} changed captions", "of the changed captions", "captions", "share")
     for label, count in (
-        ("with a triple", found.with_triple),
-        ("with a triple of the graph", found.with_known_triple),
-        ("all their entities in the graph", found.all_entities),
-        ("all their relations in the graph", found.all_relations),
-        ("all their triples in the graph", found.all_triples),
+        ("with a triple", covered.with_triple),
+        ("with a triple of the graph", covered.with_known_triple),
+        ("all their entities in the graph", covered.all_entities),
+        ("all their relations in the graph", covered.all_relations),
+        ("all their triples in the graph", covered.all_triples),
     ):
-        captions.add_row(label, f"{count:,}", _share(count, found.changed))
+        captions.add_row(label, f"{count:,}", _share(count, covered.changed))
     frequency = _table(
         "mentions, by how often the training captions name what is mentioned",
         "times in training", "entities", "known", "relations", "known",
     )  # fmt: skip
-    for label, entities in found.entities.items():
-        relations = found.relations[label]
+    for label, entities in covered.entities.items():
+        relations = covered.relations[label]
         frequency.add_row(
             label,
             f"{entities.mentions:,}",
-            _share(entities.known, entities.mentions),
+            _share(entities.in_graph, entities.mentions),
             f"{relations.mentions:,}",
-            _share(relations.known, relations.mentions),
+            _share(relations.in_graph, relations.mentions),
         )
     unknown = Table("kind", "most frequent unknown names", title="what the graph does not know", title_justify="left")
-    for kind, names in zip(("entities", "relations"), found.unknown, strict=True):
+    for kind, names in zip(("entities", "relations"), covered.unknown, strict=True):
         unknown.add_row(kind, ", ".join(f"{name} ({count})" for name, count in names))
     return [captions, frequency, unknown]
 
@@ -195,5 +192,5 @@ def _table(title: str, first: str, *numbers: str) -> Table:
     return table
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if total else "–"

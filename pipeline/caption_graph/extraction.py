@@ -1,9 +1,4 @@
-"""The engine of extraction that the settings name, and what a language model's answers are stored in.
-
-Captions from any file: one a line, or a data set's caption file.
-
-What merging would ask of a language model, told before it is asked.
-"""
+"""Captions from a file, and the extraction engine that the settings name; estimate of what merging by an LLM costs."""
 
 from __future__ import annotations
 
@@ -13,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.caption_graph.llm.merges import LLMMerger, NameKind
-from pipeline.caption_graph.llm.run import Asking, Estimate, Progress
+from pipeline.caption_graph.llm.run import Estimate, LLMSession, Progress
 from pipeline.caption_graph.llm.triples import LLMExtractor
 from pipeline.caption_graph.merging import MergeMap, merge_names
 from pipeline.caption_graph.records import Key, count_names
@@ -27,9 +22,9 @@ from pipeline.progress import say
 
 
 def read_text_captions(path: Path) -> list[Caption]:
-    """Read captions: `.json` is a caption file of a data set, anything else holds one caption a line.
+    """Read captions: `.json` is a caption file of a data set, any other file has one caption a line.
 
-    Captions of lines have the line's number, from 1, as their pair; empty lines are passed over.
+    Captions of lines have the line's number, from 1, as their pair; empty lines are skipped.
 
     Raises:
         DataError: The file is missing, not UTF-8, of another schema, or holds no caption.
@@ -60,31 +55,31 @@ def read_text_captions(path: Path) -> list[Caption]:
 def estimate_merging(
     statements: Sequence[Key], settings: MergeSettings, overrides: MergeMap, encoder: TextEncoder, merger: LLMMerger
 ) -> Estimate:
-    """Estimate the first round of questions about names; what later rounds ask depends on its answers, and is little.
+    """Estimate the first round of questions about names; later rounds depend on its answers and are small.
 
     Args:
         statements: Head, relation and tail of every statement in the captions.
         settings: How names are merged, by "llm".
-        overrides: A person's decisions about names.
+        overrides: The user's decisions about names.
         encoder: Proposes names to merge.
-        merger: Would be asked.
+        merger: Merger whose questions are estimated.
 
     Raises:
         SettingsError: No model is named.
     """
     recorder = _Recorder()
     merge_names(count_names(statements), settings, overrides, encoder, recorder)
-    return merger.estimate(recorder.asked)
+    return merger.estimate(recorder.calls)
 
 
 class _Recorder:
-    """A merger that notes what it is asked and keeps all names apart, which ends the merging."""
+    """Merger that records its calls and keeps all names apart, which ends the merging."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[NameKind, Sequence[Sequence[str]]]] = []
+        self.calls: list[tuple[NameKind, Sequence[Sequence[str]]]] = []
 
     def propose_merges(self, groups: Sequence[Sequence[str]], kind: NameKind = "entity") -> list[list[list[str]]]:
-        self.asked.append((kind, groups))
+        self.calls.append((kind, groups))
         return [[[name] for name in group] for group in groups]
 
 
@@ -102,25 +97,25 @@ def make_extractor(settings: ExtractionSettings, llm: LLMSettings, store: Path) 
     if settings.engine == "rules":
         return RulesExtractor(settings.rules)
 
-    return LLMExtractor(make_asking(settings, llm, store))
+    return LLMExtractor(make_session(settings, llm, store))
 
 
-def make_asking(settings: ExtractionSettings, llm: LLMSettings, store: Path) -> Asking:
-    """Say how a language model is asked."""
-    return Asking(llm, store, settings.on_bad_caption, say, _tell_now_and_then())
+def make_session(settings: ExtractionSettings, llm: LLMSettings, store: Path) -> LLMSession:
+    """Return the session in which a language model is asked."""
+    return LLMSession(llm, store, settings.on_bad_caption, say, _timed_progress())
 
 
-def _tell_now_and_then() -> Progress:
-    """Return a progress that says a line every ten seconds, and one when all is done."""
-    told = time.monotonic()
+def _timed_progress() -> Progress:
+    """Return a progress callback that says a line every ten seconds, and one at the end."""
+    last = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
-        nonlocal told
-        if done == total or time.monotonic() - told >= _EVERY_SECONDS:
-            told = time.monotonic()
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= _EVERY_SECONDS:
+            last = time.monotonic()
             say(f"language model: {done:,} of {total:,} questions settled")
 
-    return tell
+    return report
 
 
 def describe_engine(settings: ExtractionSettings, llm: LLMSettings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The graph itself: entities, relations, and how often each triple was stated."""
+"""Records of the caption graph: entities, relations, edges with counts, and the numbering of names."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Entity:
-    """A node.
+    """Node of the graph.
 
     Attributes:
         name: Its name.
         count: How often it is the head or the tail of a statement in the captions.
-        names: The names that became it, the most frequent first.
+        names: The names merged into it, the most frequent first.
     """
 
     name: str
@@ -31,13 +31,13 @@ class Entity:
 
 @dataclass(frozen=True)
 class Relation:
-    """A type of edges.
+    """Type of edges.
 
     Attributes:
         name: Its name.
         count: How often it is stated in the captions.
-        family: What kind of statement it makes.
-        names: The names that became it, the most frequent first.
+        family: Kind of statement.
+        names: The names merged into it, the most frequent first.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Relation:
 
 @dataclass(frozen=True, order=True)
 class Edge:
-    """A triple: positions of its entities and relation, and how often it is stated in the captions."""
+    """Edge of the graph: positions of its entities and relation, and how often it is stated in the captions."""
 
     head: int
     relation: int
@@ -58,7 +58,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class CaptionGraph:
-    """The graph of equation (13).
+    """Caption graph of equation (13).
 
     Attributes:
         entities: Nodes, the most frequent first.
@@ -72,12 +72,12 @@ class CaptionGraph:
 
     @cached_property
     def entity_index(self) -> dict[str, int]:
-        """Position of every entity by each of the names that became it."""
+        """Position of every entity by each of the names merged into it."""
         return {name: i for i, entity in enumerate(self.entities) for name in (entity.name, *entity.names)}
 
     @cached_property
     def relation_index(self) -> dict[str, int]:
-        """Position of every relation by each of the names that became it."""
+        """Position of every relation by each of the names merged into it."""
         return {name: i for i, relation in enumerate(self.relations) for name in (relation.name, *relation.names)}
 
     @cached_property
@@ -92,7 +92,7 @@ class CaptionGraph:
 
 @dataclass(frozen=True)
 class NameCounts:
-    """How often entities and relations occur in statements.
+    """Frequencies of entities and relations in statements.
 
     Attributes:
         entities: Occurrences as head or tail, by name.
@@ -104,7 +104,7 @@ class NameCounts:
 
 
 def count_names(statements: Iterable[Key]) -> NameCounts:
-    """Count the names of statements, every occurrence in a caption counting once for each role."""
+    """Count the names of statements; each occurrence in a caption counts once for each role."""
     entities: Counter[str] = Counter()
     relations: Counter[str] = Counter()
     for head, relation, tail in statements:
@@ -116,14 +116,14 @@ def count_names(statements: Iterable[Key]) -> NameCounts:
 def build_graph(
     statements: Mapping[Key, int], counts: NameCounts, names: Mapping[str, Mapping[str, list[str]]]
 ) -> CaptionGraph:
-    """Number what remains after merging and filtering.
+    """Number entities and relations and return the graph.
 
-    Entities and relations without a statement are left out: they would be isolated.
+    Entities and relations without a statement are left out; they would be isolated.
 
     Args:
         statements: How often each triple is stated.
         counts: How often each name occurs, before filtering.
-        names: "entities" and "relations": the names that became each name; those that are not listed stood alone.
+        names: "entities" and "relations": the names merged into each name; names not listed stand alone.
     """
     heads_and_tails = {name for head, _, tail in statements for name in (head, tail)}
     entity_names = _by_count(heads_and_tails, counts.entities)

@@ -1,11 +1,4 @@
-"""How triples are found, merged and filtered, and what the nodes look like; free of torch and spaCy.
-
-Which text encoder turns names into vectors; free of torch, so that the command line may read it.
-
-Settings of the engine of rules.
-
-Which language model is asked, how, and at what price; free of the client, so that the command line may read it.
-"""
+"""Settings of the caption graph: extraction, language model, merging, text encoders; free of torch and spaCy."""
 
 from __future__ import annotations
 
@@ -38,12 +31,12 @@ class TextEncoderSettings(Section):
     pooling: Literal["mean", "cls"] = Field(
         "mean", description="a text's vector: the mean over its tokens, or the first token's (paper silent)"
     )
-    normalise: bool = Field(True, description="vectors are brought to length 1")
-    width: int = Field(256, ge=8, le=65536, description="hashed: numbers of a vector")
+    normalise: bool = Field(True, description="scale vectors to length 1")
+    width: int = Field(256, ge=8, le=65536, description="hashed: length of a vector")
 
 
 class RulesSettings(Section):
-    """How the rules read captions."""
+    """Settings of the rules that read captions."""
 
     pipeline: str | None = Field(
         None,
@@ -58,7 +51,7 @@ _OWN_FIELDS = frozenset({"model", "messages", "response_format", "stream", "n", 
 
 
 class TrafficSettings(Section):
-    """How requests are paced and repeated; nothing here changes an answer."""
+    """Pace and repetition of requests; nothing here changes an answer."""
 
     concurrency: int = Field(8, ge=1, le=256, description="requests under way at the same time")
     requests_per_minute: float | None = Field(None, gt=0, description="limit of the endpoint; null: none")
@@ -70,9 +63,9 @@ class TrafficSettings(Section):
     backoff: float = Field(
         1.0,
         ge=0,
-        description="seconds before the first repetition; doubled for each further one, up to half shaved off",
+        description="seconds before the first repetition, doubled each time; up to half is subtracted as jitter",
     )
-    backoff_limit: float = Field(30.0, ge=0, description="longest such wait in seconds")
+    backoff_limit: float = Field(30.0, ge=0, description="upper limit of these waits in seconds")
     wait_limit: float = Field(
         300.0, ge=0, description="longest wait in seconds that the endpoint may ask for by Retry-After; above it: stop"
     )
@@ -97,12 +90,12 @@ class LLMSettings(Section):
     model: str | None = Field(None, min_length=1, description="name of the model, as the endpoint knows it")
     key_variable: str | None = Field(
         "OPENAI_API_KEY",
-        description="environment variable that holds the API key (the key itself stands in no file); null: the "
+        description="environment variable that holds the API key (the key itself is in no file); null: the "
         "endpoint asks for none",
     )
     structured: Structured = Field(
         "json_schema",
-        description="how the form of the answer is asked for: json_schema; json_object for endpoints that know JSON "
+        description="how the answer's form is requested: json_schema; json_object for endpoints that know JSON "
         "without a schema; none for those that know neither (the schema then stands in the prompt)",
     )
     temperature: float | None = Field(0.0, ge=0, le=2, description="null: not sent, for models that refuse it")
@@ -114,18 +107,18 @@ class LLMSettings(Section):
     captions_per_request: int = Field(20, ge=1, le=500, description="captions that share a request for triples")
     groups_per_request: int = Field(4, ge=1, le=100, description="groups of names that share a request for synonyms")
     rounds: int = Field(
-        2, ge=0, le=10, description="how often what got no usable answer is asked again, in ever smaller requests"
+        2, ge=0, le=10, description="how often items without a usable answer are sent again, in ever smaller requests"
     )
     prompts: Path | None = Field(
-        None, description="folder with own versions of triples.md and merges.md; null: those that come along"
+        None, description="folder with your own triples.md and merges.md; null: those of the project"
     )
     traffic: TrafficSettings = Field(default_factory=TrafficSettings, description="pace and repetition of requests")
     prices: PriceSettings = Field(default_factory=PriceSettings, description="prices, for the dry run")
 
     def result_values(self, questions: Sequence[str]) -> dict[str, Any]:
-        """Return what decides the answers to `questions` ("triples", "merges") as JSON values; empty where none is put.
+        """Return as JSON values what determines the answers to `questions` ("triples", "merges"); empty without any.
 
-        Pace, prices and the key's variable decide nothing, and of own prompts only the content counts.
+        Pace, prices and the key's variable determine nothing, and of the user's prompts only the content counts.
 
         Raises:
             DataError: A prompt cannot be read.
@@ -145,8 +138,10 @@ class LLMSettings(Section):
     @field_validator("extra")
     @classmethod
     def _only_further(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if taken := sorted(_OWN_FIELDS & value.keys()):
-            raise ValueError(f"{', '.join(taken)} cannot be set here: own settings exist or the engine needs them")
+        if reserved := sorted(_OWN_FIELDS & value.keys()):
+            raise ValueError(
+                f"{', '.join(reserved)} cannot be set here: they have settings of their own or are set by the engine"
+            )
         return value
 
 
@@ -158,17 +153,17 @@ def checked_address(value: str, where: str) -> str:
             because it may hold a secret; for the same reason this is no ValueError, whose input pydantic shows.
     """
     try:
-        parts = urlsplit(value)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        url = urlsplit(value)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
     except ValueError:
-        whole = False
-    if not whole:
+        valid = False
+    if not valid:
         raise SettingsError(
             "the endpoint's address must begin with http:// or https:// and name a host",
             where=where,
             fix="for example https://api.openai.com/v1 or http://localhost:11434/v1",
         )
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+    if url.username is not None or url.password is not None or url.query or url.fragment:
         raise SettingsError(
             "the endpoint's address must not hold a user, a password or a query",
             where=where,
@@ -181,29 +176,31 @@ EngineName = Literal["rules", "llm"]
 
 
 class ExtractionSettings(Section):
-    """How triples are found in captions."""
+    """Extraction of triples from captions."""
 
     engine: EngineName = Field(
         "rules", description="rules (offline), or llm (paper: a large language model, which it does not name)"
     )
     on_bad_caption: Literal["fatal", "skip"] = Field(
-        "fatal", description="llm: a caption without a usable answer ends the stage, or is left out with a line"
+        "fatal", description="llm: a caption without a usable answer ends the stage, or is left out with a message"
     )
     rules: RulesSettings = Field(default_factory=RulesSettings)
 
 
 class MergeSettings(Section):
-    """Which names of entities and relations become one (paper: iterative clustering guided by a language model)."""
+    """Merging of names of entities and relations (paper: iterative clustering guided by a language model)."""
 
     by: Literal["rules", "llm", "none"] = Field(
         "rules",
-        description="who decides: rules (a few synonyms, else similarity and agreement of head nouns or of the verbs' "
+        description="method: rules (a few synonyms, else similarity and agreement of head nouns or of the verbs' "
         "families), llm, or none: only the override file",
     )
     text: TextEncoderSettings = Field(
         default_factory=TextEncoderSettings, description="text encoder that proposes; the thresholds are for minilm"
     )
-    propose: float = Field(0.5, ge=-1, le=1, description="llm: names are shown to it together above this mean cosine")
+    propose: float = Field(
+        0.5, ge=-1, le=1, description="llm: least mean cosine of names that are shown to it together"
+    )
     entity_threshold: float = Field(0.8, ge=-1, le=1, description="rules: least cosine of two entities of one head")
     relation_threshold: float = Field(
         0.75, ge=-1, le=1, description="rules: least cosine of two verbs of appearing, or of disappearing"
@@ -216,7 +213,7 @@ class MergeSettings(Section):
 
 
 class GraphBuildSettings(Section):
-    """From captions to the graph (section 3.4)."""
+    """Building of the graph from captions (section 3.4)."""
 
     extraction: ExtractionSettings = Field(default_factory=ExtractionSettings)
     llm: LLMSettings = Field(default_factory=LLMSettings)
@@ -245,7 +242,7 @@ def read_prompt(settings: LLMSettings, name: str) -> str:
         raise DataError(
             f"cannot read the prompt: {error}",
             where=path,
-            fix="set `graph.build.llm.prompts` to null: prompts come along",
+            fix="set `graph.build.llm.prompts` to null, for the prompts of the project",
         ) from error
     if not text:
         raise DataError("the prompt is empty", where=path, fix="write it, or set `graph.build.llm.prompts` to null")

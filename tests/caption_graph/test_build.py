@@ -9,10 +9,10 @@ from pipeline.errors import DataError
 from tests.caption_graph.conftest import STATEMENTS, repeated
 
 
-def test_rare_names_go_and_with_them_what_would_stand_alone() -> None:
-    kept = filter_statements(repeated(STATEMENTS), 4)
+def test_rare_names_are_dropped_with_what_they_leave_isolated() -> None:
+    frequent = filter_statements(repeated(STATEMENTS), 4)
     # villa (3) and replace (3) are too rare; so "build-along" remains for the house, and the tree for its removal.
-    assert kept == {
+    assert frequent == {
         ("house", "build-along", "road"): 6,
         ("road", "appear-on", "bareland"): 4,
         ("tree", "remove", "scene"): 5,
@@ -41,7 +41,7 @@ def test_merged_statements_are_one_triple_and_count_together() -> None:
     assert built.distinct == (6, 5)
 
 
-def test_a_k_that_leaves_nothing_says_which_would_not() -> None:
+def test_a_k_that_leaves_nothing_names_the_largest_that_does_not() -> None:
     with pytest.raises(DataError, match="no triple is left at k = 50") as caught:
         filter_statements(repeated(STATEMENTS), 50)
     assert "to 8 or less" in str(caught.value)

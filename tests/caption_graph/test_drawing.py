@@ -8,25 +8,23 @@ import numpy as np
 import pytest
 
 from pipeline.caption_graph.build import rebuild
-from pipeline.caption_graph.coverage import coverage, find_entity
+from pipeline.caption_graph.coverage import find_entity
 from pipeline.caption_graph.drawing import draw_graph, export_graph, layout_nodes, spread_labels
-from pipeline.caption_graph.extraction import read_text_captions
 from pipeline.caption_graph.merging import MergeMap
-from pipeline.caption_graph.records import CaptionGraph, Entity, count_names
+from pipeline.caption_graph.records import CaptionGraph, Entity
 from pipeline.caption_graph.store import edge_arrays, read_graph, write_graph
-from pipeline.caption_graph.triples.records import Caption, Triple
-from pipeline.errors import DataError, OutputError
-from tests.caption_graph.conftest import STATEMENTS, repeated
+from pipeline.errors import OutputError
+from tests.caption_graph.conftest import STATEMENTS
 
-_NAMESPACE = "{http://graphml.graphdrawing.org/xmlns}"
+NAMESPACE = "{http://graphml.graphdrawing.org/xmlns}"
 
 
 def test_graphml_holds_every_node_and_edge(tmp_path: Path, graph: CaptionGraph) -> None:
     root = ET.parse(export_graph(graph, tmp_path / "g.graphml")).getroot()
-    nodes = {node.get("id"): node[0].text for node in root.iter(f"{_NAMESPACE}node")}
+    nodes = {node.get("id"): node[0].text for node in root.iter(f"{NAMESPACE}node")}
     edges = {
         (nodes[edge.get("source")], edge[0].text, nodes[edge.get("target")]): int(edge[2].text or 0)
-        for edge in root.iter(f"{_NAMESPACE}edge")
+        for edge in root.iter(f"{NAMESPACE}edge")
     }
     assert edges == STATEMENTS
 
@@ -44,7 +42,7 @@ def test_jsonld_holds_every_statement(tmp_path: Path, graph: CaptionGraph) -> No
 def test_names_with_special_signs_survive_the_export(tmp_path: Path) -> None:
     odd = rebuild([('a "b" & <c>', "on", "road")], 1, MergeMap()).graph
     root = ET.parse(export_graph(odd, tmp_path / "g.graphml")).getroot()
-    assert 'a "b" & <c>' in {node[0].text for node in root.iter(f"{_NAMESPACE}node")}
+    assert 'a "b" & <c>' in {node[0].text for node in root.iter(f"{NAMESPACE}node")}
 
 
 def test_an_export_of_unknown_form_is_refused(tmp_path: Path, graph: CaptionGraph) -> None:
@@ -78,7 +76,7 @@ def test_a_graph_without_edges_can_be_stored_drawn_and_exported(tmp_path: Path, 
     for ending in ("svg", "png", "pdf"):
         assert draw_graph(bare, tmp_path / f"g.{ending}").stat().st_size > 0
     root = ET.parse(export_graph(bare, tmp_path / "g.graphml")).getroot()
-    assert len(list(root.iter(f"{_NAMESPACE}node"))) == len(names)
+    assert len(list(root.iter(f"{NAMESPACE}node"))) == len(names)
     assert len(json.loads(export_graph(bare, tmp_path / "g.jsonld").read_text())["@graph"]) == len(names)
     assert find_entity(bare, "a house") == 0
 
@@ -99,60 +97,3 @@ def test_labels_are_pushed_apart() -> None:
     for one in range(5):
         for other in range(one):
             assert (np.abs(positions[one] - positions[other]) >= sizes[0] - 1e-6).any()
-
-
-def test_entities_are_found_by_what_people_type(graph: CaptionGraph) -> None:
-    road = graph.entity_index["road"]
-    assert find_entity(graph, "road") == find_entity(graph, "The Roads") == road
-    with pytest.raises(DataError, match="no entity 'rood'") as caught:
-        find_entity(graph, "rood")
-    assert "road" in str(caught.value)
-
-
-def _triple(sentence: int, head: str, relation: str, tail: str) -> Triple:
-    return Triple(
-        head=head, relation=relation, tail=tail, family="appear", engine="rules", pair="p", sentence=sentence,
-        evidence=(0, 1),
-    )  # fmt: skip
-
-
-def test_coverage_counts_captions_and_mentions() -> None:
-    statements = repeated(STATEMENTS)
-    graph = rebuild(statements, 4, MergeMap()).graph
-    captions = [
-        Caption(pair="p", sentence=number, text=text)
-        for number, text in enumerate(["a house is built", "a villa appears", "a mast appears", "no change"])
-    ]
-    triples = [
-        _triple(0, "house", "build-along", "road"),
-        _triple(1, "villa", "build-along", "road"),
-        _triple(1, "road", "appear-on", "bareland"),
-        _triple(2, "mast", "fly-on", "road"),
-    ]
-    covered = coverage(graph, MergeMap(), count_names(statements), captions, triples)
-    assert (covered.captions, covered.changed, covered.with_triple) == (4, 3, 3)
-    assert (covered.with_known_triple, covered.all_entities, covered.all_relations, covered.all_triples) == (2, 1, 2, 1)
-    assert (covered.entities["0"].mentions, covered.entities["0"].known) == (1, 0)
-    assert sum(share.mentions for share in covered.entities.values()) == 8
-    assert covered.unknown[0] == [("mast", 1), ("villa", 1)]
-    assert json.loads(json.dumps(covered.values()))["relations"]["0"] == {"mentions": 1, "known": 0}
-
-
-def test_captions_of_text_and_of_caption_files(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one house\n\n a road \n")
-    assert [(c.pair, c.text) for c in read_text_captions(tmp_path / "a.txt")] == [("1", "one house"), ("3", "a road")]
-    sentences = [{"raw": "a"}, {"raw": "b"}]
-    document = {"images": [{"filename": "x.png", "split": "test", "sentences": sentences}]}
-    (tmp_path / "a.json").write_text(json.dumps(document))
-    assert [(c.pair, c.sentence) for c in read_text_captions(tmp_path / "a.json")] == [("x", 0), ("x", 1)]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [("a.txt", b" \n", "holds no caption"), ("a.txt", b"\xff\xfe", "not UTF-8"), ("b.txt", None, "cannot read")],
-)
-def test_files_without_captions_are_refused(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=said):
-        read_text_captions(tmp_path / name)

@@ -107,7 +107,7 @@ def test_agreement_of_verbs_and_prepositions(one: str, other: str, agree: bool) 
     assert relations_agree(one, other) is agree
 
 
-def test_no_chain_of_likenesses_merges() -> None:
+def test_no_chain_of_similar_names_merges() -> None:
     # b is close to a and c to b, but c is far from a, which stays.
     angles = {"x a": 0.0, "y a": 0.5, "z a": 1.0}
     vectors = {name: np.array([np.cos(v), np.sin(v)], np.float32) for name, v in angles.items()}
@@ -115,7 +115,7 @@ def test_no_chain_of_likenesses_merges() -> None:
     assert clusters == [[["x a", "y a"], ["z a"]]]
 
 
-def test_overrides_come_first_and_nothing_joins_what_they_settle(minilm: TextEncoder) -> None:
+def test_overrides_come_first_and_nothing_joins_their_names(minilm: TextEncoder) -> None:
     overrides = MergeMap({"pool": (), "automobile": ("car", "vehicle")}, {"build-on": ()})
     merges = merge_names(COUNTS, MergeSettings(), overrides, minilm, None)
     assert merges.entities["automobile"] == ("car", "vehicle")
@@ -133,12 +133,12 @@ class Model:
     """A language model that merges in each round the first two names of each group, up to a number of rounds."""
 
     def __init__(self, rounds: int) -> None:
-        self.left, self.seen = rounds, []
+        self.remaining, self.seen = rounds, []
 
     def propose_merges(self, groups: Sequence[Sequence[str]], kind: NameKind = "entity") -> list[list[list[str]]]:
         self.seen.append((kind, [list(group) for group in groups]))
-        self.left -= 1
-        if self.left < 0:
+        self.remaining -= 1
+        if self.remaining < 0:
             return [[[name] for name in group] for group in groups]
         return [[list(group[:2]), *([name] for name in group[2:])] for group in groups]
 

@@ -28,10 +28,10 @@ def test_what_is_written_reads_back(tmp_path: Path, graph: CaptionGraph) -> None
     features = _write(tmp_path, graph)
     stored = read_graph(tmp_path)
     assert (stored.graph, stored.about) == (graph, {"engine": "rules"})
-    found, expected = read_tensors(tmp_path), edge_arrays(graph, features)
+    arrays, expected = read_tensors(tmp_path), edge_arrays(graph, features)
     for name in ("features", "edge_index", "edge_type", "edge_count"):
-        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
-    assert found.relations == len(graph.relations)
+        assert np.array_equal(getattr(arrays, name), getattr(expected, name)), name
+    assert arrays.relations == len(graph.relations)
 
 
 def test_a_graph_of_one_node(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
-"""One request to an OpenAI-compatible endpoint, and what its failure means: try again, mend the answer, or stop.
+"""Client of an OpenAI-compatible endpoint: its address and key, the pace of requests, one request and its failures.
 
-Where a language model is reached and with what key; the key never leaves this module but in the client's header.
-
-When the next request may start: rate limits, waits that the endpoint asks for, and growing waits after failures.
+The key is read from the environment and leaves this module in the client's header alone.
 """
 
 from __future__ import annotations
@@ -49,11 +47,11 @@ class Endpoint:
     key_variable: str | None
 
     def holds_key(self, text: str) -> bool:
-        """Tell whether `text` repeats the key."""
+        """Tell whether `text` contains the key."""
         return self.key is not None and self.key in text
 
     def clean(self, text: str) -> str:
-        """Make foreign text fit for a message: one line of printable characters, short, the key blotted out."""
+        """Return foreign text for a message: one short line of printable characters, the key masked."""
         if self.key is not None:
             text = text.replace(self.key, "***")
         text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
@@ -76,7 +74,7 @@ def model_name(settings: LLMSettings) -> str:
 
 
 def find_endpoint(settings: LLMSettings) -> Endpoint:
-    """Read address and key: the address from the settings or the environment, the key from the environment only.
+    """Return the endpoint: its address from the settings or the environment, its key from the environment alone.
 
     Raises:
         SettingsError: No model is named, the address cannot be used, or `key_variable` is no variable's name.
@@ -127,10 +125,10 @@ _MINUTE = 60.0
 
 
 class Pace:
-    """Spaces the starts of requests; all times in seconds of one clock, which the caller reads.
+    """Schedule of request starts under rate limits; all times in seconds of the caller's clock.
 
-    Each start books the time that the request takes up of both limits (1 / requests per minute, tokens / tokens per
-    minute), so that the average rate stays below the limits from the first request on.
+    Each request delays the next by its share of both limits (1 / requests per minute, tokens / tokens per minute), so
+    the average rate stays below them from the first request on.
     """
 
     def __init__(self, traffic: TrafficSettings) -> None:
@@ -149,19 +147,19 @@ class Pace:
         return start
 
     def hold(self, until: float) -> None:
-        """Let no request start before `until`: the endpoint has asked all to wait."""
+        """Delay all requests until `until`, as the endpoint has asked."""
         self._held = max(self._held, until)
 
     def wait(self, now: float, start: float) -> float:
-        """Seconds from `now` until a request booked for `start` may go; 0 when it may."""
+        """Return the seconds from `now` until a request booked for `start` may start."""
         return max(0.0, start - now, self._held - now)
 
 
 def backoff(traffic: TrafficSettings, attempt: int, key: str) -> float:
-    """Seconds to wait after failure number `attempt` (from 0) of the request `key`.
+    """Return the seconds to wait after failure number `attempt` (from 0) of the request `key`.
 
-    Doubles from `backoff` to `backoff_limit`; up to half is shaved off by a fraction drawn from the request's key and
-    the attempt, so that requests that failed together come back apart, in every run alike.
+    The wait doubles from `backoff` to `backoff_limit`, less up to half of it: a jitter derived from key and attempt, so
+    that requests that failed together are repeated apart, and every run waits alike.
     """
     longest = min(traffic.backoff_limit, traffic.backoff * 2.0 ** min(attempt, 60))
     digest = hashlib.sha256(f"{key}:{attempt}".encode()).digest()
@@ -169,9 +167,9 @@ def backoff(traffic: TrafficSettings, attempt: int, key: str) -> float:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a response asks to wait: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date.
+    """Return the seconds that a response asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date.
 
-    None where it asks for nothing that can be read. A date in the past is 0.
+    None without a readable header; 0 for a date in the past.
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
@@ -189,16 +187,16 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
 
 
-_AGAIN = frozenset({408, 409, 425, 429})
+_RETRYABLE = frozenset({408, 409, 425, 429})
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered.
+    """A model's reply.
 
     Attributes:
-        text: The message's content; empty where the response holds none that can be used.
-        problem: Why it holds none.
+        text: The message's content; empty where the response has none that can be used.
+        problem: Why it has none.
         prompt_tokens: Tokens of the request, as the endpoint counted them; 0 where it does not say.
         answer_tokens: Tokens of the answer, likewise.
     """
@@ -209,8 +207,8 @@ class Reply:
     answer_tokens: int = 0
 
 
-class Again(Exception):  # noqa: N818 - a turn of events, not an error of the program
-    """A failure that may pass.
+class RetryableError(Exception):
+    """Failure of a request that may succeed when repeated.
 
     Args:
         reason: What happened.
@@ -226,13 +224,13 @@ class Again(Exception):  # noqa: N818 - a turn of events, not an error of the pr
 
 def parameters(settings: LLMSettings) -> dict[str, Any]:
     """Return the fields of a request that shape the answer, besides model, messages and schema."""
-    chosen = {
+    fields = {
         "structured": settings.structured,
         "temperature": settings.temperature,
         "seed": settings.seed,
         "max_tokens": settings.max_tokens,
     }
-    return {name: value for name, value in chosen.items() if value is not None} | dict(settings.extra)
+    return {name: value for name, value in fields.items() if value is not None} | dict(settings.extra)
 
 
 def messages(question: Question[Any], settings: LLMSettings, content: str) -> list[dict[str, str]]:
@@ -245,10 +243,10 @@ def messages(question: Question[Any], settings: LLMSettings, content: str) -> li
 
 
 class Client:
-    """Sends single requests; repeats nothing by itself. An asynchronous context manager.
+    """Asynchronous context manager that sends single requests.
 
     Args:
-        endpoint: Where to, and with what key.
+        endpoint: Address and key.
         settings: Model, form of the answer, time limit.
     """
 
@@ -260,6 +258,8 @@ class Client:
     async def __aenter__(self) -> Self:
         import openai
 
+        # `run.RequestRunner` repeats instead of openai, whose retries have a limit of their own on Retry-After, do not
+        # hold back other requests after a 429, go on when the quota is used up, and wait for random times.
         self._client = openai.AsyncOpenAI(
             api_key=self._endpoint.key or "none",
             base_url=self._endpoint.address,
@@ -277,9 +277,9 @@ class Client:
         """Ask `question` about the items in `content`.
 
         Raises:
-            Again: A time-out, a broken connection, 429 or 5xx.
-            ServiceError: What repeating does not mend: nothing listens there, the key is refused, the quota is used
-                up, the request is refused.
+            RetryableError: A time-out, a broken connection, 429 or 5xx.
+            ServiceError: A failure that lasts: nothing listens there, the key or the request is refused, the quota is
+                used up.
         """
         import openai
 
@@ -300,12 +300,14 @@ class Client:
                 )
                 text = response.text
         except (TimeoutError, openai.APITimeoutError):
-            raise Again(f"no answer within {settings.traffic.timeout:g} s") from None
+            raise RetryableError(f"no answer within {settings.traffic.timeout:g} s") from None
         except openai.APIConnectionError as error:
-            # Once the endpoint has answered, a refused connection is a restart or a short break; before, a mistake.
+            # A refused connection is a wrong address at first, a restart of the server once it has answered.
             if not self._reached and _never_connected(error):
                 raise self._unreachable(error.__cause__ or error) from None
-            raise Again(f"the connection broke: {self._endpoint.clean(str(error.__cause__ or error))}") from None
+            raise RetryableError(
+                f"the connection broke: {self._endpoint.clean(str(error.__cause__ or error))}"
+            ) from None
         except openai.APIStatusError as error:
             self._reached = True
             raise self._refusal(error) from None
@@ -321,24 +323,29 @@ class Client:
             fix="start the server there, or correct `graph.build.llm.base_url`; answers already stored are kept",
         )
 
-    def _refusal(self, error: openai.APIStatusError) -> Again | ServiceError:
-        status, said = error.status_code, self._endpoint.clean(_message(error))
-        spent = status == 429 and "insufficient_quota" in (getattr(error, "code", None), getattr(error, "type", None))
-        if (status in _AGAIN or status >= 500) and not spent:
-            return Again(f"HTTP {status}: {said}", limited=status == 429, wait=retry_after(error.response.headers))
+    def _refusal(self, error: openai.APIStatusError) -> RetryableError | ServiceError:
+        status, reason = error.status_code, self._endpoint.clean(_message(error))
+        exhausted = status == 429 and "insufficient_quota" in (
+            getattr(error, "code", None),
+            getattr(error, "type", None),
+        )
+        if (status in _RETRYABLE or status >= 500) and not exhausted:
+            return RetryableError(
+                f"HTTP {status}: {reason}", limited=status == 429, wait=retry_after(error.response.headers)
+            )
         if status in (401, 403):
             source = self._endpoint.key_variable
-            what = f"the endpoint refuses the API key (HTTP {status}): {said}"
+            what = f"the endpoint refuses the API key (HTTP {status}): {reason}"
             fix = (
                 "set `graph.build.llm.key_variable` to the environment variable that holds its key"
                 if source is None
                 else f"put a key that is valid there and may use {self._endpoint.model} into {source}"
             )
-        elif spent:
-            what = f"the account's quota is used up (HTTP {status}): {said}"
+        elif exhausted:
+            what = f"the account's quota is used up (HTTP {status}): {reason}"
             fix = "add credit or raise the limit there and run again: answers already stored are kept"
         else:
-            what = f"the endpoint refuses the request (HTTP {status}): {said}"
+            what = f"the endpoint refuses the request (HTTP {status}): {reason}"
             fix = (
                 "under `graph.build.llm` check `model` and `base_url` (most end in /v1); an endpoint that knows no "
                 "JSON schema needs `structured: json_object` or `none`, some models `temperature: null` or "
@@ -348,7 +355,7 @@ class Client:
 
 
 def _never_connected(error: openai.APIConnectionError) -> bool:
-    # By name: the client's releases differ in the HTTP library beneath them, and each has its own class.
+    # By name, because openai's releases use different HTTP libraries, each with its own class.
     return type(error.__cause__).__name__ == "ConnectError"
 
 
@@ -369,13 +376,13 @@ def _read_response(text: str, endpoint: Endpoint) -> Reply:
         return Reply("", f"the response is no chat completion: {endpoint.clean(text)[:80]}")
     usage = document.get("usage")
     counts = usage if isinstance(usage, dict) else {}
-    spent = _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
+    tokens = _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
     if isinstance(content, str) and content.strip():
-        return Reply(content, None, *spent)
+        return Reply(content, None, *tokens)
     if isinstance(refusal, str) and refusal:
-        return Reply("", f"the model refuses to answer: {endpoint.clean(refusal)}", *spent)
+        return Reply("", f"the model refuses to answer: {endpoint.clean(refusal)}", *tokens)
     ended = f" (finish_reason: {endpoint.clean(reason)})" if isinstance(reason, str) else ""
-    return Reply("", f"the answer is empty{ended}", *spent)
+    return Reply("", f"the answer is empty{ended}", *tokens)
 
 
 def _count(value: object) -> int:

@@ -1,4 +1,4 @@
-"""Which names mean the same: a language model cuts groups of similar names into clusters."""
+"""Merging of names by a language model: it splits groups of similar names into clusters of synonyms."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.caption_graph.llm.questions import Answer, Item, Question, Rejected
-from pipeline.caption_graph.llm.run import Asking, Estimate, ask, estimate
+from pipeline.caption_graph.llm.questions import Answer, Question, QuestionItem, Rejected
+from pipeline.caption_graph.llm.run import Estimate, LLMSession, ask, estimate
 from pipeline.caption_graph.settings import LLMSettings, read_prompt
 from pipeline.errors import DataError
 
@@ -16,48 +16,48 @@ NameKind = Literal["entity", "relation"]
 
 
 class MergeAnswer(Answer):
-    """The clusters of one group of names."""
+    """Clusters of one group of names."""
 
     clusters: list[list[str]]
 
 
 @dataclass(frozen=True)
 class LLMMerger:
-    """Decides with a language model which names mean the same.
+    """Merger of names that mean the same, by a language model.
 
     Attributes:
-        asking: Model, endpoint, store, what to do about groups without a usable answer.
+        session: Model, endpoint, answer store, treatment of groups without an accepted answer.
     """
 
-    asking: Asking
+    session: LLMSession
 
     def propose_merges(self, groups: Sequence[Sequence[str]], kind: NameKind = "entity") -> list[list[list[str]]]:
-        """Cut every group into clusters of names that mean the same.
+        """Split every group into clusters of names that mean the same.
 
         The clusters of a group are a partition of it; they and the names in them keep the group's order. Groups of
-        fewer than two names are not asked about. A group that got no usable answer, where those are skipped, is cut
-        into single names: nothing is merged without a decision.
+        fewer than two names are not asked about. A group without an accepted answer, where those are skipped, is
+        split into single names: nothing is merged without a decision.
 
         Raises:
             DataError: A group names something twice, or an empty name.
             SageccError: As `pipeline.caption_graph.llm.run.ask`.
         """
         items = _items(groups, kind)
-        found = ask(merge_question(self.asking.settings), items, self.asking)
-        answers = iter(found.answers)
+        result = ask(merge_question(self.session.settings), items, self.session)
+        answers = iter(result.answers)
         proposed: list[list[list[str]]] = []
         for group in groups:
             answer = next(answers) if len(group) > 1 else None
             clusters = [[name] for name in group] if answer is None else answer.clusters
-            place = {name: position for position, name in enumerate(group)}
-            ordered = [sorted(cluster, key=place.__getitem__) for cluster in clusters]
-            proposed.append(sorted(ordered, key=lambda cluster: place[cluster[0]]))
+            rank = {name: position for position, name in enumerate(group)}
+            ordered = [sorted(cluster, key=rank.__getitem__) for cluster in clusters]
+            proposed.append(sorted(ordered, key=lambda cluster: rank[cluster[0]]))
         return proposed
 
-    def estimate(self, asked: Iterable[tuple[NameKind, Sequence[Sequence[str]]]]) -> Estimate:
-        """Tell what calls of `propose_merges` would send and cost; asks nothing and needs no key."""
-        items = [item for kind, groups in asked for item in _items(groups, kind)]
-        return estimate(merge_question(self.asking.settings), items, self.asking)
+    def estimate(self, calls: Iterable[tuple[NameKind, Sequence[Sequence[str]]]]) -> Estimate:
+        """Estimate what `calls` of `propose_merges` would send and cost; sends nothing and needs no key."""
+        items = [item for kind, groups in calls for item in _items(groups, kind)]
+        return estimate(merge_question(self.session.settings), items, self.session)
 
 
 def merge_question(settings: LLMSettings) -> Question[MergeAnswer]:
@@ -74,8 +74,8 @@ def merge_question(settings: LLMSettings) -> Question[MergeAnswer]:
     )
 
 
-def check_partition(item: Item, answer: MergeAnswer) -> None:
-    """Hold clusters against the group they were made of.
+def check_partition(item: QuestionItem, answer: MergeAnswer) -> None:
+    """Check that clusters are a partition of their group.
 
     Raises:
         Rejected: A name is missing, invented or in several clusters, or a cluster is empty.
@@ -90,7 +90,7 @@ def check_partition(item: Item, answer: MergeAnswer) -> None:
         raise Rejected("a cluster is empty")
 
 
-def _items(groups: Sequence[Sequence[str]], kind: NameKind) -> list[Item]:
+def _items(groups: Sequence[Sequence[str]], kind: NameKind) -> list[QuestionItem]:
     for group in groups:
         doubled = [name for name, times in Counter(group).items() if times > 1]
         if doubled or not all(name == name.strip() != "" for name in group):

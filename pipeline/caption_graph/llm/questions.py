@@ -1,7 +1,4 @@
-"""From the text that a model returned to one verdict for each item that was asked.
-
-What a language model can be asked: prompt, form of the answer, and the check of each answer against its item.
-"""
+"""Questions to a language model: prompt, schema of the answer, and the check of a reply item by item."""
 
 from __future__ import annotations
 
@@ -18,15 +15,15 @@ from pipeline.files import content_key
 
 _VERSION = 1  # rises whenever the same prompt, model and item would be asked in another way
 
-Item = Mapping[str, Any]
-"""What one answer is about, as the model is shown it: JSON fields without `id` and `problem`."""
+QuestionItem = Mapping[str, Any]
+"""Subject of one answer as the model sees it: JSON fields without `id` and `problem`."""
 
 
 class Answer(BaseModel):
-    """The answer to one item. Fields that the schema does not know are dropped, not kept.
+    """Answer to one item; unknown fields are dropped.
 
     Attributes:
-        id: Number of the item within its request, from 1; has no meaning outside of it.
+        id: Number of the item within its request, from 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", str_strip_whitespace=True)
@@ -37,13 +34,13 @@ class Answer(BaseModel):
 AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
-class Rejected(Exception):  # noqa: N818 - a verdict on an answer, not an error of the program
-    """An answer that contradicts its item; the text says why, in words that the model can use to mend it."""
+class Rejected(Exception):  # noqa: N818 - the result of a check, not an error of the program
+    """Rejection of an answer that contradicts its item; the message tells the model what to correct."""
 
 
 @dataclass(frozen=True)
 class Question(Generic[AnswerT]):
-    """One kind of question.
+    """Kind of question.
 
     Attributes:
         name: Short name, used in file names: "triples".
@@ -60,10 +57,10 @@ class Question(Generic[AnswerT]):
     items: str
     prompt: str
     answer: type[AnswerT]
-    check: Callable[[Item, AnswerT], None]
-    characters: Callable[[Item], int]
+    check: Callable[[QuestionItem, AnswerT], None]
+    characters: Callable[[QuestionItem], int]
     items_per_request: int
-    label: Callable[[Item], str]
+    label: Callable[[QuestionItem], str]
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -81,28 +78,28 @@ class Question(Generic[AnswerT]):
         }
 
     def key(self, model: str, parameters: Mapping[str, Any]) -> str:
-        """Content key of all that shapes an answer, the item left aside."""
+        """Return the content key of everything but the item that determines an answer."""
         return content_key(_VERSION, self.name, self.prompt, self.schema, model, dict(parameters))
 
 
-def item_key(item: Item) -> str:
-    """Content key of an item."""
+def item_key(item: QuestionItem) -> str:
+    """Return the content key of an item."""
     return content_key(dict(item))
 
 
 def batches(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    """Cut `keys` into requests of `size` items; the last may be smaller."""
+    """Split `keys` into requests of `size` items; the last may be smaller."""
     for start in range(0, len(keys), size):
         yield keys[start : start + size]
 
 
-def compose(question: Question[Any], items: Sequence[Item], problems: Sequence[str | None]) -> str:
-    """Write the user message: the items, numbered from 1, with what was wrong with the last answer to each."""
-    shown = [
+def compose(question: Question[Any], items: Sequence[QuestionItem], problems: Sequence[str | None]) -> str:
+    """Return the user message: the items, numbered from 1, each with the problem of its last answer."""
+    entries = [
         {"id": number, **item} | ({} if problem is None else {"problem": problem})
         for number, (item, problem) in enumerate(zip(items, problems, strict=True), start=1)
     ]
-    return json.dumps({question.items: shown}, ensure_ascii=False)
+    return json.dumps({question.items: entries}, ensure_ascii=False)
 
 
 def _plain(node: Any, definitions: Mapping[str, Any]) -> Any:
@@ -131,33 +128,33 @@ _BETWEEN = re.compile(r"[\s,]*")
 
 
 @dataclass(frozen=True)
-class Verdict(Generic[AnswerT]):
-    """What became of the items of one request, by position.
+class CheckedReply(Generic[AnswerT]):
+    """Outcome for the items of one request, by position.
 
     Attributes:
-        accepted: Answers that hold.
-        rejected: Why the others have none; every position is in exactly one of both.
+        accepted: Answers that passed the check.
+        rejected: Reasons why the other items have none; every position is in exactly one of the two.
     """
 
     accepted: dict[int, AnswerT]
     rejected: dict[int, str]
 
 
-def judge(question: Question[AnswerT], items: Sequence[Item], text: str) -> Verdict[AnswerT]:
-    """Judge the answer `text` to a request about `items`, which it numbers from 1.
+def check_reply(question: Question[AnswerT], items: Sequence[QuestionItem], text: str) -> CheckedReply[AnswerT]:
+    """Check the reply `text` to a request about `items`, which it numbers from 1.
 
-    What a model can do wrong costs only the items concerned: complete answers of a truncated text are kept, and an
-    answer of the wrong form or content is rejected alone. One that names an item that was not asked is distrusted as
-    a whole, because its numbers may all have slipped.
+    A mistake costs only the items concerned: complete answers of a truncated text are accepted, and an answer of the
+    wrong form or content is rejected alone. A reply with an unknown item number is rejected whole, because all its
+    numbers may be shifted.
     """
     elements, complaint = _elements(text)
     everyone = range(len(items))
     if not elements:
-        return Verdict({}, dict.fromkeys(everyone, complaint or "the list of answers is empty"))
+        return CheckedReply({}, dict.fromkeys(everyone, complaint or "the list of answers is empty"))
     positions = [_position(element) for element in elements]
     if strange := [position for position in positions if position is not None and position not in everyone]:
         reason = f"the answer names item {strange[0] + 1}, which was not asked (1 to {len(items)} were)"
-        return Verdict({}, dict.fromkeys(everyone, reason))
+        return CheckedReply({}, dict.fromkeys(everyone, reason))
     times = Counter(positions)
     accepted: dict[int, AnswerT] = {}
     rejected: dict[int, str] = {}
@@ -174,10 +171,10 @@ def judge(question: Question[AnswerT], items: Sequence[Item], text: str) -> Verd
     for position in everyone:
         if position not in accepted:
             rejected.setdefault(position, complaint or "the item was left out of the answer")
-    return Verdict(accepted, dict(sorted(rejected.items())))
+    return CheckedReply(accepted, dict(sorted(rejected.items())))
 
 
-def accept(question: Question[AnswerT], item: Item, element: Any) -> AnswerT:
+def accept(question: Question[AnswerT], item: QuestionItem, element: Any) -> AnswerT:
     """Check one answer's form and content.
 
     Raises:
@@ -187,16 +184,16 @@ def accept(question: Question[AnswerT], item: Item, element: Any) -> AnswerT:
         answer = question.answer.model_validate(element)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Rejected(f"not of the schema asked for: {place or 'answer'}: {first['msg']}") from None
+        location = ".".join(map(str, first["loc"]))
+        raise Rejected(f"not of the schema asked for: {location or 'answer'}: {first['msg']}") from None
     question.check(item, answer)
     return answer
 
 
 def _elements(text: str) -> tuple[list[Any], str | None]:
-    """Return the answers that `text` holds and, where it is not whole, what is wrong with it.
+    """Return the answers in `text` and, where it is incomplete, what is wrong with it.
 
-    Text around the JSON object (a code fence, a remark) is passed over.
+    Text around the JSON object (a code fence, a remark) is ignored.
     """
     if not text.strip():
         return [], "the answer is empty"
@@ -213,24 +210,24 @@ def _elements(text: str) -> tuple[list[Any], str | None]:
 
 
 def _complete_elements(text: str) -> list[Any]:
-    found = _LIST.search(text)
-    if found is None:
+    start = _LIST.search(text)
+    if start is None:
         return []
     decoder = json.JSONDecoder()
     elements: list[Any] = []
-    place = found.end()
+    offset = start.end()
     while True:
-        between = _BETWEEN.match(text, place)
-        place = place if between is None else between.end()
+        separator = _BETWEEN.match(text, offset)
+        offset = offset if separator is None else separator.end()
         try:
-            element, place = decoder.raw_decode(text, place)
+            element, offset = decoder.raw_decode(text, offset)
         except (ValueError, RecursionError):
             return elements
         elements.append(element)
 
 
 def _position(element: Any) -> int | None:
-    """Position that an answer names; None where it names none. Digits in quotes count, as some models write them."""
+    """Return the position that an answer names, None without one; some models write the number in quotes."""
     number = element.get("id") if isinstance(element, dict) else None
     if isinstance(number, str) and re.fullmatch(r"[0-9]{1,6}", number):
         number = int(number)

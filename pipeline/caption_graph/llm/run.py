@@ -1,8 +1,7 @@
-"""Asking many items, each distinct one once: from the store where it is answered there, else from the endpoint.
+"""Runs of a question over many items: stored answers first, then requests, several at a time.
 
-What asking will take, before anything is sent: requests, tokens, cost.
-
-The requests of one run: several at a time, repeated and re-asked, every good answer stored at once.
+In the order of the data: a run is estimated or asked for (`estimate`, `ask`), stored answers are read, `RequestRunner`
+sends the remaining items, repeats failed requests, asks again about rejected answers, and stores accepted ones at once.
 """
 
 from __future__ import annotations
@@ -17,18 +16,27 @@ from pathlib import Path
 from typing import Any, Generic, Literal
 
 from pipeline.caption_graph.llm.client import (
-    Again,
     Client,
     Endpoint,
     Pace,
     Reply,
+    RetryableError,
     backoff,
     find_endpoint,
     messages,
     model_name,
     parameters,
 )
-from pipeline.caption_graph.llm.questions import AnswerT, Item, Question, Verdict, batches, compose, item_key, judge
+from pipeline.caption_graph.llm.questions import (
+    AnswerT,
+    CheckedReply,
+    Question,
+    QuestionItem,
+    batches,
+    check_reply,
+    compose,
+    item_key,
+)
 from pipeline.caption_graph.llm.store import AnswerStore, Say
 from pipeline.caption_graph.settings import LLMSettings
 from pipeline.errors import SageccError, ServiceError
@@ -48,24 +56,24 @@ def request_tokens(question: Question[Any], settings: LLMSettings, content: str)
     return count + (tokens(json.dumps(question.schema)) if settings.structured == "json_schema" else 0)
 
 
-def answer_tokens(question: Question[Any], items: Sequence[Item]) -> int:
+def answer_tokens(question: Question[Any], items: Sequence[QuestionItem]) -> int:
     """Estimate the tokens of the answer to a request about `items`."""
     return math.ceil(sum(question.characters(item) for item in items) / _BYTES_PER_TOKEN)
 
 
 Progress = Callable[[int, int], None]
 
-_SHRINK = 4  # what got no usable answer is asked again in requests so many times smaller
-_EXHAUSTED = 3  # requests in a row that failed at every attempt: the endpoint is down
-_USELESS = 10  # replies before the first usable answer: model or settings cannot do it
+_SHRINK = 4  # factor by which requests about rejected answers are smaller
+_EXHAUSTED = 3  # consecutive requests that failed at every attempt, after which the endpoint counts as down
+_USELESS = 10  # replies without any accepted answer, after which model or settings count as unsuitable
 
 
 @dataclass
 class Usage:
-    """What a run has sent and spent.
+    """Requests and tokens of a run.
 
     Attributes:
-        stored: Items whose answer was on disk already.
+        stored: Items whose answer was on disk.
         requests: Requests sent, repetitions included.
         prompt_tokens: Tokens sent, as the endpoint counted them.
         answer_tokens: Tokens received, likewise.
@@ -78,26 +86,29 @@ class Usage:
 
 
 @dataclass
-class Run(Generic[AnswerT]):
-    """The requests about some items.
+class RequestRunner(Generic[AnswerT]):
+    """Requests about the items without a stored answer.
+
+    openai's own retries repeat one request; here requests are also paced together, held back together after a 429, and
+    asked again with the reason when the answer was rejected.
 
     Attributes:
-        question: What is asked.
+        question: The question.
         settings: Model, pace, rounds.
-        endpoint: Where it is asked.
-        store: Where answers are kept.
-        items: Distinct items to ask, by key.
-        usage: Counts what is sent and spent.
-        progress: Called with the items that are done and all that are to do.
-        answers: Usable answers so far, by key.
-        failures: Why items got none after all rounds, by key.
+        endpoint: Address and key.
+        store: Takes the accepted answers.
+        items: Distinct items to send, by key.
+        usage: Counts requests and tokens.
+        progress: Called with the numbers of finished items and of all items.
+        answers: Accepted answers so far, by key.
+        failures: Why items have none after all rounds, by key.
     """
 
     question: Question[AnswerT]
     settings: LLMSettings
     endpoint: Endpoint
     store: AnswerStore[AnswerT]
-    items: Mapping[str, Item]
+    items: Mapping[str, QuestionItem]
     usage: Usage
     progress: Progress | None = None
     answers: dict[str, AnswerT] = field(default_factory=dict)
@@ -111,73 +122,73 @@ class Run(Generic[AnswerT]):
         self._exhausted = 0
         self._end: SageccError | None = None
 
-    async def all(self) -> None:
-        """Ask everything.
+    async def run(self) -> None:
+        """Send all items.
 
         Raises:
-            ServiceError: The endpoint cannot go on. Requests that were under way then have ended, and their answers
+            ServiceError: The endpoint cannot go on. The requests under way at that time have ended, and their answers
                 are stored.
         """
         self._slots = asyncio.Semaphore(self._traffic.concurrency)
         self._stopped = asyncio.Event()
         async with Client(self.endpoint, self.settings) as self._client:
-            await self._settle_all(list(self.items), 0)
+            await self._send_all(list(self.items), 0)
         if self._end is None and not self._replies:
             reason = next(iter(self.failures.values()))
             self._end = self._down(reason)
         if self._end is not None:
             raise self._end
 
-    async def _settle_all(self, keys: Sequence[str], round_: int) -> None:
-        most = self.question.items_per_request
+    async def _send_all(self, keys: Sequence[str], round_: int) -> None:
+        largest = self.question.items_per_request
         rounds = self.settings.rounds
-        # The last round asks one by one, so that an item that spoils every answer spoils only its own.
-        size = most if round_ == 0 else 1 if round_ == rounds else math.ceil(most / _SHRINK**round_)
+        # The last round sends items singly, so that an item that spoils every reply spoils its own alone.
+        size = largest if round_ == 0 else 1 if round_ == rounds else math.ceil(largest / _SHRINK**round_)
         async with asyncio.TaskGroup() as group:
             for batch in batches(keys, size):
-                group.create_task(self._settle(batch, round_))
+                group.create_task(self._send(batch, round_))
 
-    async def _settle(self, keys: Sequence[str], round_: int) -> None:
+    async def _send(self, keys: Sequence[str], round_: int) -> None:
         items = [self.items[key] for key in keys]
         async with self._slots:
             if self._end is not None:
                 return
             try:
-                verdict = await self._verdict(keys, items)
-                self._keep(keys, items, verdict)
+                checked = await self._request(keys, items)
+                self._accept(keys, items, checked)
             except SageccError as error:
                 self._stop(error)
                 return
-        if not verdict.rejected or self._end is not None:
+        if not checked.rejected or self._end is not None:
             return
         if round_ < self.settings.rounds:
-            await self._settle_all([keys[position] for position in verdict.rejected], round_ + 1)
+            await self._send_all([keys[position] for position in checked.rejected], round_ + 1)
         else:
-            self.failures |= {keys[position]: reason for position, reason in verdict.rejected.items()}
+            self.failures |= {keys[position]: reason for position, reason in checked.rejected.items()}
             self._show_progress()
 
-    async def _verdict(self, keys: Sequence[str], items: Sequence[Item]) -> Verdict[AnswerT]:
+    async def _request(self, keys: Sequence[str], items: Sequence[QuestionItem]) -> CheckedReply[AnswerT]:
         try:
-            reply = await self._exchange(keys, items)
-        except Again as failure:
-            return Verdict({}, dict.fromkeys(range(len(items)), str(failure)))
+            reply = await self._send_request(keys, items)
+        except RetryableError as failure:
+            return CheckedReply({}, dict.fromkeys(range(len(items)), str(failure)))
         if reply.problem is not None:
-            verdict: Verdict[AnswerT] = Verdict({}, dict.fromkeys(range(len(items)), reply.problem))
+            checked: CheckedReply[AnswerT] = CheckedReply({}, dict.fromkeys(range(len(items)), reply.problem))
         else:
-            verdict = judge(self.question, items, reply.text)
-        reasons = {position: self.endpoint.clean(reason) for position, reason in verdict.rejected.items()}
-        # Told with the next request: a model without randomness would otherwise repeat its mistake.
+            checked = check_reply(self.question, items, reply.text)
+        reasons = {position: self.endpoint.clean(reason) for position, reason in checked.rejected.items()}
+        # Sent with the next request, because a model without randomness would otherwise repeat its mistake.
         self._problems |= {keys[position]: reason for position, reason in reasons.items()}
-        return Verdict(verdict.accepted, reasons)
+        return CheckedReply(checked.accepted, reasons)
 
-    def _keep(self, keys: Sequence[str], items: Sequence[Item], verdict: Verdict[AnswerT]) -> None:
-        # No `await` between the answer's arrival and its file: once this runs, an answer that was paid for is kept.
-        if verdict.accepted:
-            self.store.write((items[position], answer) for position, answer in verdict.accepted.items())
-            self.answers |= {keys[position]: answer for position, answer in verdict.accepted.items()}
+    def _accept(self, keys: Sequence[str], items: Sequence[QuestionItem], checked: CheckedReply[AnswerT]) -> None:
+        # No `await` between the answer's arrival and its file, so that no paid answer is lost.
+        if checked.accepted:
+            self.store.write((items[position], answer) for position, answer in checked.accepted.items())
+            self.answers |= {keys[position]: answer for position, answer in checked.accepted.items()}
             self._show_progress()
         elif not self.answers and not self.usage.stored and self._replies >= _USELESS:
-            reason = next(iter(verdict.rejected.values()))
+            reason = next(iter(checked.rejected.values()))
             self._stop(
                 ServiceError(
                     f"the first {self._replies} replies held no usable answer; the last: {reason}",
@@ -187,12 +198,12 @@ class Run(Generic[AnswerT]):
                 )
             )
 
-    async def _exchange(self, keys: Sequence[str], items: Sequence[Item]) -> Reply:
-        """Send one request, again and again where that may help."""
+    async def _send_request(self, keys: Sequence[str], items: Sequence[QuestionItem]) -> Reply:
+        """Send one request and repeat it after failures that may pass."""
         content = compose(self.question, items, [self._problems.get(key) for key in keys])
         size = request_tokens(self.question, self.settings, content) + answer_tokens(self.question, items)
         name = content_key(content)
-        failure = Again("")
+        failure = RetryableError("")
         for attempt in range(self._traffic.retries + 1):
             await self._wait_for_start(size)
             if self._end is not None:
@@ -200,10 +211,10 @@ class Run(Generic[AnswerT]):
             self.usage.requests += 1
             try:
                 reply = await self._client.complete(self.question, content)
-            except Again as again:
-                failure = again
+            except RetryableError as error:
+                failure = error
                 if attempt < self._traffic.retries:
-                    await self._wait_after(again, attempt, name)
+                    await self._wait_after(error, attempt, name)
                 continue
             self._exhausted = 0
             self._replies += 1
@@ -221,7 +232,7 @@ class Run(Generic[AnswerT]):
         while self._end is None and (wait := self._pace.wait(now(), start)) > 0:
             await self._sleep(wait)
 
-    async def _wait_after(self, failure: Again, attempt: int, name: str) -> None:
+    async def _wait_after(self, failure: RetryableError, attempt: int, name: str) -> None:
         wait = backoff(self._traffic, attempt, name)
         if failure.wait is not None:
             if failure.wait > self._traffic.wait_limit:
@@ -244,7 +255,7 @@ class Run(Generic[AnswerT]):
             return
 
     def _stop(self, error: SageccError) -> None:
-        """Start no further request; those under way end by themselves, so that nothing paid for is lost."""
+        """Start no further request; those under way run to their end, so that no paid answer is lost."""
         if self._end is None:
             self._end = error
         self._stopped.set()
@@ -266,15 +277,15 @@ OnBadItem = Literal["fatal", "skip"]
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How and where questions are asked.
+class LLMSession:
+    """Model, answer store and callbacks that all questions share.
 
     Attributes:
         settings: Model, endpoint, pace.
-        store: Folder of stored answers, shared by all questions.
-        on_bad_item: An item without a usable answer is fatal (after all others are done) or skipped.
+        store: Folder of stored answers.
+        on_bad_item: An item without an accepted answer is fatal (after all others are done) or skipped.
         say: Called with lines for the user.
-        progress: Called with the items that are done and all that are to do.
+        progress: Called with the numbers of finished items and of all items.
     """
 
     settings: LLMSettings
@@ -285,13 +296,13 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Answers(Generic[AnswerT]):
-    """The answers to a sequence of items.
+class QuestionResult(Generic[AnswerT]):
+    """Answers to a sequence of items.
 
     Attributes:
         answers: One for each item, in order; None for an item that was skipped.
-        failures: Why items got no usable answer, by position.
-        usage: What was sent and spent.
+        failures: Why items have no accepted answer, by position.
+        usage: Requests and tokens.
     """
 
     answers: tuple[AnswerT | None, ...]
@@ -300,84 +311,84 @@ class Answers(Generic[AnswerT]):
 
 
 @dataclass(frozen=True)
-class Open(Generic[AnswerT]):
-    """What is known of a sequence of items before anything is sent.
+class PendingItems(Generic[AnswerT]):
+    """Items still to send, and the stored answers of the others.
 
     Attributes:
-        store: Where answers lie.
+        store: The answer store.
         keys: Key of each item, in order.
         answers: Stored answers, by key.
         failures: Reasons of items that an earlier run has skipped, by key; empty unless skipping is allowed.
-        items: Distinct items still to ask, by key, in order of their first occurrence.
+        items: Distinct items to send, by key, in order of their first occurrence.
     """
 
     store: AnswerStore[AnswerT]
     keys: tuple[str, ...]
     answers: dict[str, AnswerT]
     failures: dict[str, str]
-    items: dict[str, Item]
+    items: dict[str, QuestionItem]
 
 
-def ask(question: Question[AnswerT], items: Sequence[Item], asking: Asking) -> Answers[AnswerT]:
-    """Ask `question` about all items, each distinct item once; what is stored already is not asked.
+def ask(question: Question[AnswerT], items: Sequence[QuestionItem], session: LLMSession) -> QuestionResult[AnswerT]:
+    """Ask `question` about all items, each distinct one once, except those with a stored answer.
 
-    Every answer is on disk before the next one is looked at, so a run that ends in any way goes on from there: what is
-    stored is never asked again, and a kill costs at most the `concurrency` requests that were under way, those among
-    them whose answer had reached this machine but not yet its file. None can be kept for certain: the endpoint does not
-    know what was stored. A run whose answers are all stored needs neither network nor key. The result does not depend
-    on the order in which answers arrive.
+    Every answer is stored on arrival, so an interrupted run goes on where it ended: stored answers are never asked for
+    again, and a kill loses at most the `concurrency` requests under way. A run whose answers are all stored needs
+    neither network nor key. The result does not depend on the order in which answers arrive.
 
     Raises:
         SettingsError: No model is named, or the address cannot be used.
         ServiceError: The key is missing or refused, the endpoint is unreachable, down, over its limits or gives no
-            usable answers; or, unless they are skipped, items remain without a usable answer.
-        OutputError: Answers cannot be stored; that much is tried before the first is paid for.
+            usable answers; or, unless they are skipped, items remain without an accepted answer.
+        OutputError: Answers cannot be stored; this is tried before the first request.
     """
-    state = look_up(question, items, asking)
+    state = find_pending(question, items, session)
     usage = Usage(stored=len(state.answers))
     answers, failures = dict(state.answers), dict(state.failures)
     if failures:
-        asking.say(
+        session.say(
             f"{len(failures)} of the {question.items} got no usable answer in an earlier run and are skipped; delete "
             f"{state.store.failures_file} to ask again"
         )
     if state.items:
-        endpoint = find_endpoint(asking.settings)
+        endpoint = find_endpoint(session.settings)
         state.store.prepare()
-        run = Run(question, asking.settings, endpoint, state.store, state.items, usage, asking.progress)
-        _complete(run)
-        answers |= run.answers
-        failures |= run.failures
-        state.store.write_failures(state.items, run.failures)
-    if failures and asking.on_bad_item == "fatal":
+        runner = RequestRunner(question, session.settings, endpoint, state.store, state.items, usage, session.progress)
+        _complete(runner)
+        answers |= runner.answers
+        failures |= runner.failures
+        state.store.write_failures(state.items, runner.failures)
+    if failures and session.on_bad_item == "fatal":
         raise _incomplete(question, state, failures)
-    return Answers(
+    return QuestionResult(
         tuple(answers.get(key) for key in state.keys),
         {position: failures[key] for position, key in enumerate(state.keys) if key in failures},
         usage,
     )
 
 
-def look_up(question: Question[AnswerT], items: Sequence[Item], asking: Asking) -> Open[AnswerT]:
-    """Read what is stored and find what is still to ask; sends nothing and needs no key.
+def find_pending(
+    question: Question[AnswerT], items: Sequence[QuestionItem], session: LLMSession
+) -> PendingItems[AnswerT]:
+    """Read the stored answers and find the items still to send; sends nothing and needs no key.
 
     Raises:
         SettingsError: No model is named.
     """
-    settings = asking.settings
-    store = AnswerStore(asking.store, question, model_name(settings), parameters(settings), asking.say)
+    settings = session.settings
+    store = AnswerStore(session.store, question, model_name(settings), parameters(settings), session.say)
     keys = tuple(item_key(item) for item in items)
-    distinct: dict[str, Item] = {}
+    distinct: dict[str, QuestionItem] = {}
     for key, item in zip(keys, items, strict=True):
         distinct.setdefault(key, item)
     answers = store.read(distinct)
-    earlier = store.read_failures() if asking.on_bad_item == "skip" else {}
+    earlier = store.read_failures() if session.on_bad_item == "skip" else {}
     failures = {key: earlier[key] for key in distinct if key in earlier and key not in answers}
-    rest = {key: item for key, item in distinct.items() if key not in answers and key not in failures}
-    return Open(store, keys, answers, failures, rest)
+    pending = {key: item for key, item in distinct.items() if key not in answers and key not in failures}
+    return PendingItems(store, keys, answers, failures, pending)
 
 
-def _incomplete(question: Question[AnswerT], state: Open[AnswerT], failures: Mapping[str, str]) -> ServiceError:
+def _incomplete(question: Question[AnswerT], state: PendingItems[AnswerT], failures: Mapping[str, str]) -> ServiceError:
     first = next(key for key in state.keys if key in failures)
     return ServiceError(
         f"{len(failures)} of {len(set(state.keys))} distinct {question.items} got no usable answer; the first, "
@@ -388,24 +399,24 @@ def _incomplete(question: Question[AnswerT], state: Open[AnswerT], failures: Map
     )
 
 
-def _complete(run: Run[AnswerT]) -> None:
-    """Run the requests to their end, also from a notebook, whose thread is busy with an event loop of its own."""
+def _complete(runner: RequestRunner[AnswerT]) -> None:
+    """Run all requests, also from a notebook, whose thread already has a running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(run.all())
+        asyncio.run(runner.run())
         return
     with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(asyncio.run, run.all()).result()
+        thread.submit(asyncio.run, runner.run()).result()
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What asking would take if every request succeeded at once.
+    """Estimated requests, tokens and cost if every request succeeds at once.
 
     Attributes:
-        what: What the items are called in the plural.
-        items: Distinct items to ask.
+        what: Name of the items in the plural.
+        items: Distinct items to send.
         stored: Distinct items whose answer is stored.
         requests: Requests to send.
         prompt_tokens: Tokens to send.
@@ -424,17 +435,17 @@ class Estimate:
     currency: str
 
 
-def estimate(question: Question[Any], items: Sequence[Item], asking: Asking) -> Estimate:
-    """Tell what `ask` would send, without key and network.
+def estimate(question: Question[Any], items: Sequence[QuestionItem], session: LLMSession) -> Estimate:
+    """Estimate what `ask` would send, without key and network.
 
-    Tokens are a quarter of the UTF-8 bytes; the length of an answer is the question's own guess. For English both
-    are right within some tens of per cent, which is what a decision needs.
+    Tokens are a quarter of the UTF-8 bytes; the length of an answer is the question's estimate. For English both are
+    right within some tens of per cent.
 
     Raises:
         SettingsError: No model is named.
     """
-    state = look_up(question, items, asking)
-    settings, prices = asking.settings, asking.settings.prices
+    state = find_pending(question, items, session)
+    settings, prices = session.settings, session.settings.prices
     requests = [[state.items[key] for key in keys] for keys in batches(list(state.items), question.items_per_request)]
     sent = sum(
         request_tokens(question, settings, compose(question, request, [None] * len(request))) for request in requests

@@ -1,4 +1,4 @@
-"""Answers on disk: what a model has once answered well is never asked again, and needs neither network nor key."""
+"""Store of accepted answers on disk; a stored answer needs neither a request nor a key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic
 
-from pipeline.caption_graph.llm.questions import AnswerT, Item, Question, Rejected, accept, item_key
+from pipeline.caption_graph.llm.questions import AnswerT, Question, QuestionItem, Rejected, accept, item_key
 from pipeline.errors import DataError
 from pipeline.files import content_key, output_error, read_json, write_json
 
@@ -14,18 +14,18 @@ Say = Callable[[str], None]
 
 
 class AnswerStore(Generic[AnswerT]):
-    """The answers to one question by one model with one set of parameters.
+    """Answers to one question by one model with one set of parameters.
 
-    `<folder>/<question>-<16 digits of its key>/` holds `question.json` (what was asked: prompt, schema, model,
-    parameters; for people), `answers/*.json` (one file for each request that got usable answers, with the items it
-    answers) and `failures.json` (items that got none, with the reason).
+    `<folder>/<question>-<16 digits of its key>/` holds `question.json` (prompt, schema, model, parameters; for
+    people), `answers/*.json` (one file for each request with accepted answers, and their items) and `failures.json`
+    (items without one, with the reason).
 
     Args:
         folder: Folder of all stored answers.
-        question: What was asked.
-        model: Who was asked.
-        parameters: The request's other fields.
-        say: Called with a line about each file that had to be dropped.
+        question: The question.
+        model: Name of the model.
+        parameters: Other fields of the request.
+        say: Called with a line about each file that is dropped.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class AnswerStore(Generic[AnswerT]):
         self.failures_file = self.folder / "failures.json"
 
     def prepare(self) -> None:
-        """Make the folder and write down what is asked.
+        """Make the folder and write question.json.
 
         Raises:
             OutputError: Nothing can be written there.
@@ -59,31 +59,32 @@ class AnswerStore(Generic[AnswerT]):
                 },
             )
 
-    def read(self, items: Mapping[str, Item]) -> dict[str, AnswerT]:
-        """Return the stored answers to `items` (by item key), each checked again as if it had just come.
+    def read(self, items: Mapping[str, QuestionItem]) -> dict[str, AnswerT]:
+        """Return the stored answers to `items` (by item key), each checked again.
 
-        A file that is damaged is dropped with a line, and what it answered is unanswered.
+        A damaged file is dropped with a line, and its items count as unanswered.
         """
-        found: dict[str, AnswerT] = {}
+        answers: dict[str, AnswerT] = {}
         refused: dict[str, str] = {}
         for path in sorted((self.folder / "answers").glob("*.json")):
             for item, stored in self._entries(path):
                 key = item_key(item)
-                if key not in items or key in found:
+                if key not in items or key in answers:
                     continue
                 try:
-                    found[key] = accept(self._question, items[key], {**stored, "id": 0})
+                    answers[key] = accept(self._question, items[key], {**stored, "id": 0})
                 except Rejected as reason:
                     refused[key] = f"{path}: a stored answer no longer holds and is asked again: {reason}"
         for key, line in refused.items():
-            if key not in found:
+            if key not in answers:
                 self._say(line)
-        return found
+        return answers
 
-    def write(self, answers: Iterable[tuple[Item, AnswerT]]) -> None:
-        """Store the answers of one request in a file of their own, whole or not at all."""
+    def write(self, answers: Iterable[tuple[QuestionItem, AnswerT]]) -> None:
+        """Store the answers of one request in a file of their own, atomically."""
         entries = [
-            {"item": dict(item), "answer": answer.model_dump(mode="json", exclude={"id"})} for item, answer in answers
+            {"item": dict(item), "answer": answer.model_dump(mode="json", by_alias=True, exclude={"id"})}
+            for item, answer in answers
         ]
         write_json(
             self.folder / "answers" / f"{content_key(entries)}.json",
@@ -91,20 +92,20 @@ class AnswerStore(Generic[AnswerT]):
         )
 
     def read_failures(self) -> dict[str, str]:
-        """Return the reasons of the items that got no usable answer in earlier runs, by item key."""
+        """Return the reasons of items without an accepted answer in earlier runs, by item key."""
         return {item_key(item): reason for item, reason in self._failures()}
 
-    def write_failures(self, asked: Mapping[str, Item], reasons: Mapping[str, str]) -> None:
-        """Record which of the items `asked` (by item key) got no usable answer; earlier records of others stay."""
-        failures = [(item, reason) for item, reason in self._failures() if item_key(item) not in asked]
-        failures += [(asked[key], reasons[key]) for key in asked if key in reasons]
+    def write_failures(self, items: Mapping[str, QuestionItem], reasons: Mapping[str, str]) -> None:
+        """Record which of `items` (by item key) got no accepted answer; earlier records of other items stay."""
+        failures = [(item, reason) for item, reason in self._failures() if item_key(item) not in items]
+        failures += [(items[key], reasons[key]) for key in items if key in reasons]
         if failures:
             listed = [{"item": dict(item), "reason": reason} for item, reason in failures]
             write_json(self.failures_file, {"failures": listed})
         else:
             self.failures_file.unlink(missing_ok=True)
 
-    def _failures(self) -> list[tuple[Item, str]]:
+    def _failures(self) -> list[tuple[QuestionItem, str]]:
         if not self.failures_file.exists():
             return []
         try:
@@ -114,7 +115,7 @@ class AnswerStore(Generic[AnswerT]):
             self._drop(self.failures_file, error)
             return []
 
-    def _entries(self, path: Path) -> list[tuple[Item, dict[str, Any]]]:
+    def _entries(self, path: Path) -> list[tuple[QuestionItem, dict[str, Any]]]:
         try:
             document = read_json(path)
             entries = document["answers"]

@@ -1,4 +1,4 @@
-"""Triples of change captions by a language model, held to the same convention as those of the rules."""
+"""Triples of change captions by a language model, in the same normal form as those of the rules."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.caption_graph.llm.client import model_name
-from pipeline.caption_graph.llm.questions import Answer, Item, Question, Rejected
-from pipeline.caption_graph.llm.run import Asking, Estimate, Usage, ask, estimate
+from pipeline.caption_graph.llm.questions import Answer, Question, QuestionItem, Rejected
+from pipeline.caption_graph.llm.run import Estimate, LLMSession, Usage, ask, estimate
 from pipeline.caption_graph.settings import LLMSettings, read_prompt
 from pipeline.caption_graph.triples.normalisation import SCENE, canonical, entity_of, load_lemmas, normalise_entity
 from pipeline.caption_graph.triples.records import Caption, Triple
@@ -22,13 +22,13 @@ _WORD = re.compile(r"\w+")
 
 
 class Statement(BaseModel):
-    """One triple as the model writes it.
+    """Triple as the model writes it.
 
     Attributes:
         head: Entity that it is about.
-        relation: What happens to it or how it stands.
+        relation: What happens to it, or its relation to the tail.
         tail: Second entity, or "scene".
-        evidence: The words of the caption that state it.
+        support: The words of the caption that state it; `evidence` in the model's JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", str_strip_whitespace=True)
@@ -36,67 +36,66 @@ class Statement(BaseModel):
     head: str
     relation: str
     tail: str
-    evidence: str
+    support: str = Field(alias="evidence")
 
 
 class TripleAnswer(Answer):
-    """The triples of one caption; none where it says that nothing changed."""
+    """Triples of one caption; none where it states no change."""
 
     triples: list[Statement]
 
 
 @dataclass
 class LLMExtractor:
-    """Extracts triples with a language model.
+    """Extractor of triples by a language model.
 
     Attributes:
-        asking: Model, endpoint, store, what to do about captions without a usable answer.
-        failures: Captions of the last extraction that got no usable answer, each with the reason; only where they are
+        session: Model, endpoint, answer store, treatment of captions without an accepted answer.
+        failures: Captions of the last extraction without an accepted answer, each with the reason; only where they are
             skipped.
-        usage: What the last extraction has sent and spent.
+        usage: Requests and tokens of the last extraction.
     """
 
-    asking: Asking
+    session: LLMSession
     failures: list[tuple[Caption, str]] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
 
     @property
     def name(self) -> str:
-        """What `Triple.engine` says."""
+        """Value of `Triple.engine`."""
         return "llm"
 
     @property
     def model(self) -> str:
-        """Name of the model that is asked."""
-        return model_name(self.asking.settings)
+        """Name of the model."""
+        return model_name(self.session.settings)
 
     def extract(self, captions: Sequence[Caption]) -> list[Triple]:
         """Return the triples of all captions, in the order of the captions, each statement once per caption.
 
-        A caption that says that nothing changed (`implies_change`) has none and is not asked about; equal sentences
-        are asked once.
+        A caption that states no change (`implies_change`) has none and is not sent; equal sentences are sent once.
 
         Raises:
             SageccError: As `pipeline.caption_graph.llm.run.ask`.
         """
-        asked = [caption for caption in captions if implies_change(caption.text)]
-        if asked:
-            # It takes seconds; an answer that came meanwhile would wait for it, and a kill would lose it.
+        changed = [caption for caption in captions if implies_change(caption.text)]
+        if changed:
+            # It takes seconds, during which an arriving answer would wait unstored, and be lost if the run is killed.
             load_lemmas()
-        found = ask(triple_question(self.asking.settings), _items(asked), self.asking)
-        self.usage = found.usage
-        self.failures = [(asked[position], reason) for position, reason in found.failures.items()]
+        result = ask(triple_question(self.session.settings), _items(changed), self.session)
+        self.usage = result.usage
+        self.failures = [(changed[position], reason) for position, reason in result.failures.items()]
         return [
             triple
-            for caption, answer in zip(asked, found.answers, strict=True)
+            for caption, answer in zip(changed, result.answers, strict=True)
             if answer is not None
             for triple in _triples(caption, answer.triples)
         ]
 
     def estimate(self, captions: Iterable[Caption]) -> Estimate:
-        """Tell what `extract` would send and cost; asks nothing and needs no key."""
-        asked = [caption for caption in captions if implies_change(caption.text)]
-        return estimate(triple_question(self.asking.settings), _items(asked), self.asking)
+        """Estimate what `extract` would send and cost; sends nothing and needs no key."""
+        changed = [caption for caption in captions if implies_change(caption.text)]
+        return estimate(triple_question(self.session.settings), _items(changed), self.session)
 
 
 def triple_question(settings: LLMSettings) -> Question[TripleAnswer]:
@@ -114,21 +113,21 @@ def triple_question(settings: LLMSettings) -> Question[TripleAnswer]:
     )
 
 
-def check_triples(item: Item, answer: TripleAnswer) -> None:
-    """Hold an answer against its caption.
+def check_triples(item: QuestionItem, answer: TripleAnswer) -> None:
+    """Check an answer against its caption.
 
     Raises:
-        Rejected: An entity does not occur in the caption, the evidence is no piece of it, or a relation is no word.
+        Rejected: An entity or the quoted words do not occur in the caption, or a relation is not made of lemmas.
     """
     caption = item["caption"]
-    known = entities_in(caption)
+    entities = entities_in(caption)
     for statement in answer.triples:
-        if find_evidence(statement.evidence, caption) is None:
-            raise Rejected(f"the evidence {statement.evidence!r} is no piece of the caption")
-        # A phrase without an entity ("the top left") is no invention; the convention decides what becomes of it.
+        if find_support(statement.support, caption) is None:
+            raise Rejected(f"the evidence {statement.support!r} is no piece of the caption")
+        # A phrase without an entity ("the top left") is not rejected; `canonical` decides what becomes of it.
         for phrase, always in ((statement.head, None), (statement.tail, SCENE)):
             entity = normalise_entity(phrase)
-            if entity not in known and entity not in (None, always):
+            if entity not in entities and entity not in (None, always):
                 raise Rejected(f"the entity {entity!r} does not occur in the caption")
         normal = canonical(statement.head, statement.relation, statement.tail)
         if normal is not None and not _RELATION.fullmatch(normal[1]):
@@ -142,30 +141,30 @@ def entities_in(caption: str) -> frozenset[str]:
     return frozenset(entity for phrase in phrases if (entity := entity_of(phrase)) is not None)
 
 
-def find_evidence(evidence: str, caption: str) -> tuple[int, int] | None:
-    """Return the characters `start:end` of the caption that `evidence` quotes, its first occurrence.
+def find_support(support: str, caption: str) -> tuple[int, int] | None:
+    """Return the characters `start:end` of the first occurrence of `support` in the caption, None without one.
 
-    Letters count; case, white space and punctuation between the words do not.
+    Case, and white space and punctuation between the words, are ignored.
     """
-    words = _WORD.findall(evidence)
+    words = _WORD.findall(support)
     if not words:
         return None
-    found = re.search(r"(?<!\w)" + r"\W+".join(map(re.escape, words)) + r"(?!\w)", caption, re.IGNORECASE)
-    return None if found is None else found.span()
+    match = re.search(r"(?<!\w)" + r"\W+".join(map(re.escape, words)) + r"(?!\w)", caption, re.IGNORECASE)
+    return None if match is None else match.span()
 
 
-def _items(captions: Iterable[Caption]) -> list[Item]:
+def _items(captions: Iterable[Caption]) -> list[QuestionItem]:
     return [{"caption": " ".join(caption.text.split())} for caption in captions]
 
 
 def _triples(caption: Caption, statements: Iterable[Statement]) -> list[Triple]:
-    """Bring statements to the convention; what it has no form for ("the top left is brighter") falls away."""
+    """Normalise statements; those without a normal form ("the top left is brighter") are dropped."""
     triples: dict[tuple[str, str, str], Triple] = {}
     for statement in statements:
         normal = canonical(statement.head, statement.relation, statement.tail)
-        span = find_evidence(statement.evidence, caption.text)
+        span = find_support(statement.support, caption.text)
         if normal is None or span is None:
             continue
-        triple = caption.triple(*normal, engine="llm", evidence=span)
+        triple = caption.triple(*normal, engine="llm", span=span)
         triples.setdefault(triple.key, triple)
     return list(triples.values())

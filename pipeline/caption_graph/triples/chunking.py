@@ -1,11 +1,4 @@
-"""From tagged words to the elements of a sentence.
-
-Elements of a sentence: mentions of things, verb groups, prepositions and marks.
-
-Noun phrases: from tagged words to mentions of things.
-
-Verb groups: from tagged words to verbs with voice, number and form.
-"""
+"""Chunking: from tagged words to the elements of a sentence: mentions, verb groups, prepositions and marks."""
 
 from __future__ import annotations
 
@@ -31,19 +24,19 @@ from pipeline.caption_graph.triples.tagging import Word
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A noun phrase.
+    """Noun phrase.
 
     Attributes:
-        entity: Its entity; None for places in the picture and for words that refer to something else.
+        entity: Its entity; None for parts of the picture and for words that refer to another mention.
         text: Its last word, lower case.
-        refers: It stands for a thing named elsewhere: "it", "the existing ones", "some".
+        refers: It refers to another mention: "it", "the existing ones", "some".
         plural: It agrees with a plural verb.
-        indefinite: It begins with an article, a number or a quantity that brings something new: "a", "two", "some".
+        indefinite: It begins with an indefinite article, a number or a quantity: "a", "two", "some".
         definite: It begins with "the" or the like.
-        new: It is called new or additional.
+        new: It has an adjective such as "new" or "additional".
         none: It begins with "no".
-        part: The part of the entity that is meant ("side" of the road), or the place in the picture.
-        sides: The part is both sides of it.
+        part: The part of the entity ("side" of the road) or of the picture that it names.
+        sides: The part is both sides.
         start: First character in the caption.
         end: Character after its last.
     """
@@ -63,20 +56,20 @@ class Mention:
 
     @property
     def picture(self) -> bool:
-        """It is the scene or a place in it, not a thing."""
+        """Whether it is the scene or a part of it, not an entity."""
         return not self.refers and (self.entity is None or self.entity == SCENE)
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A verb with its auxiliaries.
+    """Verb with its auxiliaries.
 
     Attributes:
         lemma: Its infinitive, with a particle: "cut-down".
         form: finite, participle (relative clauses too), or infinitive.
-        passive: What happens to the subject.
-        plural: Number of the subject that the form calls for, None where it does not say.
-        negative: With "not", "no longer".
+        passive: Passive voice.
+        plural: Whether the form needs a plural subject, None where it fits both numbers.
+        negative: Negated by "not", "no longer".
         start: First character in the caption.
         end: Character after its last.
     """
@@ -92,7 +85,7 @@ class Verb:
 
 @dataclass(frozen=True, slots=True)
 class Preposition:
-    """A preposition by its canonical name."""
+    """Preposition by its canonical name."""
 
     name: str
     start: int
@@ -101,7 +94,7 @@ class Preposition:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Anything else that shapes a sentence: AND, COMMA, SUB, THERE, ADJ (a predicate)."""
+    """Other element of a sentence: AND, COMMA, SUB, REL, THERE, ADJ (a predicate)."""
 
     kind: str
     start: int
@@ -112,6 +105,37 @@ class Mark:
 Element = Mention | Verb | Preposition | Mark
 
 
+def find_elements(words: Sequence[Word]) -> list[Element]:
+    """Return the elements of a sentence of tagged words, in order."""
+    elements: list[Element] = []
+    position = 0
+    while position < len(words):
+        position = _next_element(words, position, elements)
+    return join_of(elements)
+
+
+def _next_element(words: Sequence[Word], position: int, elements: list[Element]) -> int:
+    word = words[position]
+    if word.tag in ("BE", "HAVE", "MODAL", "VB", "VBZ", "VBN", "VBG"):
+        return read_verb(words, position, elements)
+    if word.tag == "TO":
+        following = words[position + 1].tag if position + 1 < len(words) else "SUB"
+        if following in ("VB", "BE", "HAVE"):
+            return read_verb(words, position + 1, elements, infinitive=True)
+        elements.append(Preposition("to", word.start, word.end))
+        return position + 1
+    if word.tag == "PREP":
+        elements.append(Preposition(SAME_PREPOSITION.get(word.text, word.text), word.start, word.end))
+        return position + 1
+    if word.tag in ("DET", "NUM", "ADJ", "NOUN", "PRON"):
+        return read_mention(words, position, elements)
+    if word.tag in ("AND", "COMMA", "SUB", "THERE", "REL"):
+        elements.append(Mark(word.tag, word.start, word.end, word.text))
+    elif word.tag == "NEG" and position + 1 < len(words) and words[position + 1].tag in ("VB", "VBZ", "VBN"):
+        return read_verb(words, position + 1, elements, negative=True)
+    return position + 1
+
+
 _INDEFINITE: Final = frozenset(("a", "an", "another"))
 _NEW: Final = word_set("new newly more additional extra another")
 _SIDES: Final = word_set("both two either each all opposite")
@@ -119,7 +143,7 @@ _UNNAMED: Final = word_set("one ones other others rest existing old original for
 
 
 def read_mention(words: Sequence[Word], position: int, elements: list[Element]) -> int:
-    """Append the noun phrase, or the predicate without a noun, at `position`; return where it ends."""
+    """Append the noun phrase or adjective predicate at `position`; return the position after it."""
     if words[position].tag == "PRON":
         elements.append(_mention(words[position : position + 1]))
         return position + 1
@@ -146,7 +170,7 @@ def read_mention(words: Sequence[Word], position: int, elements: list[Element]) 
 
 
 def _is_predicate(run: Sequence[Word], elements: Sequence[Element]) -> bool:
-    """Tell whether words without a noun say how something is: "lush", and after a verb "more", "less"."""
+    """Tell whether words without a noun are a predicate: "lush", and after a verb "more", "less"."""
     if len(run) == 1 and run[0].text in ("more", "less", "fewer"):
         return bool(elements) and isinstance(elements[-1], Verb)
     named = run[-1].text in NOUNS_TOO or _names_part(run)
@@ -191,7 +215,7 @@ def _mention(run: Sequence[Word]) -> Mention:
 
 
 def join_of(elements: list[Element]) -> list[Element]:
-    """Join "A of B" from the right: to B where A only measures it or is a part of it, else to A."""
+    """Join "A of B" from the right: to B where A measures it or is a part of it, else to A."""
     joined: list[Element] = []
     for element in reversed(elements):
         linked = len(joined) >= 2 and isinstance(joined[-1], Preposition) and joined[-1].name == "of"
@@ -235,7 +259,7 @@ def read_verb(
     infinitive: bool = False,
     negative: bool = False,
 ) -> int:
-    """Append the verb group at `position`; return where it ends."""
+    """Append the verb group at `position`; return the position after it."""
     first = position
     plural: bool | None = None
     passive = auxiliary = False
@@ -254,7 +278,7 @@ def read_verb(
             position += 1  # "are orderly built"
     main = words[position] if position < len(words) else None
     if main is None or main.tag not in ("VB", "VBZ", "VBN", "VBG"):
-        # Adverbs after a verb without a participle go back: they may stand before an adjective.
+        # Adverbs after a verb without a participle are left over: they may belong to an adjective.
         while words[position - 1].tag == "ADV":
             position -= 1
         lemma = "have" if last_auxiliary == "HAVE" else "be"
@@ -287,7 +311,7 @@ _NEVER_PASSIVE: Final = word_set("appear disappear vanish emerge show-up rise fa
 def _form(
     words: Sequence[Word], position: int, main: Word, lemma: str, elements: Sequence[Element]
 ) -> Literal["finite", "participle"]:
-    """Decide whether a participle without an auxiliary is the verb of the sentence: "houses replaced the trees"."""
+    """Return the form of a participle without an auxiliary; it may be the finite verb: "houses replaced the trees"."""
     before = elements[-1] if elements else None
     if main.tag == "VBG":
         return "participle"
@@ -316,34 +340,3 @@ def _continues_passive(elements: Sequence[Element]) -> bool:
         return False
     earlier = next((element for element in reversed(elements) if isinstance(element, Verb)), None)
     return earlier is not None and earlier.form == "finite" and earlier.passive
-
-
-def find_elements(words: Sequence[Word]) -> list[Element]:
-    """Bring tagged words to the elements of the sentence, in order."""
-    elements: list[Element] = []
-    position = 0
-    while position < len(words):
-        position = _next_element(words, position, elements)
-    return join_of(elements)
-
-
-def _next_element(words: Sequence[Word], position: int, elements: list[Element]) -> int:
-    word = words[position]
-    if word.tag in ("BE", "HAVE", "MODAL", "VB", "VBZ", "VBN", "VBG"):
-        return read_verb(words, position, elements)
-    if word.tag == "TO":
-        following = words[position + 1].tag if position + 1 < len(words) else "SUB"
-        if following in ("VB", "BE", "HAVE"):
-            return read_verb(words, position + 1, elements, infinitive=True)
-        elements.append(Preposition("to", word.start, word.end))
-        return position + 1
-    if word.tag == "PREP":
-        elements.append(Preposition(SAME_PREPOSITION.get(word.text, word.text), word.start, word.end))
-        return position + 1
-    if word.tag in ("DET", "NUM", "ADJ", "NOUN", "PRON"):
-        return read_mention(words, position, elements)
-    if word.tag in ("AND", "COMMA", "SUB", "THERE", "REL"):
-        elements.append(Mark(word.tag, word.start, word.end, word.text))
-    elif word.tag == "NEG" and position + 1 < len(words) and words[position + 1].tag in ("VB", "VBZ", "VBN"):
-        return read_verb(words, position + 1, elements, negative=True)
-    return position + 1

@@ -1,4 +1,4 @@
-"""Words of change captions by their part of speech: closed classes whole, open classes as far as captions use them."""
+"""Lexicon of change captions: words by part of speech; closed classes whole, open classes as captions use them."""
 
 from __future__ import annotations
 
@@ -78,16 +78,16 @@ ADJECTIVES: Final = word_set(
     "electric artificial natural previous current remaining surrounding neighbouring neighboring neat-looking bushy "
     "yellowish"
 )
-"""Words that are adjectives wherever they stand; most others before a noun need no entry: the last noun is the head."""
+"""Words that are always adjectives; most others before a noun need no entry, since the last noun is the head."""
 
 NOUNS_TOO: Final = {"square": "square", "residential": "residential area", "industrial": "industrial area"}
-"""Adjectives that stand for a thing where no noun follows."""
+"""Adjectives that are nouns where no noun follows."""
 
 EVENT_NOUNS: Final = word_set(
     "construction appearance disappearance emergence expansion reconstruction removal addition demolition building-up "
     "renovation development extension replacement density coverage size height length width area region"
 )
-"""Nouns that before "of" speak of what happens to a thing, or of its measure: "the construction of a house" is it."""
+"""Nouns of events and measures, whose "of" phrase is the entity: "the construction of a house" is the house."""
 
 NOUN_OR_VERB: Final = word_set(
     "plant plants park parks line lines cross crosses circle circles ring rings branch branches turn turns place "
@@ -101,7 +101,7 @@ NOUN_OR_VERB: Final = word_set(
     "separate landscaping planting plantings foot view shore shores store stores wood woods work works settling "
     "extension"
 )
-"""Forms that are a noun or a verb by what stands around them."""
+"""Forms that are a noun or a verb depending on their context."""
 
 EXTRA_VERBS: Final = word_set(
     "widen broaden extend expand enlarge lengthen narrow shrink reduce decrease increase change renovate reshape "
@@ -120,17 +120,17 @@ INTRANSITIVE: Final = word_set(
     "go shrink show arise dry happen exist arrive continue remain develop change turn evolve flourish recede widen "
     "spread"
 )
-"""Verbs whose bare past form after a noun is the event itself: "a house appeared"."""
+"""Verbs whose bare past form after a noun is finite: "a house appeared"."""
 
 SEEING: Final = word_set("see observe notice find")
-"""Verbs that, in the passive, say no more than that a thing appears."""
+"""Verbs that mean "appear" in the passive."""
 
 CONNECTING: Final = word_set("connect link join attach combine merge")
 ENCLOSING: Final = word_set(
     "surround cover fill occupy enclose line flank border encircle dot frame overgrow divide separate cross shade "
     "intersperse crowd pack"
 )
-"""Verbs whose passive is turned round: "a house surrounded by trees" has the trees as its head."""
+"""Verbs whose passive is inverted: "a house surrounded by trees" has the trees as its head."""
 
 PEOPLE: Final = word_set("people person man men worker human government developer resident owner someone")
 

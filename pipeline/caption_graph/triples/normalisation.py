@@ -1,7 +1,7 @@
-"""The convention that every engine follows, and its one function: `canonical`.
+"""Normal form of triples that every engine follows, and the function that brings triples to it: `canonical`.
 
 Entities are lower-case singular noun heads without counts, measures and adjectives; a pair of words that names a class
-stays ("swimming pool", "parking lot", "residential area"); "bare land" is "bareland". Places in the picture ("the top
+is kept ("swimming pool", "parking lot", "residential area"); "bare land" is "bareland". Parts of the picture ("the top
 left of the scene", "in the corner") are no entities; the picture itself is "scene".
 
 Relations are lemmas joined by hyphens, in the active voice.
@@ -36,19 +36,10 @@ This area has been urbanised                           ⟨area; urbanise; scene�
 The two scenes seem identical                          none
 =====================================================  =================================================
 
-So every place that belongs to the subject of an event, before the verb or after it, is a tail of that event; only where
-something is replaced do places become spatial statements about the newcomer. A pronoun stands for the thing it refers
-to; "with" is stated only where nothing else links the companion to its host. Two prepositions that say the same have
-one name (`relations.SAME_PREPOSITION`).
-
-The family follows from the relation (`relations.family_of`).
-
-
-Lemmas of nouns and verbs, from spaCy's tables and the words in which they are wrong for change captions.
-
-Entities: from the words of a caption to the lower-case singular noun of a thing on the ground.
-
-Relations: hyphenated lemmas of a verb and its preposition, and the family that each belongs to.
+Every place that belongs to the subject of an event, before the verb or after it, is a tail of that event; with
+replacements, places become spatial statements about what is new. A pronoun is replaced by its referent; "with" is
+stated only where nothing else links the companion to its host. Prepositions with one meaning have one name
+(`SAME_PREPOSITION`). The family follows from the relation (`family_of`).
 """
 
 from __future__ import annotations
@@ -61,7 +52,7 @@ from pipeline.datasets.vocabulary import tokenize
 
 
 def word_set(text: str) -> frozenset[str]:
-    """Return the words of a text as a set; tables of words read best as text."""
+    """Return the words of a text as a set."""
     return frozenset(text.split())
 
 
@@ -137,7 +128,7 @@ _VERBS: Final = {
 
 
 def load_lemmas() -> None:
-    """Read the tables of lemmas now and not with the first word that needs them; takes a second or two."""
+    """Read the lemma tables now instead of with the first word, which takes a second or two."""
     _tables()
 
 
@@ -189,11 +180,11 @@ def verb_lemma(word: str) -> str:
 
 
 SCENE: Final = "scene"
-"""The tail of a statement that names no second entity; words for the picture as a whole come to it as well."""
+"""Tail of a statement without a second entity, and the entity of words for the whole picture."""
 
 SCENE_WORDS: Final = word_set("scene scenery image picture photo photograph screen view map frame")
 PLAIN_PLACES: Final = word_set("area region place zone location territory")
-"""Words that mean the scene when they stand alone ("in this area"), and a thing with a word before ("green area")."""
+"""Words that mean the scene alone ("in this area") and an entity with another word ("green area")."""
 
 PARTS: Final = word_set(
     "side part corner edge end middle center centre top bottom left right half quarter third front rest border "
@@ -201,7 +192,7 @@ PARTS: Final = word_set(
     "north south east west northeast northwest southeast southwest remainder portion section fringe foot periphery "
     "size length height direction position level angle surface width shape"
 )
-"""Places in the picture and parts of a thing: no entities themselves; "corner of the road" is the road."""
+"""Parts of the picture or of an entity, which are no entities: "corner of the road" is the road."""
 
 NUMBERS: Final = word_set("one two three four five six seven eight nine ten")
 MEASURES: Final = NUMBERS | word_set(
@@ -210,13 +201,13 @@ MEASURES: Final = NUMBERS | word_set(
     "circle most some many several few all both each any none hundred "
     "thousand half part quarter majority rest remainder"
 )
-"""Words that count or measure what follows "of": "rows of houses" is the houses."""
+"""Words that count or measure their "of" phrase: "rows of houses" is the houses."""
 
 REFERRING: Final = word_set(
     "it they them its their this that these those one ones other others another which who whom what something "
     "everything nothing anything all some many more most both each there"
 )
-"""Words that stand for a thing named elsewhere."""
+"""Words that refer to another mention."""
 
 _COUNTS: Final = NUMBERS | word_set("several few")
 _DETERMINERS: Final = word_set("the this that whole entire these those its same")
@@ -276,7 +267,7 @@ _CLASSES: Final = {
     "palm": "island",
 }
 COMPOUNDS: Final = frozenset((first, last) for first, lasts in _CLASSES.items() for last in lasts.split())
-"""Pairs of words (the second in the singular) that together name a class of things."""
+"""Pairs of words, the second in the singular, that name one class."""
 
 FUSED: Final = {
     ("bare", "land"): "bareland",
@@ -299,32 +290,32 @@ FUSED: Final = {
     ("ware", "house"): "warehouse",
     ("green", "house"): "greenhouse",
 }
-"""Classes that annotators write as two words and as one."""
+"""Classes that annotators write in two words or in one."""
 
 
 def normalise_entity(phrase: str) -> str | None:
-    """Bring a noun phrase to its entity.
+    """Return the entity of a noun phrase.
 
-    Articles, counts, measures ("two rows of") and adjectives fall away; the head noun comes into the singular; a pair
-    of words that names a class stays together (`COMPOUNDS`) or is fused (`FUSED`). What follows a preposition or a
+    Articles, counts, measures ("two rows of") and adjectives are dropped; the head noun becomes singular; a pair of
+    words that names a class is kept (`COMPOUNDS`) or is fused (`FUSED`). What follows a preposition or a
     comma is left out, except after "of", where the phrase is only a part or a measure of what follows.
 
     Returns:
-        The entity; `SCENE` for the picture as a whole; None for a mere place in the picture ("the top left"), a word
-        that refers to something else ("them"), and a phrase without a word.
+        The entity; `SCENE` for the whole picture; None for a part of the picture ("the top left"), a word that refers
+        to another mention ("them"), and a phrase without a word.
     """
     words = list(tokenize(phrase.split(",")[0]))
     for position, word in enumerate(words):
         if word in _STOPS and position > 0:
-            words, rest = words[:position], words[position + 1 :]
-            if word == "of" and rest and noun_lemma(words[-1]) in MEASURES | PARTS:
-                return normalise_entity(" ".join(rest))
+            words, after = words[:position], words[position + 1 :]
+            if word == "of" and after and noun_lemma(words[-1]) in MEASURES | PARTS:
+                return normalise_entity(" ".join(after))
             break
     return entity_of(words)
 
 
 def entity_of(words: list[str]) -> str | None:
-    """Bring the words of one plain noun phrase, without prepositions, to its entity; see `normalise_entity`."""
+    """Return the entity of a noun phrase without prepositions, given its words; see `normalise_entity`."""
     if not words:
         return None
     lemma = noun_lemma(words[-1])
@@ -360,7 +351,7 @@ REPLACE_VERBS: Final = word_set("replace substitute")
 BECOME_VERBS: Final = word_set(
     "become turn turn-into change-into change-to convert transform transition evolve turn-to"
 )
-"""Verbs whose subject is what was there before: "X becomes Y", "X turned into Y" is ⟨Y; replace; X⟩."""
+"""Verbs whose subject is replaced: "X becomes Y", "X turned into Y" is ⟨Y; replace; X⟩."""
 
 SPATIAL_VERBS: Final = word_set(
     "surround connect link cross intersect lead run divide separate locate situate arrange distribute scatter line "
@@ -413,16 +404,16 @@ SAME_PREPOSITION: Final = {
     "underneath": "under",
     "beneath": "under",
 }
-"""Prepositions that say the same: each group has one name. Both sides of a thing are "along", one side "beside"."""
+"""Canonical names of prepositions; both sides of an entity are "along", one side is "beside"."""
 
 _FROM: Final = word_set("on in at off out-of")
 _DROPPED: Final = word_set("is are was were be been being has have had the a an newly also")
 
 
 def join_relation(verb: str | None, preposition: str | None) -> str:
-    """Compose a relation from the lemma of a verb and a preposition, either of which may be missing.
+    """Return the relation of a verb's lemma and a preposition, either of which may be missing.
 
-    With a verb of disappearance, "on", "in" and "at" are "from": houses removed on the bareland are removed from it.
+    With a verb of disappearance, "on", "in" and "at" become "from".
     """
     if verb is None:
         return preposition or "be"
@@ -434,36 +425,36 @@ def join_relation(verb: str | None, preposition: str | None) -> str:
 
 
 def split_relation(relation: str) -> tuple[str | None, str | None]:
-    """Take a relation apart into verb and preposition: "cut-down-from" is ("cut-down", "from"), "near" has no verb."""
-    parts = relation.split("-")
-    for length in range(len(parts), 0, -1):
-        tail = "-".join(parts[-length:])
-        if tail in PREPOSITIONS and (length == len(parts) or "-".join(parts) not in KNOWN_VERBS):
-            return "-".join(parts[:-length]) or None, tail
+    """Split a relation into verb and preposition: "cut-down-from" is ("cut-down", "from"), "near" has no verb."""
+    words = relation.split("-")
+    for length in range(len(words), 0, -1):
+        tail = "-".join(words[-length:])
+        if tail in PREPOSITIONS and (length == len(words) or "-".join(words) not in KNOWN_VERBS):
+            return "-".join(words[:-length]) or None, tail
     return relation, None
 
 
 def normalise_relation(relation: str) -> str:
-    """Bring a relation in any writing to hyphenated lemmas.
+    """Return a relation in hyphenated lemmas.
 
     "built along" and "is built alongside" are "build-along"; "has been removed from" is "remove-from"; "on both sides
-    of" is "along". Auxiliaries, articles and adverbs in -ly fall away. The empty string comes back for no words.
+    of" is "along". Auxiliaries, articles and adverbs in -ly are dropped. Without any word the result is empty.
     """
-    words = [word for part in tokenize(relation) for word in part.split("-")]
-    kept = [word for word in words if word not in _DROPPED and not word.endswith("ly")]
-    if not kept:
+    words = [word for token in tokenize(relation) for word in token.split("-")]
+    lemmas = [word for word in words if word not in _DROPPED and not word.endswith("ly")]
+    if not lemmas:
         return "be" if words else ""
-    whole = "-".join(kept)
+    whole = "-".join(lemmas)
     if whole in SAME_PREPOSITION:
         return SAME_PREPOSITION[whole]
     if whole in PREPOSITIONS:
         return whole
-    verb, rest = verb_lemma(kept[0]), kept[1:]
-    if rest and f"{verb}-{rest[0]}" in KNOWN_VERBS and f"{verb}-{rest[0]}" not in BECOME_VERBS:
-        verb, rest = f"{verb}-{rest[0]}", rest[1:]
-    if not rest:
+    verb, others = verb_lemma(lemmas[0]), lemmas[1:]
+    if others and f"{verb}-{others[0]}" in KNOWN_VERBS and f"{verb}-{others[0]}" not in BECOME_VERBS:
+        verb, others = f"{verb}-{others[0]}", others[1:]
+    if not others:
         return verb
-    preposition = "-".join(rest)
+    preposition = "-".join(others)
     return join_relation(verb, SAME_PREPOSITION.get(preposition, preposition))
 
 
@@ -484,24 +475,21 @@ def family_of(relation: str) -> Family:
     return "spatial" if verb in SPATIAL_VERBS else "other"
 
 
-__all__ = ["PLAIN_PLACES", "SCENE", "canonical", "family_of", "normalise_entity", "normalise_relation"]
-
-_WHOLE: Final = "area"
-"""The scene where it is itself what an event is about: "this area was urbanised"."""
+_AREA: Final = "area"
+"""Head of an event of the scene itself: "this area was urbanised"."""
 _AGENT: Final = frozenset(("by", "with"))
 _PASSIVE_PLACES: Final = word_set("surround cover fill occupy enclose line flank border encircle dot frame")
 
 
 def canonical(head: str, relation: str, tail: str | None) -> tuple[str, str, str, Family] | None:
-    """Bring a triple in any writing to the convention.
+    """Bring a triple to the normal form.
 
-    Entities and relation are normalised; "replaced by", "turned into", "becomes", "surrounded by" and their like are
-    turned round; a tail that is missing or a mere place in the picture becomes "scene", and the preposition that led
-    to it falls away.
+    Entities and relation are normalised; "replaced by", "turned into", "becomes", "surrounded by" and the like are
+    inverted; a tail that is missing or a part of the picture becomes "scene", and its preposition is dropped.
 
     Returns:
-        Head, relation, tail and family; None where no head or no relation remains, or where a thing would merely be
-        in the scene (⟨house; near; scene⟩).
+        Head, relation, tail and family; None where no head or no relation remains, or where an entity would only be in
+        the scene (⟨house; near; scene⟩).
     """
     source = normalise_entity(head)
     target = normalise_entity(tail) if tail is not None else None
@@ -516,11 +504,11 @@ def canonical(head: str, relation: str, tail: str | None) -> tuple[str, str, str
         name = REPLACE
     elif verb in _PASSIVE_PLACES and preposition in _AGENT and target not in (None, SCENE):
         source, target, name = target, source, verb or name
-    return settle(source, name, target)
+    return finish_triple(source, name, target)
 
 
-def settle(source: str | None, name: str, target: str | None) -> tuple[str, str, str, Family] | None:
-    """Finish a triple of normalised parts: the scene as tail, the family; see `canonical`."""
+def finish_triple(source: str | None, name: str, target: str | None) -> tuple[str, str, str, Family] | None:
+    """Complete a triple of normalised entities and relation: the scene as tail, the family; see `canonical`."""
     target = target or SCENE
     verb, _ = split_relation(name)
     if source is None:
@@ -530,5 +518,5 @@ def settle(source: str | None, name: str, target: str | None) -> tuple[str, str,
             return None
         name = verb
     if source == SCENE and name != REPLACE:
-        source = _WHOLE
+        source = _AREA
     return source, name, target, family_of(name)

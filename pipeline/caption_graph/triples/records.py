@@ -1,7 +1,4 @@
-"""How far two sets of triples agree: precision, recall and F1 by what is compared.
-
-Captions in, triples out: the records that every extraction engine shares, and the file triples.jsonl.
-"""
+"""Captions in, triples out: records that all extraction engines share, triples.jsonl, and agreement of engines."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 class Caption(BaseModel):
-    """One sentence about one pair.
+    """Sentence about one pair.
 
     Attributes:
         pair: Id of the pair.
@@ -38,7 +35,7 @@ class Caption(BaseModel):
     text: str
 
     def triple(
-        self, head: str, relation: str, tail: str, family: Family, *, engine: str, evidence: tuple[int, int]
+        self, head: str, relation: str, tail: str, family: Family, *, engine: str, span: tuple[int, int]
     ) -> Triple:
         """Return a statement of this caption."""
         return Triple(
@@ -49,25 +46,25 @@ class Caption(BaseModel):
             engine=engine,
             pair=self.pair,
             sentence=self.sentence,
-            evidence=evidence,
+            span=span,
         )
 
 
 class Triple(BaseModel):
-    """One statement of a caption, in the form that `pipeline.caption_graph.triples.normalisation` describes.
+    """Statement of a caption, in the normal form of `pipeline.caption_graph.triples.normalisation`.
 
     Attributes:
         head: Entity that the statement is about.
         relation: Hyphenated lemmas: "appear-on", "build-along", "replace".
         tail: Second entity, or "scene" where the caption names none.
-        family: What kind of statement it is.
+        family: Kind of statement.
         engine: Name of the engine that extracted it: "rules", "llm".
         pair: Id of the pair.
         sentence: Position of the sentence among the pair's captions, from 0.
-        evidence: Characters `start:end` of the caption in which the statement is made.
+        span: Characters `start:end` of the caption that state it; `evidence` in triples.jsonl.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     head: str = Field(min_length=1)
     relation: str = Field(min_length=1)
@@ -76,32 +73,32 @@ class Triple(BaseModel):
     engine: str = Field(min_length=1)
     pair: str
     sentence: int = Field(ge=0)
-    evidence: tuple[int, int]
+    span: tuple[int, int] = Field(alias="evidence")
 
     @model_validator(mode="after")
     def _span_in_order(self) -> Triple:
-        start, end = self.evidence
+        start, end = self.span
         if not 0 <= start < end:
             raise ValueError(f"the evidence must be a span with 0 <= start < end, not {start}:{end}")
         return self
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What is stated: head, relation, tail."""
+        """Head, relation, tail."""
         return self.head, self.relation, self.tail
 
 
 class Extractor(Protocol):
-    """An engine that finds the triples of captions."""
+    """Engine that extracts the triples of captions."""
 
     @property
     def name(self) -> str:
-        """What `Triple.engine` says: "rules", "llm"."""
+        """Value of `Triple.engine`: "rules", "llm"."""
 
     def extract(self, captions: Sequence[Caption]) -> list[Triple]:
         """Return the triples of all captions, in the order of the captions, each statement once per caption.
 
-        A caption that says that nothing changed has none.
+        A caption that states no change has none.
         """
 
 
@@ -113,8 +110,8 @@ def captions_of(pairs: Iterable[Pair]) -> list[Caption]:
 
 
 def write_triples(path: Path, triples: Iterable[Triple]) -> Path:
-    """Write triples.jsonl: one triple a line, keys in the order of `Triple`."""
-    lines = (json.dumps(triple.model_dump(mode="json"), ensure_ascii=False) + "\n" for triple in triples)
+    """Write triples.jsonl: one triple a line, keys in the order of `Triple`'s fields."""
+    lines = (json.dumps(triple.model_dump(mode="json", by_alias=True), ensure_ascii=False) + "\n" for triple in triples)
     return write_text(path, "".join(lines))
 
 
@@ -139,9 +136,9 @@ def read_triples(path: Path) -> list[Triple]:
             triples.append(Triple.model_validate_json(line))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
+            location = ".".join(map(str, first["loc"]))
             raise DataError(
-                f"line {number} is no triple: {place + ': ' if place else ''}{first['msg']}", where=path, fix=fix
+                f"line {number} is no triple: {location + ': ' if location else ''}{first['msg']}", where=path, fix=fix
             ) from error
     return triples
 
@@ -152,33 +149,33 @@ Labelled = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Counts over all captions, and what follows from them.
+    """Counts over all captions, and precision, recall and F1.
 
     Attributes:
-        correct: Found and expected.
-        found: What the engine gave.
-        expected: What the labels hold.
+        true_positives: Triples that are both predicted and expected.
+        predicted: Triples of the engine.
+        expected: Triples of the labels.
     """
 
-    correct: int
-    found: int
+    true_positives: int
+    predicted: int
     expected: int
 
     @property
     def precision(self) -> float:
-        """Share of what was found that is expected; 1 where nothing was found."""
-        return self.correct / self.found if self.found else 1.0
+        """Share of the predicted triples that are expected; 1 where none is predicted."""
+        return self.true_positives / self.predicted if self.predicted else 1.0
 
     @property
     def recall(self) -> float:
-        """Share of what is expected that was found; 1 where nothing is expected."""
-        return self.correct / self.expected if self.expected else 1.0
+        """Share of the expected triples that are predicted; 1 where none is expected."""
+        return self.true_positives / self.expected if self.expected else 1.0
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
-        both = self.found + self.expected
-        return 2 * self.correct / both if both else 1.0
+        total = self.predicted + self.expected
+        return 2 * self.true_positives / total if total else 1.0
 
 
 _VIEWS: Final[dict[str, Callable[[Labelled], Hashable]]] = {
@@ -189,16 +186,16 @@ _VIEWS: Final[dict[str, Callable[[Labelled], Hashable]]] = {
 
 
 def agreement(
-    found: Mapping[Hashable, Iterable[Labelled]], expected: Mapping[Hashable, Iterable[Labelled]]
+    predicted: Mapping[Hashable, Iterable[Labelled]], expected: Mapping[Hashable, Iterable[Labelled]]
 ) -> dict[str, Agreement]:
     """Compare the triples of captions.
 
-    Captions are matched by key; one that only one side knows counts as without triples on the other. Within a caption
-    the comparison is of multisets: a pair of entities that is expected twice must be found twice.
+    Captions are matched by key; one that only one side has counts as without triples on the other. Within a caption
+    multisets are compared: a pair of entities that is expected twice must be predicted twice.
 
     Args:
-        found: Triples by caption, as an engine gives them.
-        expected: Triples by caption, as they should be.
+        predicted: Triples of an engine, by caption.
+        expected: True triples, by caption.
 
     Returns:
         Agreement in "head, tail" (the two entities), "family" (entities and family) and "triple" (entities and
@@ -206,12 +203,12 @@ def agreement(
     """
     table: dict[str, Agreement] = {}
     for name, view in _VIEWS.items():
-        correct = total = wanted = 0
-        for key in found.keys() | expected.keys():
-            left = Counter(view(triple) for triple in found.get(key, ()))
-            right = Counter(view(triple) for triple in expected.get(key, ()))
-            correct += (left & right).total()
-            total += left.total()
-            wanted += right.total()
-        table[name] = Agreement(correct, total, wanted)
+        true_positives = all_predicted = all_expected = 0
+        for key in predicted.keys() | expected.keys():
+            predictions = Counter(view(triple) for triple in predicted.get(key, ()))
+            labels = Counter(view(triple) for triple in expected.get(key, ()))
+            true_positives += (predictions & labels).total()
+            all_predicted += predictions.total()
+            all_expected += labels.total()
+        table[name] = Agreement(true_positives, all_predicted, all_expected)
     return table

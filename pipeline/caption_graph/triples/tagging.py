@@ -1,4 +1,4 @@
-"""Words of a caption with their place in the text and their part of speech."""
+"""Tagging: words of a caption with their position in the text and their part of speech."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PENN: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word, or several that are read as one, with its tag and its characters `start:end` of the caption."""
+    """Word, or several that are read as one, with its tag and its characters `start:end` of the caption."""
 
     text: str
     tag: Tag
@@ -39,16 +39,16 @@ class Word:
 
 
 class Tagger(Protocol):
-    """Splits a caption into tagged words."""
+    """Function that splits a caption into tagged words."""
 
     def __call__(self, caption: str) -> list[Word]:
-        """Return the words of a caption in order, punctuation included where it parts clauses."""
+        """Return the words of a caption in order, with the punctuation that separates clauses."""
 
 
 def make_tagger(pipeline: str | None) -> Tagger:
     """Return the tagger on spaCy's blank English, or on a trained pipeline by name or folder.
 
-    A trained pipeline decides between nouns, adjectives and verbs; closed classes stay those of this project.
+    A trained pipeline decides between nouns, adjectives and verbs; closed classes are those of this project.
 
     Raises:
         SettingsError: The pipeline is not installed, or it does not tag parts of speech.
@@ -97,9 +97,9 @@ def _resolve(spans: Sequence[tuple[str, int, int]], penn: dict[int, str] | None 
     position = 0
     while position < len(spans):
         for length in range(min(_LONGEST, len(spans) - position), 0, -1):
-            known = MULTIWORD.get(tuple(span[0] for span in spans[position : position + length]))
-            if known:
-                merged.append((*known, spans[position][1], spans[position + length - 1][2]))
+            multiword = MULTIWORD.get(tuple(span[0] for span in spans[position : position + length]))
+            if multiword:
+                merged.append((*multiword, spans[position][1], spans[position + length - 1][2]))
                 position += length
                 break
         else:
@@ -207,7 +207,7 @@ _OPENS_PHRASE: Final = frozenset(
 
 
 def _following(number: int, texts: list[str], fixed: list[Tag | None]) -> Tag:
-    """Tell roughly what stands after a word: NOUN, ADJ, a closed class, or V for what can only be a verb."""
+    """Return a rough tag of the words after a word: NOUN, ADJ, a closed class, or V for a verb."""
     for ahead in range(number + 1, min(number + 5, len(texts))):
         tag, text = fixed[ahead], texts[ahead]
         participle = ahead > number + 1

@@ -23,9 +23,9 @@ def make_captions(count: int) -> list[Caption]:
         Caption(
             pair=f"pair_{number // 5:04}",
             sentence=number % 5,
-            text=f"a new {head} {_FORMS[verb]} near the {tail} {place} .",
+            text=f"a new {head} {_FORMS[verb]} near the {tail} {position} .",
         )
-        for number, (place, verb, tail, head) in enumerate(cases)
+        for number, (position, verb, tail, head) in enumerate(cases)
     ]
 
 

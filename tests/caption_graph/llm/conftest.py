@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.caption_graph.llm.run import Asking
+from pipeline.caption_graph.llm.run import LLMSession
 from pipeline.caption_graph.settings import LLMSettings
 from pipeline.caption_graph.triples.normalisation import load_lemmas
 from tests.caption_graph.llm.captions import oracle
@@ -14,7 +14,7 @@ from tests.caption_graph.llm.server import Endpoint
 
 KEY = "sk-test-7f3a91c2e5"
 
-MakeAsking = Callable[..., Asking]
+MakeSession = Callable[..., LLMSession]
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _lemma_tables() -> None:
-    """Before a clock is running."""
+    """Read the lemma tables before any test measures time."""
     load_lemmas()
 
 
@@ -42,10 +42,10 @@ def lines() -> list[str]:
 
 
 @pytest.fixture
-def make_asking(tmp_path: Path, endpoint: Endpoint, lines: list[str]) -> MakeAsking:
-    def make(on_bad_item: str = "fatal", traffic: dict[str, Any] | None = None, **settings: Any) -> Asking:
+def make_session(tmp_path: Path, endpoint: Endpoint, lines: list[str]) -> MakeSession:
+    def make(on_bad_item: str = "fatal", traffic: dict[str, Any] | None = None, **settings: Any) -> LLMSession:
         pace = {"backoff": 0.01, "backoff_limit": 0.05, "concurrency": 4, "timeout": 5.0} | (traffic or {})
-        chosen = {"base_url": endpoint.address, "model": "test-model", "captions_per_request": 5} | settings
-        return Asking(LLMSettings(**chosen, traffic=pace), tmp_path / "store", on_bad_item, lines.append)
+        fields = {"base_url": endpoint.address, "model": "test-model", "captions_per_request": 5} | settings
+        return LLMSession(LLMSettings(**fields, traffic=pace), tmp_path / "store", on_bad_item, lines.append)
 
     return make

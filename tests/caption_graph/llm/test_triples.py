@@ -6,21 +6,21 @@ import re
 
 import pytest
 
-from pipeline.caption_graph.llm.questions import Rejected, judge
+from pipeline.caption_graph.llm.questions import Rejected, check_reply
 from pipeline.caption_graph.llm.triples import (
     LLMExtractor,
     Statement,
     TripleAnswer,
     check_triples,
     entities_in,
-    find_evidence,
+    find_support,
     triple_question,
 )
 from pipeline.caption_graph.settings import LLMSettings, read_prompt
 from pipeline.caption_graph.triples.records import Caption, Extractor
 from pipeline.errors import DataError
 from tests.caption_graph.llm.captions import make_captions
-from tests.caption_graph.llm.conftest import MakeAsking
+from tests.caption_graph.llm.conftest import MakeSession
 from tests.caption_graph.llm.server import Endpoint
 
 CAPTION = "Two Swimming pools and a villa are built on the bare land , in the top left ."
@@ -35,8 +35,8 @@ def _statements(endpoint: Endpoint, *statements: tuple[str, str, str, str]) -> N
     endpoint.oracle = lambda item: {"triples": [dict(zip(fields, statement, strict=True)) for statement in statements]}
 
 
-def test_extracts_in_the_order_of_the_captions(make_asking: MakeAsking, endpoint: Endpoint) -> None:
-    extractor: Extractor = LLMExtractor(make_asking())
+def test_extracts_in_the_order_of_the_captions(make_session: MakeSession, endpoint: Endpoint) -> None:
+    extractor: Extractor = LLMExtractor(make_session())
     captions = make_captions(12)
     triples = extractor.extract(captions)
     assert [(triple.pair, triple.sentence) for triple in triples] == [(c.pair, c.sentence) for c in captions]
@@ -44,32 +44,32 @@ def test_extracts_in_the_order_of_the_captions(make_asking: MakeAsking, endpoint
     assert {triple.family for triple in triples} == {"appear"}
     assert {triple.engine for triple in triples} == {extractor.name} == {"llm"}
     for caption, triple in zip(captions, triples, strict=True):
-        assert caption.text[slice(*triple.evidence)].endswith(f"appears near the {triple.tail}")
+        assert caption.text[slice(*triple.span)].endswith(f"appears near the {triple.tail}")
     assert len(endpoint.log) == 3  # five captions a request
 
 
-def test_equal_sentences_are_asked_once_and_each_gets_its_triples(make_asking: MakeAsking, endpoint: Endpoint) -> None:
+def test_equal_sentences_are_sent_once_and_each_gets_its_triples(make_session: MakeSession, endpoint: Endpoint) -> None:
     (first,) = make_captions(1)
     second = Caption(pair="other", sentence=3, text="  " + first.text.replace(" near", "   near"))
-    triples = LLMExtractor(make_asking()).extract([first, second, first])
+    triples = LLMExtractor(make_session()).extract([first, second, first])
     assert [len(exchange.items) for exchange in endpoint.log] == [1]
     assert [triple.pair for triple in triples] == ["pair_0000", "other", "pair_0000"]
-    assert second.text[slice(*triples[1].evidence)] == "a new house appears   near the grass"
+    assert second.text[slice(*triples[1].span)] == "a new house appears   near the grass"
 
 
-def test_unchanged_and_no_captions_ask_nothing(make_asking: MakeAsking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_and_no_captions_send_nothing(make_session: MakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    extractor = LLMExtractor(make_asking())
+    extractor = LLMExtractor(make_session())
     unchanged = [Caption(pair="a", sentence=0, text=text) for text in ("the two scenes seem identical .", "", " . ")]
     assert extractor.extract([]) == extractor.extract(unchanged) == []
 
 
 @pytest.mark.parametrize("text", ["Haus", "在道路旁边建了很多房子", "une maison apparaît près de la route", "🏠"])
-def test_other_languages_and_single_words_do_no_harm(make_asking: MakeAsking, text: str) -> None:
-    assert LLMExtractor(make_asking()).extract([Caption(pair="a", sentence=0, text=text)]) == []
+def test_other_languages_and_single_words_do_no_harm(make_session: MakeSession, text: str) -> None:
+    assert LLMExtractor(make_session()).extract([Caption(pair="a", sentence=0, text=text)]) == []
 
 
-def test_statements_are_brought_to_the_convention(make_asking: MakeAsking, endpoint: Endpoint) -> None:
+def test_statements_are_normalised(make_session: MakeSession, endpoint: Endpoint) -> None:
     _statements(
         endpoint,
         ("Two swimming pools", "are built on", "the bare land", "Two swimming pools and a villa are built on"),
@@ -77,24 +77,24 @@ def test_statements_are_brought_to_the_convention(make_asking: MakeAsking, endpo
         ("villa", "built in", "the top left", "villa are built"),
         ("the top left", "change", "scene", "top left"),
     )
-    triples = LLMExtractor(make_asking()).extract([Caption(pair="a", sentence=0, text=CAPTION)])
+    triples = LLMExtractor(make_session()).extract([Caption(pair="a", sentence=0, text=CAPTION)])
     assert [triple.key for triple in triples] == [
         ("swimming pool", "build-on", "bareland"),
         ("villa", "build", "scene"),
     ]
-    assert triples[0].evidence == (0, 43)
+    assert triples[0].span == (0, 43)
 
 
-def test_works_inside_a_running_event_loop(make_asking: MakeAsking) -> None:
+def test_works_inside_a_running_event_loop(make_session: MakeSession) -> None:
     async def notebook() -> int:
-        return len(LLMExtractor(make_asking()).extract(make_captions(3)))
+        return len(LLMExtractor(make_session()).extract(make_captions(3)))
 
     assert asyncio.run(notebook()) == 3
 
 
 @pytest.mark.parametrize("structured", ["json_schema", "json_object", "none"])
-def test_forms_of_structured_output(make_asking: MakeAsking, endpoint: Endpoint, structured: str) -> None:
-    assert len(LLMExtractor(make_asking(structured=structured, extra={"top_p": 0.5})).extract(make_captions(2))) == 2
+def test_forms_of_structured_output(make_session: MakeSession, endpoint: Endpoint, structured: str) -> None:
+    assert len(LLMExtractor(make_session(structured=structured, extra={"top_p": 0.5})).extract(make_captions(2))) == 2
     body = endpoint.log[0].body
     assert body.get("response_format", {"type": "none"})["type"] == structured
     assert ("additionalProperties" in body["messages"][0]["content"]) == (structured != "json_schema")
@@ -134,29 +134,29 @@ def test_entities_in() -> None:
     assert entities_in("") == frozenset()
 
 
-def test_find_evidence() -> None:
-    assert find_evidence("bare land in", CAPTION) == (CAPTION.index("bare"), CAPTION.index("in the top") + 2)
-    assert find_evidence("a  VILLA\nare", CAPTION) == (CAPTION.index("a villa"), CAPTION.index("built") - 1)
-    assert find_evidence("pool", CAPTION) is None
-    assert find_evidence("(.*)+", CAPTION) is None
+def test_find_support() -> None:
+    assert find_support("bare land in", CAPTION) == (CAPTION.index("bare"), CAPTION.index("in the top") + 2)
+    assert find_support("a  VILLA\nare", CAPTION) == (CAPTION.index("a villa"), CAPTION.index("built") - 1)
+    assert find_support("pool", CAPTION) is None
+    assert find_support("(.*)+", CAPTION) is None
 
 
 def test_examples_of_the_prompt_obey_the_prompt() -> None:
     settings = LLMSettings(model="m")
     prompt = read_prompt(settings, "triples")
-    asked, answered = re.findall(r"^\{.*?^\]\}$", prompt, re.DOTALL | re.MULTILINE)
-    items = [{"caption": item["caption"]} for item in json.loads(asked)["captions"]]
-    verdict = judge(triple_question(settings), items, answered)
-    assert not verdict.rejected
-    assert len(verdict.accepted) == 4
+    request, reply = re.findall(r"^\{.*?^\]\}$", prompt, re.DOTALL | re.MULTILINE)
+    items = [{"caption": item["caption"]} for item in json.loads(request)["captions"]]
+    checked = check_reply(triple_question(settings), items, reply)
+    assert not checked.rejected
+    assert len(checked.accepted) == 4
 
 
-def test_own_prompts(make_asking: MakeAsking, endpoint: Endpoint, tmp_path) -> None:
+def test_own_prompts(make_session: MakeSession, endpoint: Endpoint, tmp_path) -> None:
     (tmp_path / "triples.md").write_text("Find triples.\n")
-    LLMExtractor(make_asking(prompts=tmp_path)).extract(make_captions(1))
+    LLMExtractor(make_session(prompts=tmp_path)).extract(make_captions(1))
     assert endpoint.log[0].body["messages"][0]["content"] == "Find triples."
     (tmp_path / "triples.md").write_text(" \n")
     with pytest.raises(DataError, match="prompt is empty"):
-        LLMExtractor(make_asking(prompts=tmp_path)).extract(make_captions(1))
+        LLMExtractor(make_session(prompts=tmp_path)).extract(make_captions(1))
     with pytest.raises(DataError, match="cannot read the prompt"):
-        LLMExtractor(make_asking(prompts=tmp_path / "none")).extract(make_captions(1))
+        LLMExtractor(make_session(prompts=tmp_path / "none")).extract(make_captions(1))

@@ -117,7 +117,7 @@ def test_canonical_triples_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("relation", "parts"),
+    ("relation", "expected"),
     [
         ("show-up-along", ("show-up", "along")),
         ("show-up", ("show-up", None)),
@@ -126,8 +126,8 @@ def test_canonical_triples_stay_as_they_are() -> None:
         ("widen", ("widen", None)),
     ],
 )
-def test_relations_come_apart(relation: str, parts: tuple[str | None, str | None]) -> None:
-    assert split_relation(relation) == parts
+def test_relations_come_apart(relation: str, expected: tuple[str | None, str | None]) -> None:
+    assert split_relation(relation) == expected
 
 
 def test_lemmas() -> None:

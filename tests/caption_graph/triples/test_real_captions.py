@@ -26,10 +26,10 @@ def test_labels_follow_the_convention() -> None:
     for label in _LABELS:
         assert label.keys() == {"pair", "sentence", "part", "triples"}
         for triple in label["triples"]:
-            parts = (triple["head"], triple["relation"], triple["tail"])
-            assert canonical(*parts) == (*parts, triple["family"])
-    parts_of = [label["part"] for label in _LABELS]
-    assert (parts_of.count("dev"), parts_of.count("final")) == (80, 80)
+            key = (triple["head"], triple["relation"], triple["tail"])
+            assert canonical(*key) == (*key, triple["family"])
+    halves = [label["part"] for label in _LABELS]
+    assert (halves.count("dev"), halves.count("final")) == (80, 80)
 
 
 @pytest.mark.reference_data

@@ -10,24 +10,24 @@ from pipeline.caption_graph.triples.records import Triple, agreement, captions_o
 from pipeline.datasets.records import Pair
 from pipeline.errors import DataError
 
-_GOLD = {
+LABELS = {
     1: [("house", "build-along", "road", "appear"), ("tree", "remove", "scene", "disappear")],
     2: [("road", "replace", "tree", "replace")],
 }
 
 
 def test_equal_sets_agree_wholly() -> None:
-    for measure in agreement(_GOLD, _GOLD).values():
+    for measure in agreement(LABELS, LABELS).values():
         assert (measure.precision, measure.recall, measure.f1) == (1.0, 1.0, 1.0)
 
 
 def test_each_view_forgives_what_it_does_not_compare() -> None:
-    found = {
+    predicted = {
         1: [("house", "construct-along", "road", "appear"), ("tree", "widen", "scene", "other")],
         2: [("road", "replace", "bush", "replace"), ("road", "replace", "tree", "replace")],
     }
-    table = agreement(found, _GOLD)
-    assert {name: (m.correct, m.found, m.expected) for name, m in table.items()} == {
+    table = agreement(predicted, LABELS)
+    assert {name: (m.true_positives, m.predicted, m.expected) for name, m in table.items()} == {
         "head, tail": (3, 4, 3),
         "family": (2, 4, 3),
         "triple": (1, 4, 3),
@@ -38,14 +38,14 @@ def test_each_view_forgives_what_it_does_not_compare() -> None:
 
 
 def test_triples_of_another_caption_do_not_count() -> None:
-    moved = {1: _GOLD[2], 2: _GOLD[1]}
-    assert agreement(moved, _GOLD)["triple"].correct == 0
+    moved = {1: LABELS[2], 2: LABELS[1]}
+    assert agreement(moved, LABELS)["triple"].true_positives == 0
 
 
 def test_captions_that_one_side_lacks_count_as_empty() -> None:
-    table = agreement({}, _GOLD)
-    assert (table["triple"].found, table["triple"].expected, table["triple"].recall) == (0, 3, 0.0)
-    assert agreement(_GOLD, {})["triple"].precision == 0.0
+    table = agreement({}, LABELS)
+    assert (table["triple"].predicted, table["triple"].expected, table["triple"].recall) == (0, 3, 0.0)
+    assert agreement(LABELS, {})["triple"].precision == 0.0
     assert agreement({}, {})["triple"].f1 == 1.0
 
 
@@ -58,7 +58,7 @@ def triple(**changes: Any) -> Triple:
         "engine": "rules",
         "pair": "pair-1",
         "sentence": 2,
-        "evidence": (0, 12),
+        "span": (0, 12),
     }
     return Triple(**{**values, **changes})
 
@@ -100,9 +100,9 @@ def test_a_missing_file_and_foreign_bytes_are_data_errors(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("span", [(3, 3), (4, 2), (-1, 2)])
-def test_evidence_is_a_span(span: tuple[int, int]) -> None:
+def test_spans_are_in_order(span: tuple[int, int]) -> None:
     with pytest.raises(ValidationError, match="span"):
-        triple(evidence=span)
+        triple(span=span)
 
 
 def test_captions_of_pairs_are_numbered_per_pair() -> None:

@@ -17,11 +17,11 @@ Keys = Callable[[str], set[tuple[str, str, str]]]
 
 def triples(text: str) -> set[tuple[str, str, str]]:
     """Read "house build-along road; parking_lot appear scene"."""
-    found = set()
-    for statement in filter(None, (part.strip() for part in text.split(";"))):
+    keys = set()
+    for statement in filter(None, (entry.strip() for entry in text.split(";"))):
         head, relation, tail = (word.replace("_", " ") for word in statement.split())
-        found.add((head, relation, tail))
-    return found
+        keys.add((head, relation, tail))
+    return keys
 
 
 CONSTRUCTIONS = {
@@ -159,26 +159,26 @@ def test_one_word_and_other_languages_state_nothing(text: str, keys: Keys) -> No
     assert keys(text) == set()
 
 
-def test_triples_name_caption_engine_family_and_evidence(rules: RulesExtractor) -> None:
+def test_triples_name_caption_engine_family_and_span(rules: RulesExtractor) -> None:
     text = "In the north, two huts appear on the bare land and a tent is removed."
-    found = rules.extract([Caption(pair="x", sentence=4, text=text)])
-    assert [(t.pair, t.sentence, t.engine, t.family) for t in found] == [
+    triples = rules.extract([Caption(pair="x", sentence=4, text=text)])
+    assert [(t.pair, t.sentence, t.engine, t.family) for t in triples] == [
         ("x", 4, "rules", "appear"),
         ("x", 4, "rules", "disappear"),
     ]
-    assert [text[slice(*t.evidence)] for t in found] == ["two huts appear on the bare land", "a tent is removed"]
+    assert [text[slice(*t.span)] for t in triples] == ["two huts appear on the bare land", "a tent is removed"]
 
 
 def test_captions_keep_their_order_and_repeat_their_triples(rules: RulesExtractor) -> None:
     texts = ["A hut appears.", "Nothing has changed.", "A tent vanishes.", "A hut appears."]
-    found = rules.extract([Caption(pair="p", sentence=n, text=text) for n, text in enumerate(texts)])
-    assert [(t.sentence, t.head) for t in found] == [(0, "hut"), (2, "tent"), (3, "hut")]
+    triples = rules.extract([Caption(pair="p", sentence=n, text=text) for n, text in enumerate(texts)])
+    assert [(t.sentence, t.head) for t in triples] == [(0, "hut"), (2, "tent"), (3, "hut")]
     assert rules.extract([]) == []
 
 
 def test_a_statement_is_made_once_per_caption(rules: RulesExtractor) -> None:
-    found = rules.extract([Caption(pair="p", sentence=0, text="A hut appears and a hut appears.")])
-    assert len(found) == 1
+    triples = rules.extract([Caption(pair="p", sentence=0, text="A hut appears and a hut appears.")])
+    assert len(triples) == 1
 
 
 _WORDS = word_set(
@@ -195,7 +195,7 @@ def test_any_text_can_be_read(text: str) -> None:
     first = extractor.extract([Caption(pair="p", sentence=0, text=text)])
     assert first == extractor.extract([Caption(pair="p", sentence=0, text=text)])
     for triple in first:
-        assert triple.evidence[1] <= len(text)
+        assert triple.span[1] <= len(text)
         assert triple.head == triple.head.lower()
         assert " " not in triple.relation
 
