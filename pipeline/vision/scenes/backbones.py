@@ -115,15 +115,15 @@ def build_backbone(name: str, weights: Path | None, *, seed: int = 0) -> Backbon
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = BACKBONES.resolve(name)()
+        backbone: Backbone = BACKBONES.resolve(name)()
     if weights is not None:
         load_exactly(
             backbone,
             backbone.adapt_state_dict(load_state_dict(weights)),
             kind=f"a {name}",
             path=weights,
-            fix="set models.backbone.backbone to the model that the file belongs to, or models.backbone.weights to another "
-            "file",
+            fix="set models.backbone.backbone to the model that the file belongs to, or models.backbone.weights to "
+            "another file",
         )
     return backbone.eval()
 
@@ -135,7 +135,8 @@ def backbone_stride(name: str) -> int:
         SettingsError: There is no backbone of that name.
     """
     with torch.device("meta"):
-        return BACKBONES.resolve(name)().stride
+        backbone: Backbone = BACKBONES.resolve(name)()
+    return backbone.stride
 
 
 def normalise(images: Tensor, settings: BackboneSettings) -> Tensor:

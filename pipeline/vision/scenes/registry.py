@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pipeline.registry import Registry
 
-if TYPE_CHECKING:
-    from pipeline.vision.scenes.backbones import Backbone
-
-BACKBONES: Registry[Callable[[], Backbone]] = Registry("scene backbone", where="models.backbone.backbone")
-"""Factories of backbones with randomly initialised weights, by name."""
+BACKBONES: Registry[Any] = Registry("scene backbone", where="models.backbone.backbone")
+"""By name, a class or function without arguments that returns a `pipeline.vision.scenes.backbones.Backbone`."""
 
 BACKBONES.register(
     "mini", "pipeline.vision.scenes.backbones:mini", "ships with the project, trained on the synthetic world"

@@ -16,6 +16,7 @@ from pipeline.vision.drawing.canvas import (
     beside,
     category_colours,
     contact_sheet,
+    font,
     shortened,
     stacked,
     titled,
@@ -37,6 +38,28 @@ from pipeline.vision.drawing.pair import (
 from tests.stages.region_data import mask_set
 
 NAMES = ("building", "road")
+CATEGORIES = ["building", "road", "vegetation"]
+NONE = np.zeros(0, dtype=np.int32)
+
+
+def image(height: int = 64, width: int = 64, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(60, 120, (height, width, 3), dtype=np.uint8)
+
+
+def rectangles(*boxes: tuple[int, int, int, int], height: int = 64, width: int = 64) -> NDArray[np.bool_]:
+    masks = np.zeros((len(boxes), height, width), dtype=np.bool_)
+    for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
+        mask[top:bottom, left:right] = True
+    return masks
+
+
+def has(picture: Image.Image, colour: tuple[int, int, int]) -> NDArray[np.bool_]:
+    pixels: NDArray[np.bool_] = (np.asarray(picture) == colour).all(2)
+    return pixels
+
+
+def drawn(masks: NDArray[np.bool_], seed: int = 0) -> DrawnRegions:
+    return DrawnRegions(image(*masks.shape[1:], seed), masks, mask_set(masks).centroids)
 
 
 def semantics() -> DrawnSemantics:
@@ -86,30 +109,6 @@ def test_sheets_of_several_pairs() -> None:
         draw_sheet([replace(full(), semantics=None)], ["maps"])
     with pytest.raises(ValueError, match="at least one"):
         draw_sheet([], KINDS)
-
-
-NAMES_PICTURES = ["building", "road", "vegetation"]
-NONE = np.zeros(0, dtype=np.int32)
-
-
-def image(height: int = 64, width: int = 64, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(60, 120, (height, width, 3), dtype=np.uint8)
-
-
-def rectangles(*places: tuple[int, int, int, int], height: int = 64, width: int = 64) -> NDArray[np.bool_]:
-    masks = np.zeros((len(places), height, width), dtype=np.bool_)
-    for mask, (left, top, right, bottom) in zip(masks, places, strict=True):
-        mask[top:bottom, left:right] = True
-    return masks
-
-
-def has(picture: Image.Image, colour: tuple[int, int, int]) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (np.asarray(picture) == colour).all(2)
-    return found
-
-
-def drawn(masks: NDArray[np.bool_], seed: int = 0) -> DrawnRegions:
-    return DrawnRegions(image(*masks.shape[1:], seed), masks, mask_set(masks).centroids)
 
 
 def test_masks() -> None:
@@ -165,14 +164,14 @@ def test_matches_of_empty_sets(sides: tuple[int, int]) -> None:
 def test_semantic_regions() -> None:
     masks = rectangles((0, 0, 30, 30), (34, 34, 64, 60))
     boxes = mask_set(masks).boxes
-    picture = draw_semantic_regions(image(), masks, boxes, np.array([2, 0]), np.array([0.5, 0.75]), NAMES_PICTURES)
-    colours = category_colours(NAMES_PICTURES)
+    picture = draw_semantic_regions(image(), masks, boxes, np.array([2, 0]), np.array([0.5, 0.75]), CATEGORIES)
+    colours = category_colours(CATEGORIES)
     assert has(picture, colours[2])[:240, :240].any()
     assert has(picture, colours[0])[272:, 272:].any()
     assert not has(picture, colours[1]).any()
-    other = draw_semantic_regions(image(), masks, boxes, np.array([2, 0]), np.array([0.5, 0.85]), NAMES_PICTURES)
+    other = draw_semantic_regions(image(), masks, boxes, np.array([2, 0]), np.array([0.5, 0.85]), CATEGORIES)
     assert other.tobytes() != picture.tobytes()
-    none = draw_semantic_regions(image(), masks[:0], boxes[:0], NONE, np.zeros(0), NAMES_PICTURES)
+    none = draw_semantic_regions(image(), masks[:0], boxes[:0], NONE, np.zeros(0), CATEGORIES)
     assert none.tobytes() == draw_masks(image(), masks[:0]).tobytes()
 
 
@@ -180,17 +179,17 @@ def test_semantic_map_and_legend() -> None:
     values = np.zeros((64, 64), dtype=np.uint8)
     values[:32] = 1
     values[40:, :32] = 3
-    picture = draw_semantic_map(image(), values, NAMES_PICTURES)
-    bare = draw_semantic_map(image(), values, NAMES_PICTURES, legend=False)
+    picture = draw_semantic_map(image(), values, CATEGORIES)
+    bare = draw_semantic_map(image(), values, CATEGORIES, legend=False)
     assert bare.size == (512, 512)
     assert picture.width == 512
     assert picture.height > 512
     pixels = np.asarray(bare).astype(int)
-    building = np.array(category_colours(NAMES_PICTURES)[0])
+    building = np.array(category_colours(CATEGORIES)[0])
     assert np.abs(pixels[:256] - building).mean() < 60 < np.abs(pixels[256:] - building).mean()
     legend = np.asarray(picture)[512:]
     for category, occurs in enumerate((True, False, True)):
-        assert (legend == category_colours(NAMES_PICTURES)[category]).all(2).any() == occurs
+        assert (legend == category_colours(CATEGORIES)[category]).all(2).any() == occurs
 
 
 def test_legend_wraps_and_says_when_there_is_nothing() -> None:
@@ -226,8 +225,6 @@ def test_sheets() -> None:
 
 
 def test_long_captions_are_cut_at_words() -> None:
-    from pipeline.vision.drawing.canvas import font
-
     text = shortened("several villas are built along the road", font(16), 150)
     assert text.endswith(" …")
     assert font(16).getlength(text) <= 150

@@ -15,12 +15,12 @@ def to_transformers(state: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
 
     for name, tensor in state.items():
         value = tensor.squeeze(-1) if tensor.ndim == 3 else tensor
-        part, _, rest = name.partition(".")
-        if part == "final_proj":
+        module, _, rest = name.partition(".")
+        if module == "final_proj":
             converted[f"final_projection.final_proj.{rest}"] = value
-        elif part == "kenc":
+        elif module == "kenc":
             converted[f"keypoint_encoder.{_in_perceptron(rest, 'encoder')}"] = value
-        elif part == "gnn":
+        elif module == "gnn":
             number, _, inner = rest.removeprefix("layers.").partition(".")
             layer = f"gnn.layers.{number}"
             if inner.startswith("mlp."):
@@ -35,11 +35,11 @@ def to_transformers(state: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in converted.items()}
 
 
-def _in_perceptron(name: str, room: str) -> str:
+def _in_perceptron(name: str, prefix: str) -> str:
     """`mlp.4.weight` of a sequence linear, norm, ReLU, linear, norm, … → the linear or norm of block 1."""
     _, number, kind = name.split(".")
-    block, place = divmod(int(number), 3)
-    return f"{room}.{block}.{'linear' if place == 0 else 'batch_norm'}.{kind}"
+    block, position = divmod(int(number), 3)
+    return f"{prefix}.{block}.{'linear' if position == 0 else 'batch_norm'}.{kind}"
 
 
 def load_into(model: torch.nn.Module, state: dict[str, Tensor]) -> None:

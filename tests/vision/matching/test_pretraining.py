@@ -26,8 +26,8 @@ def examples() -> Examples:
 @pytest.mark.parametrize("method", ["superglue", "lightglue"])
 def test_loss_against_a_plain_loop(method: str) -> None:
     matcher = learned_matcher(matcher_settings(method), WIDTH).eval()
-    part = examples()
-    table = matcher.log_assignment(part.pairs)
+    batch = examples()
+    table = matcher.log_assignment(batch.pairs)
     matched, binned, terms = 0.0, 0.0, 0
     for pair, ((before, after), numbers) in enumerate(zip(COUNTS, COUNTERPARTS, strict=True)):
         for row in range(before):
@@ -40,35 +40,35 @@ def test_loss_against_a_plain_loop(method: str) -> None:
             if column not in numbers:
                 binned -= table[pair, -1, column].item()
                 terms += 1
-    values = losses(matcher, part)
+    values = losses(matcher, batch)
     assert values["matches"].item() == pytest.approx(matched / terms, rel=1e-5)
     assert values["dustbins"].item() == pytest.approx(binned / terms, rel=1e-5)
 
 
 def test_swapped_dates_have_the_transposed_target() -> None:
-    part = examples()
-    swapped = swap_dates(part)
-    assert torch.equal(target_table(swapped), target_table(part).transpose(1, 2))
-    assert torch.equal(swap_dates(swapped).counterpart, part.counterpart)
+    batch = examples()
+    swapped = swap_dates(batch)
+    assert torch.equal(target_table(swapped), target_table(batch).transpose(1, 2))
+    assert torch.equal(swap_dates(swapped).counterpart, batch.counterpart)
 
 
 def test_augmented_examples_keep_their_correspondences() -> None:
-    part = examples()
+    batch = examples()
     # Every region carries its own number, so that it is known again.
-    part.pairs.scores.copy_(torch.arange(part.pairs.scores.numel()).view_as(part.pairs.scores))
+    batch.pairs.scores.copy_(torch.arange(batch.pairs.scores.numel()).view_as(batch.pairs.scores))
     correspondences = {
         (before, after)
-        for pair, row in torch.nonzero(part.counterpart >= 0).tolist()
+        for pair, row in torch.nonzero(batch.counterpart >= 0).tolist()
         for before, after in [
-            (part.pairs.scores[pair, 0, row].item(), part.pairs.scores[pair, 1, part.counterpart[pair, row]].item())
+            (batch.pairs.scores[pair, 0, row].item(), batch.pairs.scores[pair, 1, batch.counterpart[pair, row]].item())
         ]
     }
     correspondences |= {(after, before) for before, after in correspondences}
     settings = AugmentSettings(drop=0.2, replace=0.2)
     remaining = 0
     for seed in range(20):
-        changed = augment(part, settings, np.random.default_rng(seed))
-        assert changed.pairs.valid.sum() <= part.pairs.valid.sum()
+        changed = augment(batch, settings, np.random.default_rng(seed))
+        assert changed.pairs.valid.sum() <= batch.pairs.valid.sum()
         rows = torch.nonzero(changed.counterpart >= 0).tolist()
         for pair, row in rows:
             column = int(changed.counterpart[pair, row])
@@ -87,14 +87,14 @@ def test_augmented_examples_keep_their_correspondences() -> None:
 
 
 def test_without_chance_only_the_view_changes() -> None:
-    part = examples()
+    batch = examples()
     still = AugmentSettings(drop=0, replace=0, shift=0)
     positions = set()
     for seed in range(20):
-        changed = augment(part, still, np.random.default_rng(seed))
+        changed = augment(batch, still, np.random.default_rng(seed))
         positions.add(round(float(changed.pairs.centroids[0, 0, 0, 0]), 3))
         extents = (changed.pairs.boxes[..., 2:] - changed.pairs.boxes[..., :2]).flatten(0, 1).sum((1, 2)).sort().values
-        expected = (part.pairs.boxes[..., 2:] - part.pairs.boxes[..., :2]).flatten(0, 1).sum((1, 2)).sort().values
+        expected = (batch.pairs.boxes[..., 2:] - batch.pairs.boxes[..., :2]).flatten(0, 1).sum((1, 2)).sort().values
         torch.testing.assert_close(extents, expected)
         assert (changed.counterpart >= 0).sum() == 6
     # Two dates, two mirrors; pictures that are not square are not transposed.
@@ -103,20 +103,20 @@ def test_without_chance_only_the_view_changes() -> None:
 
 def test_trimmed_examples_have_the_same_loss() -> None:
     matcher = learned_matcher(matcher_settings("superglue"), WIDTH).eval()
-    part = examples()
-    small = part.trimmed()
+    batch = examples()
+    small = batch.trimmed()
     assert small.pairs.valid.shape == (4, 2, 5)
-    for name, value in losses(matcher, part).items():
+    for name, value in losses(matcher, batch).items():
         torch.testing.assert_close(losses(matcher, small)[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_batches_hold_every_example_once_and_are_the_same_again() -> None:
-    part = Examples(examples().pairs.select(torch.arange(4).repeat(2)), torch.arange(48).view(8, 6) * 0 - 1)
-    part.pairs.scores[:, :, 0] = torch.arange(8.0)[:, None]
+    batch = Examples(examples().pairs.select(torch.arange(4).repeat(2)), torch.arange(48).view(8, 6) * 0 - 1)
+    batch.pairs.scores[:, :, 0] = torch.arange(8.0)[:, None]
     still = AugmentSettings(drop=0, replace=0)
 
     def scores() -> list[list[float]]:
-        return [batch.pairs.scores[:, 0, 0].tolist() for batch in batches(part, 3, still, np.random.default_rng(0))]
+        return [chunk.pairs.scores[:, 0, 0].tolist() for chunk in batches(batch, 3, still, np.random.default_rng(0))]
 
     seen = scores()
     assert [len(batch) for batch in seen] == [3, 3]
@@ -126,9 +126,9 @@ def test_batches_hold_every_example_once_and_are_the_same_again() -> None:
 
 def test_a_perfect_answer_scores_one(monkeypatch: pytest.MonkeyPatch) -> None:
     matcher = learned_matcher(matcher_settings("superglue"), WIDTH)
-    part = examples()
-    monkeypatch.setattr(matcher, "forward", lambda pairs: target_table(part)[:, :5, :5].float())
-    scores = validate(matcher, part, 8, AssignmentSettings())
+    batch = examples()
+    monkeypatch.setattr(matcher, "forward", lambda pairs: target_table(batch)[:, :5, :5].float())
+    scores = validate(matcher, batch, 8, AssignmentSettings())
     assert scores == {name: 1.0 for name in scores}
     assert len(scores) == 4
 
@@ -145,12 +145,12 @@ def test_a_few_steps_learn_what_is_plain_to_see(method: str) -> None:
         )
         pairs.append((before, after))
         numbers[row, torch.from_numpy(order)] = torch.arange(6)
-    part = Examples(collate(pairs, 8), numbers)
+    batch = Examples(collate(pairs, 8), numbers)
     matcher = learned_matcher(matcher_settings(method), WIDTH)
     optimizer = torch.optim.AdamW(matcher.parameters(), lr=3e-3)
     values = []
     for _ in range(40):
-        loss = torch.stack(list(losses(matcher, part).values())).sum()
+        loss = torch.stack(list(losses(matcher, batch).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

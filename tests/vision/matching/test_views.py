@@ -45,12 +45,12 @@ def test_dropped_regions_have_no_counterpart() -> None:
 def test_a_split_keeps_every_pixel_and_the_larger_part_keeps_the_counterpart() -> None:
     one = layer(1)
     for seed in range(20):
-        parts = edit_regions(one, UNTOUCHED.model_copy(update={"split": 1.0}), np.random.default_rng(seed))
-        assert np.array_equal(parts.masks.sum(0), one.masks[0].astype(int))
-        assert set(parts.origins) == {frozenset([0])}
-        shares = parts.masks.sum((1, 2)) / one.masks.sum()
+        split = edit_regions(one, UNTOUCHED.model_copy(update={"split": 1.0}), np.random.default_rng(seed))
+        assert np.array_equal(split.masks.sum(0), one.masks[0].astype(int))
+        assert set(split.origins) == {frozenset([0])}
+        shares = split.masks.sum((1, 2)) / one.masks.sum()
         assert shares[0] == shares.max()
-        assert counterparts_by_origin(one, parts, 0.5).tolist() == [0 if shares[0] >= 0.5 else -1]
+        assert counterparts_by_origin(one, split, 0.5).tolist() == [0 if shares[0] >= 0.5 else -1]
 
 
 def test_a_merge_joins_neighbours_and_what_they_are_made_of() -> None:
@@ -77,8 +77,8 @@ def test_what_is_covered_is_gone_if_too_little_is_left() -> None:
     y, x = np.nonzero(one.masks[0])
     cover = np.zeros_like(one.masks[0])
     cover[:, : x.min() + 2] = True
-    left = one.covered_by(cover, 0.5)
-    assert not (left.masks[0] & cover).any()
+    uncovered = one.covered_by(cover, 0.5)
+    assert not (uncovered.masks[0] & cover).any()
     cover[:, : x.max()] = True
     assert len(one.covered_by(cover, 0.5)) == 0
     with pytest.raises(IndexError):

@@ -20,6 +20,8 @@ from pipeline.vision.regions.descriptor import (
 from pipeline.vision.regions.settings import GRID, HeadSettings, RoiSettings
 from tests.vision.regions.plain import align, pool
 
+CONV = HeadSettings(kind="conv", width=16)
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
@@ -194,7 +196,7 @@ def test_boxes_of_one_pixel() -> None:
     torch.testing.assert_close(grids.mean((2, 3)), torch.tensor([[4.0, 4.0], [124.0, 124.0]]))
 
 
-def test_shares_of_large_masks_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coverage_of_large_masks_is_computed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     masks, boxes = torch.rand(7, 40, 50) < 0.5, random_boxes(7, 40, 50)
     whole = mask_coverage(masks, boxes, 14)
     monkeypatch.setattr("pipeline.vision.regions.descriptor._PIXELS", 3 * 40 * 50)
@@ -209,18 +211,10 @@ def test_a_gpu_gives_the_same_numbers(mask_pooling: bool) -> None:
     features, sizes, scales = torch.randn(2, 8, 16, 16), [(128, 128), (64, 128)], [1 / 8, 1 / 8]
     boxes = [random_boxes(40, *size) for size in sizes]
     masks = [torch.rand(40, *size) < 0.5 for size in sizes]
-    here = region_grids(features, boxes, scales, sizes, settings, masks=masks)
-    there = region_grids(features.cuda(), boxes, scales, sizes, settings, masks=[mask.cuda() for mask in masks])
-    assert there.is_cuda
-    torch.testing.assert_close(there.cpu(), here, atol=1e-4, rtol=1e-4)
-
-
-CONV = HeadSettings(kind="conv", width=16)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_descriptor() -> None:
-    torch.set_num_threads(1)
+    on_cpu = region_grids(features, boxes, scales, sizes, settings, masks=masks)
+    on_gpu = region_grids(features.cuda(), boxes, scales, sizes, settings, masks=[mask.cuda() for mask in masks])
+    assert on_gpu.is_cuda
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-4, rtol=1e-4)
 
 
 def test_mean_is_the_average_of_the_grid() -> None:
