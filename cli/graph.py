@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cli.options import PARAMS, PATHS, Params, Prepared, Set, Settings, project_paths
-from stages.settings import GraphSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,7 +39,7 @@ def build(
     from stages import graph as stage
 
     settings = Settings(params, changes)
-    section = settings.section("graph", GraphSettings)
+    section = settings.graph
     paths = project_paths(prepared=prepared, graph=out)
     if dry_run:
         _tell(stage.estimate(section, paths))
@@ -152,9 +151,8 @@ def extract(
     """
     from pipeline.caption_graph.extraction import make_extractor, read_text_captions
     from pipeline.caption_graph.triples.records import write_triples
-    from stages.settings import GraphSettings
 
-    section = Settings(params, changes, optional=True).section("graph", GraphSettings)
+    section = Settings(params, changes, optional=True).graph
     extraction = section.build.extraction
     if engine is not None:
         extraction = extraction.model_copy(update={"engine": engine})
@@ -191,7 +189,7 @@ def coverage(
     from pipeline.files import write_json
     from stages import graph as stage
 
-    section = Settings(params, changes).section("graph", GraphSettings)
+    section = Settings(params, changes).graph
     found = stage.measure_coverage(section, project_paths(prepared=prepared, graph=graph), split)
     for table in coverage_tables(found, split):
         Console().print(table)

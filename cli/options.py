@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from pipeline.config import Section, SectionT, parse_section, read_document, with_overrides
-from pipeline.execution.settings import EngineSettings
 from pipeline.paths import Paths
+
+if TYPE_CHECKING:
+    from pipeline.config import Section, SectionT
+    from pipeline.execution.settings import EngineSettings
+    from pipeline.training.settings import TrainSettings
+    from stages.settings import (
+        CaptionSettings,
+        EvaluateSettings,
+        GraphSettings,
+        MasksSettings,
+        MatchesSettings,
+        PrepareSettings,
+        PretrainSettings,
+        RegionsSettings,
+        ScenesSettings,
+        SemanticsSettings,
+    )
 
 Params = Annotated[Path, typer.Option("--params", help="The settings file.", show_default=True)]
 Set = Annotated[
@@ -66,6 +81,8 @@ class Settings:
     """
 
     def __init__(self, params: Path, assignments: list[str] | None, *, optional: bool = False) -> None:
+        # Here, and not above: `sagecc --help` needs no settings.
+        from pipeline.config import read_document, with_overrides
         from stages.settings import resolve
 
         self._where = str(params)
@@ -80,6 +97,8 @@ class Settings:
 
     def section(self, name: str, kind: type[SectionT]) -> SectionT:
         """Return one checked section."""
+        from pipeline.config import parse_section
+
         return parse_section(self._resolved.get(name, {}), name, kind, where=self._where)
 
     @property
@@ -89,7 +108,67 @@ class Settings:
 
         return {name: self.section(name, kind) for name, kind in SECTIONS.items()}
 
+    def _named(self, name: str) -> Any:
+        from stages.settings import SECTIONS
+
+        return self.section(name, SECTIONS[name])
+
+    @property
+    def prepare(self) -> PrepareSettings:
+        """Section `prepare`."""
+        return cast("PrepareSettings", self._named("prepare"))
+
+    @property
+    def scenes(self) -> ScenesSettings:
+        """Section `scenes`."""
+        return cast("ScenesSettings", self._named("scenes"))
+
+    @property
+    def masks(self) -> MasksSettings:
+        """Section `masks`."""
+        return cast("MasksSettings", self._named("masks"))
+
+    @property
+    def regions(self) -> RegionsSettings:
+        """Section `regions`."""
+        return cast("RegionsSettings", self._named("regions"))
+
+    @property
+    def matches(self) -> MatchesSettings:
+        """Section `matches`."""
+        return cast("MatchesSettings", self._named("matches"))
+
+    @property
+    def semantics(self) -> SemanticsSettings:
+        """Section `semantics`."""
+        return cast("SemanticsSettings", self._named("semantics"))
+
+    @property
+    def graph(self) -> GraphSettings:
+        """Section `graph`."""
+        return cast("GraphSettings", self._named("graph"))
+
+    @property
+    def train(self) -> TrainSettings:
+        """Section `train`."""
+        return cast("TrainSettings", self._named("train"))
+
+    @property
+    def caption(self) -> CaptionSettings:
+        """Section `caption`."""
+        return cast("CaptionSettings", self._named("caption"))
+
+    @property
+    def evaluate(self) -> EvaluateSettings:
+        """Section `evaluate`."""
+        return cast("EvaluateSettings", self._named("evaluate"))
+
     @property
     def engine(self) -> EngineSettings:
-        """How to run."""
-        return self.section("engine", EngineSettings)
+        """Section `engine`."""
+        return cast("EngineSettings", self._named("engine"))
+
+    @property
+    def pretrain(self) -> PretrainSettings:
+        """Section `pretrain`."""
+        return cast("PretrainSettings", self._named("pretrain"))

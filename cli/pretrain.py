@@ -32,10 +32,9 @@ def scenes(
     Example: sagecc pretrain scenes --set pretrain.scenes.world.train=500 --out trial.safetensors
     """
     from stages.pretrain import scenes as stage
-    from stages.settings import PretrainSettings
 
     settings = Settings(params, changes)
-    section = settings.section("pretrain", PretrainSettings).scenes
+    section = settings.pretrain.scenes
     typer.echo(f"wrote {stage.run(section, PATHS, engine=settings.engine, output=out)}")
 
 
@@ -50,10 +49,9 @@ def sam(
     Example: sagecc pretrain sam --set pretrain.sam.world.train=500 --out trial.safetensors
     """
     from stages.pretrain import sam as stage
-    from stages.settings import PretrainSettings
 
     settings = Settings(params, changes)
-    section = settings.section("pretrain", PretrainSettings).sam
+    section = settings.pretrain.sam
     typer.echo(f"wrote {stage.run(section, PATHS, engine=settings.engine, output=out)}")
 
 
@@ -76,10 +74,9 @@ def matcher(
     """
     from pipeline.errors import SettingsError
     from stages.pretrain import matcher as stage
-    from stages.settings import PretrainSettings
 
     settings = Settings(params, changes)
-    section = settings.section("pretrain", PretrainSettings).matcher
+    section = settings.pretrain.matcher
     if prepared is None and (caches or cache):
         raise SettingsError("images and their masks go together", fix="give --prepared with --cache, or neither")
     paths = project_paths(caches, cache, prepared=prepared)
@@ -99,8 +96,7 @@ def grounding_dino(
     Example: sagecc pretrain grounding-dino --set pretrain.grounding_dino.world.train=500 --out trial.safetensors
     """
     from stages.pretrain import grounding_dino as stage
-    from stages.settings import PretrainSettings
 
     settings = Settings(params, changes)
-    section = settings.section("pretrain", PretrainSettings).grounding_dino
+    section = settings.pretrain.grounding_dino
     typer.echo(f"wrote {stage.run(section, PATHS, engine=settings.engine, output=out)}")

@@ -48,8 +48,8 @@ def _settings_under(sections: Mapping[str, Section], name: str | None) -> list[S
         raise SettingsError(f"`{name}` is `{renamed_keys()[name]}` now", fix=f"sagecc settings {renamed_keys()[name]}")
     names = sorted({parent for setting in settings for parent in _parents(setting.key)})
     # `trian` is like `train`, `generator` like `masks.generator`.
-    ends = [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]]
-    close = ends[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    same_end = [key for key in names if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    close = same_end[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     raise SettingsError(
         f"no section or key is called `{name}`",
         fix=f"did you mean `{close[0]}`?" if close else f"one of: {', '.join(sections)}",
@@ -63,11 +63,11 @@ def _parents(key: str) -> Iterator[str]:
         yield ".".join(parts[:end])
 
 
-def _print_heading(name: str, section: Section, asked: str | None, console: Console) -> None:
+def _print_heading(name: str, section: Section, chosen: str | None, console: Console) -> None:
     about = " ".join((section.__doc__ or "").partition("\n\n")[0].split())
     lines = [f"# {name}: {about}"]
     for source, target in SHARED:
-        if target.partition(".")[0] == name and (asked is None or f"{target}.".startswith(f"{asked}.")):
+        if target.partition(".")[0] == name and (chosen is None or f"{target}.".startswith(f"{chosen}.")):
             unless = ", unless it is set here" if target in INDEPENDENT else ""
             lines.append(f"# {target}: set by {source}{unless}")
     if console.is_terminal:

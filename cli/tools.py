@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -81,10 +80,9 @@ def generate(
     Example: sagecc data generate --out world --set prepare.world.size=256
     """
     from pipeline.datasets.world.files import generate_world
-    from stages.settings import PrepareSettings
 
     settings = Settings(params, changes)
-    pairs = generate_world(settings.section("prepare", PrepareSettings).world, out, engine=settings.engine)
+    pairs = generate_world(settings.prepare.world, out, engine=settings.engine)
     typer.echo(f"wrote {len(pairs)} pairs to {out}")
 
 
@@ -133,30 +131,28 @@ def describe(
 
     Example: sagecc describe before.png after.png --set caption.n_best=3 --set caption.beams=5
     """
-    from pipeline.training.settings import TrainSettings
     from stages import describe as stage
-    from stages.settings import CaptionSettings
 
     settings = Settings(params, changes)
-    train = settings.section("train", TrainSettings)
+    train = settings.train
     paths = project_paths(caches, cache, name=train.name)
     folder = model or paths.models / f"seed-{train.seeds[0]}"
-    search = settings.section("caption", CaptionSettings)
-    found = stage.run(
+    search = settings.caption
+    description = stage.run(
         search,
         before,
         after,
         folder,
+        paths,
         engine=settings.engine,
-        mass=search.change_threshold if search.change == "mass" else None,
-        graph=graph,
+        change_threshold=search.change_threshold if search.change == "mass" else None,
     )
-    for remark in found.remarks:
+    for remark in description.remarks:
         typer.echo(remark, err=True)
-    if len(found.sentences) == 1:
-        typer.echo(found.sentences[0])
+    if len(description.sentences) == 1:
+        typer.echo(description.sentences[0])
         return
-    for sentence, score in zip(found.sentences, found.scores, strict=True):
+    for sentence, score in zip(description.sentences, description.scores, strict=True):
         typer.echo(f"{score:8.3f}  {sentence}")
 
 
@@ -183,12 +179,9 @@ def doctor() -> None:
 def draw(
     pairs: Annotated[list[str], typer.Argument(help="Ids as in pairs.jsonl; several are drawn row by row.")],
     out: Annotated[Path, typer.Option("--out", help="PNG to write.")],
-    prepared: Annotated[Path, typer.Option("--prepared", help="Folder that `sagecc prepare` wrote.")] = paths.PREPARED,
-    masks: Annotated[Path, typer.Option("--masks", help="Cache that `sagecc masks` wrote.")] = paths.MASKS,
-    matches: Annotated[Path, typer.Option("--matches", help="Cache that `sagecc matches` wrote.")] = paths.MATCHES,
-    semantics: Annotated[
-        Path, typer.Option("--semantics", help="Cache that `sagecc semantics` wrote.")
-    ] = paths.SEMANTICS,
+    prepared: Prepared = PATHS.prepared,
+    caches: Caches = None,
+    cache: CacheAt = None,
     kind: Annotated[
         list[str] | None,
         typer.Option("--kind", help="Of several pairs: masks, matches, semantics or maps; may be given again."),
@@ -203,14 +196,15 @@ def draw(
     """
     from stages import draw as stage
 
-    path = stage.run(prepared, pairs, masks, matches, semantics, out, kinds=kind or (), imagery=imagery)
+    paths = project_paths(caches, cache, prepared=prepared)
+    path = stage.run(pairs, paths, out, kinds=kind or (), imagery=imagery)
     typer.echo(f"wrote {path}")
 
 
 class InitCommand(TyperCommand):
     """`sagecc init`, whose help lists the profiles of the registered data sets."""
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the profiles below the options."""
         from pipeline.datasets.adapters.base import dataset_profiles
 
@@ -221,10 +215,7 @@ class InitCommand(TyperCommand):
 
 
 def init(
-    profile: Annotated[
-        str,
-        typer.Argument(help="A profile of the list below."),
-    ] = "synthetic",
+    profile: Annotated[str, typer.Argument(help="A profile of the list below.")] = "synthetic",
     root: Annotated[str | None, typer.Option("--root", help="The data set's folder.")] = None,
     allow_missing_images: Annotated[
         bool, typer.Option("--allow-missing-images", help="Work with the pairs whose images are there.")
@@ -285,6 +276,4 @@ def settings(
 
     from cli.settings_list import print_settings
 
-    print_settings(
-        Settings(params, changes, optional=True).sections, section, Console(highlight=False, soft_wrap=False)
-    )
+    print_settings(Settings(params, changes, optional=True).sections, section, Console(highlight=False))

@@ -67,8 +67,8 @@ def read_document(path: Path) -> Mapping[str, Any]:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise SettingsError("the settings file is not valid YAML", where=place) from error
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise SettingsError("the settings file is not valid YAML", where=where) from error
     if document is None:
         return {}
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
@@ -99,9 +99,9 @@ def _explain(error: ValidationError, name: str, kind: type[Section], where: str 
     location = [str(part) for part in first["loc"]]
     key = ".".join([name, *location])
     if first["type"] == "extra_forbidden":
-        known = _fields_at(kind, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(known))}"
+        names = _fields_at(kind, location[:-1])
+        close = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+        hint = f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(sorted(names))}"
         return SettingsError(f"unknown key `{key}`", where=where, fix=hint)
     message = first["msg"].removeprefix("Value error, ")
     given = f" (given: {first['input']!r})" if not isinstance(first["input"], dict) else ""

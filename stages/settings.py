@@ -336,15 +336,15 @@ def resolve(document: Mapping[str, Any], *, where: str | Path | None = None) -> 
     Raises:
         SettingsError: A section is unknown, a key has another name now, or a value of `models` is wrong.
     """
-    place = None if where is None else str(where)
+    source_name = None if where is None else str(where)
     unknown = next((name for name in document if name not in SECTIONS), None)
     if unknown is not None:
         close = difflib.get_close_matches(unknown, SECTIONS, n=1)
         fix = f"did you mean `{close[0]}`?" if close else f"known sections: {', '.join(SECTIONS)}"
-        raise SettingsError(f"unknown section `{unknown}`", where=place, fix=fix)
-    _refuse_renamed(document, place)
+        raise SettingsError(f"unknown section `{unknown}`", where=source_name, fix=fix)
+    _refuse_renamed(document, source_name)
     models = document.get("models") or {}
-    parse_section(models, "models", ModelsSettings, where=place)
+    parse_section(models, "models", ModelsSettings, where=source_name)
     resolved = {name: _copied(values) if values is not None else {} for name, values in document.items()}
     for source, target in SHARED:
         values = _value_at({"models": models}, source)
@@ -355,8 +355,11 @@ def resolve(document: Mapping[str, Any], *, where: str | Path | None = None) -> 
 
 def parse_sections(document: Mapping[str, Any], *, where: str | Path | None = None) -> dict[str, Section]:
     """Return every section of a document, checked; `resolve` and `parse_section` name the errors."""
-    resolved, place = resolve(document, where=where), None if where is None else str(where)
-    return {name: parse_section(resolved.get(name, {}), name, kind, where=place) for name, kind in SECTIONS.items()}
+    resolved = resolve(document, where=where)
+    source_name = None if where is None else str(where)
+    return {
+        name: parse_section(resolved.get(name, {}), name, kind, where=source_name) for name, kind in SECTIONS.items()
+    }
 
 
 def read_sections(path: Path, assignments: Collection[str] = ()) -> dict[str, Section]:
@@ -439,12 +442,12 @@ def renamed_keys() -> dict[str, str]:
 
 
 def _refuse_renamed(document: Mapping[str, Any], where: str | None) -> None:
-    found = list(_renamed_in(document))
-    if not found:
+    pairs = list(_renamed_in(document))
+    if not pairs:
         return
-    names = ", ".join(f"`{old}` → `{new}`" for old, new in found[:_LISTED])
-    more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    what = "a key has another name now" if len(found) == 1 else f"{len(found)} keys have another name now"
+    names = ", ".join(f"`{old}` → `{new}`" for old, new in pairs[:_LISTED])
+    more = f", and {len(pairs) - _LISTED} more" if len(pairs) > _LISTED else ""
+    what = "a key has another name now" if len(pairs) == 1 else f"{len(pairs)} keys have another name now"
     raise SettingsError(
         f"{what}: {names}{more}",
         where=where,
@@ -501,16 +504,16 @@ def _value_at(document: Mapping[str, Any], key: str) -> Any:
 
 def _merge(document: dict[str, Any], target: str, values: Mapping[str, Any]) -> None:
     """Put `values` into the mapping at `target`; what holds no mapping is left for `parse_section` to refuse."""
-    place = document
+    section = document
     for part in target.split("."):
-        inner = place.get(part)
+        inner = section.get(part)
         if inner is None:
-            inner = place[part] = {}
+            inner = section[part] = {}
         if not isinstance(inner, dict):
             return
-        place = inner
-    own = dict(place) if target in INDEPENDENT else {}
-    place.update({**_copied(values), **own})
+        section = inner
+    own = dict(section) if target in INDEPENDENT else {}
+    section.update({**_copied(values), **own})
 
 
 def _copied(value: Any) -> Any:

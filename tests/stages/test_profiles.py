@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.checkpoints import FOLDER
 from pipeline.config import read_document
-from stages import paths
+from pipeline.paths import Paths
 from stages.profiles import SHOWN, missing_files, profile_sections, profiles, render_profile
 from stages.settings import SECTIONS, SHARED, parse_sections
 
@@ -54,7 +54,7 @@ def test_trainings_of_mini_models_are_written_once_one_is_changed(tmp_path: Path
 def test_mini_needs_no_published_checkpoint() -> None:
     for profile in profiles():
         sections = profile_sections(profile, None if profile == "synthetic" else "some/folder", mini=True)
-        assert (PROJECT / sections["scenes"].weights).is_file()  # type: ignore[attr-defined]
+        assert (PROJECT / sections["scenes"].weights).is_file()
 
 
 def model_settings(dvc: str) -> set[str]:
@@ -109,9 +109,10 @@ def test_dvc_stages_are_the_commands_and_sections_in_order() -> None:
         assert name in stage["params"]
     outputs = [path for stage in stages.values() for key in ("outs", "metrics", "plots") for path in stage.get(key, [])]
     name = "${train.name}"
-    named = [paths.models(name), paths.curves(name), paths.captions(name)]
-    caches = [paths.SCENES, paths.MASKS, paths.REGIONS, paths.MATCHES, paths.SEMANTICS]
-    assert outputs == [str(path) for path in [paths.PREPARED, *caches, paths.GRAPH, *named, paths.METRICS, paths.PLOTS]]
+    paths = Paths.under(name=name)
+    caches = [paths.scenes, paths.masks, paths.regions, paths.matches, paths.semantics]
+    named = [paths.models, paths.curves, paths.captions]
+    assert outputs == [str(path) for path in [paths.prepared, *caches, paths.graph, *named, paths.metrics, paths.plots]]
 
 
 def test_dvc_code_dependencies_exist() -> None:
