@@ -25,6 +25,7 @@ from pipeline.datasets.records import Prepared, read_prepared
 from pipeline.datasets.world.pair import read_objects, read_picture
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 from pipeline.runtime import resolve_device
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.grounding.cache import read_semantics
@@ -98,17 +99,21 @@ class Trial:
         self._engine = self._section("engine", EngineSettings)
         self._prepared = folder / "prepared"
         world = WorldSettings(train=pairs, val=1, test=1, seed=_SEED)
-        prepare.run(PrepareSettings(dataset="synthetic", world=world), self._prepared, engine=self._engine)
+        prepare.run(
+            PrepareSettings(dataset="synthetic", world=world),
+            Paths.under().at(prepared=self._prepared),
+            engine=self._engine,
+        )
         self.data: Prepared = read_prepared(self._prepared)
         self.world = self.data.root
         self.rows = [row for row, pair in enumerate(self.data.pairs) if pair.split == _SPLIT]
 
     def tables(self) -> Tables:
         """Run all four stages and compare."""
-        found = self.find_masks(self._section("masks", MasksSettings))
-        with Cache.open(found, MASKS) as cache:
+        masks_path = self.find_masks(self._section("masks", MasksSettings))
+        with Cache.open(masks_path, MASKS) as cache:
             recall, count = self._recall(cache), self._mean_masks(cache)
-        return Tables(recall, count, self._matchers(found), self._precision(), self._land())
+        return Tables(recall, count, self._matchers(masks_path), self._precision(), self._land())
 
     def encoder_sizes(self, sizes: Sequence[int]) -> dict[int, tuple[sam.RecallReport, float, float]]:
         """Return by size of the encoder: objects found, masks of an image, milliseconds an image."""
@@ -117,15 +122,19 @@ class Trial:
         for size in sizes:
             model = plain.sam.model_copy(update={"encoder_size": size})
             start = time.perf_counter()
-            found = self.find_masks(plain.model_copy(update={"sam": model}))
+            masks_path = self.find_masks(plain.model_copy(update={"sam": model}))
             each = 1000 * (time.perf_counter() - start) / (2 * len(self.data.pairs))
-            with Cache.open(found, MASKS) as cache:
+            with Cache.open(masks_path, MASKS) as cache:
                 rows[size] = (self._recall(cache), self._mean_masks(cache), each)
         return rows
 
     def find_masks(self, settings: MasksSettings) -> Path:
         """Run the stage masks."""
-        return masks.run(settings, self._prepared, self._folder / "masks.h5", engine=self._engine, work=self._work)
+        return masks.run(
+            settings,
+            Paths.under().at(prepared=self._prepared, masks=self._folder / "masks.h5", work=self._work),
+            engine=self._engine,
+        )
 
     def _section(self, name: str, kind: type[T]) -> T:
         section = self._sections[name]
@@ -133,34 +142,35 @@ class Trial:
         return section
 
     def _recall(self, cache: Cache) -> sam.RecallReport:
-        found: list[sam.FoundObject] = []
+        scores: list[sam.ObjectScore] = []
         for name, record in read_objects(self.world, _SPLIT).items():
             for date, (folder, when) in enumerate((("A", "before"), ("B", "after"))):
                 instances = read_picture(self.world, "instances", _SPLIT, folder, f"{name}.png")
                 bitmaps = read_masks(cache, cache.unit(name, date)).bitmaps()
-                found += sam.find_objects(instances, record[when], bitmaps, smallest=sam.SIZES[0])
-        return sam.report(found)
+                scores += sam.score_objects(instances, record[when], bitmaps, min_area=sam.SIZES[0])
+        return sam.report(scores)
 
     def _mean_masks(self, cache: Cache) -> float:
         return float(np.diff(cache.offsets("masks")).mean())
 
-    def _matchers(self, found: Path) -> dict[str, matching.Score]:
+    def _matchers(self, masks_path: Path) -> dict[str, matching.Score]:
         described = regions.run(
             self._section("regions", RegionsSettings),
-            self._prepared,
-            found,
-            self._folder / "regions.h5",
+            Paths.under().at(
+                prepared=self._prepared, masks=masks_path, regions=self._folder / "regions.h5", work=self._work
+            ),
             engine=self._engine,
-            work=self._work,
         )
-        with Cache.open(found, MASKS) as cache:
+        with Cache.open(masks_path, MASKS) as cache:
             truth = matching.read_ground_truth(self.world, _SPLIT, cache)
         learned = self._section("matches", MatchesSettings)
         scores = {}
         for method in (learned.method, "nearest"):
             settings = learned.model_copy(update={"method": method})
             target = self._folder / f"{method}.h5"
-            out = matches.run(settings, described, target, engine=self._engine, work=self._work)
+            out = matches.run(
+                settings, Paths.under().at(regions=described, matches=target, work=self._work), engine=self._engine
+            )
             with Cache.open(out, MATCHES) as cache:
                 best = matching.best_threshold(truth, cache, settings.assignment, _THRESHOLDS)
                 for threshold in dict.fromkeys((settings.assignment.threshold, best)):
@@ -180,7 +190,9 @@ class Trial:
     def _land(self) -> dict[str, float]:
         settings = self._section("semantics", SemanticsSettings)
         target = self._folder / "semantics.h5"
-        out = semantics.run(settings, self._prepared, target, engine=self._engine, work=self._work)
+        out = semantics.run(
+            settings, Paths.under().at(prepared=self._prepared, semantics=target, work=self._work), engine=self._engine
+        )
         categories = parse_prompts(settings.grounding.prompts)
         predicted, true = [], []
         with Cache.open(out, SEMANTICS) as cache:

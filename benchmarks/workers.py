@@ -16,6 +16,7 @@ from benchmarks.harness import Figures, interleaved
 from pipeline.datasets.records import read_prepared, write_prepared
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 from stages import masks, prepare
 from stages.profiles import profile_sections
 from stages.settings import MasksSettings, PrepareSettings
@@ -38,7 +39,7 @@ def run(*, quick: bool = False) -> Figures:
     with tempfile.TemporaryDirectory() as name, chdir(name):
         prepare.run(
             PrepareSettings(dataset="synthetic", world=WorldSettings(train=many // 2, val=0, test=0)),
-            Path("prepared"),
+            Paths.under().at(prepared=Path("prepared")),
             engine=EngineSettings(),
         )
         data = read_prepared(Path("prepared"))
@@ -51,7 +52,7 @@ def run(*, quick: bool = False) -> Figures:
                 with chdir(fresh):
                     begin = time.perf_counter()
                     engine = EngineSettings(engine="local", workers=workers, device="cpu")
-                    masks.run(settings, prepared, Path("masks.h5"), engine=engine)
+                    masks.run(settings, Paths.under().at(prepared=prepared, masks=Path("masks.h5")), engine=engine)
                     return time.perf_counter() - begin
 
         def side(workers: int) -> Callable[[], float]:

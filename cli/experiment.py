@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import PARAMS, Params, Set, Settings
-from cli.stages import Graph, Matches, Prepared, Regions, Scenes, Semantics
-from stages import paths
+from cli.options import PARAMS, PATHS, CacheAt, Caches, Params, Prepared, Set, Settings, project_paths
 
 
 def experiment(
@@ -30,12 +28,9 @@ def experiment(
     ] = 1000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the rows, and what is done already.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="List the experiments that come with sagecc.")] = False,
-    prepared: Prepared = paths.PREPARED,
-    scenes: Scenes = paths.SCENES,
-    regions: Regions = paths.REGIONS,
-    matches: Matches = paths.MATCHES,
-    semantics: Semantics = paths.SEMANTICS,
-    graph: Graph = paths.GRAPH,
+    prepared: Prepared = PATHS.prepared,
+    caches: Caches = None,
+    cache: CacheAt = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write [default: artifacts/experiments/NAME].")
     ] = None,
@@ -52,25 +47,24 @@ def experiment(
     from pipeline.experiments.rows import BUILTIN, builtin, read_experiment
 
     if listed:
-        for known in BUILTIN.values():
-            typer.echo(f"{known.name:<8}{known.title}: {', '.join(row.label for row in known.all_rows)}")
+        for table in BUILTIN.values():
+            typer.echo(f"{table.name:<8}{table.title}: {', '.join(row.label for row in table.all_rows)}")
         return
     if name is None:
         raise SettingsError("which experiment?", fix="sagecc experiment NAME; `sagecc experiment --list` names them")
     from stages import experiment as stage
-    from stages.experiment import Sources
 
     chosen = read_experiment(Path(name)) if name.endswith((".yaml", ".yml")) else builtin(name)
     settings = Settings(params, stage.assignments(chosen, changes or (), seeds))
     plans = stage.plan(chosen, settings.document, where=str(params))
-    sources = Sources(prepared, scenes, regions, matches, semantics, graph)
-    target = out or paths.EXPERIMENTS / chosen.name
+    paths = project_paths(caches, cache, prepared=prepared)
+    target = out or paths.experiments / chosen.name
     if dry_run:
-        for line in stage.status(plans, sources, target):
+        for line in stage.status(plans, paths, target):
             typer.echo(line)
         return
     numbers = None if rows is None else _numbers(rows)
-    table = stage.run(chosen, plans, sources, target, rows=numbers, resamples=resamples)
+    table = stage.run(chosen, plans, paths, target, rows=numbers, resamples=resamples)
     typer.echo(stage.summary(table))
     typer.echo(f"\nwrote {table}")
 

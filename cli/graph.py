@@ -67,19 +67,19 @@ def show(
     from pipeline.caption_graph.store import read_graph
     from stages import graph as stage
 
-    found = read_graph(graph).graph
+    stored = read_graph(graph).graph
     if out is not None:
         from pipeline.caption_graph.drawing import draw_graph
 
-        draw_graph(found, out, entities=entities)
+        draw_graph(stored, out, entities=entities)
     for line in stage.summary(graph):
         typer.echo(line)
     table = _table("entities", "entity", "stated", "also")
-    for entity in found.entities[:top]:
+    for entity in stored.entities[:top]:
         table.add_row(entity.name, f"{entity.count:,}", ", ".join(n for n in entity.names if n != entity.name))
     Console().print(table)
     table = _table("relations", "relation", "family", "stated", "also")
-    for relation in found.relations[:top]:
+    for relation in stored.relations[:top]:
         also = ", ".join(name for name in relation.names if name != relation.name)
         table.add_row(relation.name, relation.family, f"{relation.count:,}", also)
     Console().print(table)
@@ -89,7 +89,7 @@ def show(
 
 @app.command(short_help="What is stated most often about an entity.")
 def neighbours(
-    entity: Annotated[str, typer.Argument(help="An entity, such as road; merged and plural names are found too.")],
+    entity: Annotated[str, typer.Argument(help="An entity, such as road; merged and plural names are stored too.")],
     graph: Graph = PATHS.graph,
     top: Annotated[int, typer.Option("--top", min=1, help="Triples to list in each direction.")] = 20,
 ) -> None:
@@ -102,17 +102,17 @@ def neighbours(
     from pipeline.caption_graph.coverage import find_entity
     from pipeline.caption_graph.store import read_graph
 
-    found = read_graph(graph).graph
-    node = find_entity(found, entity)
+    stored = read_graph(graph).graph
+    node = find_entity(stored, entity)
     for role, edges in (
-        ("head", [edge for edge in found.edges if edge.head == node]),
-        ("tail", [edge for edge in found.edges if edge.tail == node]),
+        ("head", [edge for edge in stored.edges if edge.head == node]),
+        ("tail", [edge for edge in stored.edges if edge.tail == node]),
     ):
         shown = sorted(edges, key=lambda edge: (-edge.count, edge))[:top]
         size = f"{len(edges)}" if len(shown) == len(edges) else f"{len(shown)} of {len(edges)}"
-        table = _table(f"{found.entities[node].name} as {role}: {size}", "head", "relation", "tail", "stated")
+        table = _table(f"{stored.entities[node].name} as {role}: {size}", "head", "relation", "tail", "stated")
         for edge in shown:
-            table.add_row(*found.key(edge), f"{edge.count:,}")
+            table.add_row(*stored.key(edge), f"{edge.count:,}")
         Console().print(table)
 
 
@@ -166,8 +166,8 @@ def extract(
     triples = extractor.extract(captions)
     with_triples = len({(triple.pair, triple.sentence) for triple in triples})
     typer.echo(f"wrote {write_triples(out, triples)}")
-    found = "1 triple" if len(triples) == 1 else f"{len(triples):,} triples"
-    typer.echo(f"{found} from {with_triples:,} of {len(captions):,} captions ({extractor.name})")
+    count = "1 triple" if len(triples) == 1 else f"{len(triples):,} triples"
+    typer.echo(f"{count} from {with_triples:,} of {len(captions):,} captions ({extractor.name})")
 
 
 @app.command(short_help="How much of what captions say the graph knows.")
@@ -190,11 +190,11 @@ def coverage(
     from stages import graph as stage
 
     section = Settings(params, changes).graph
-    found = stage.measure_coverage(section, project_paths(prepared=prepared, graph=graph), split)
-    for table in coverage_tables(found, split):
+    measured = stage.measure_coverage(section, project_paths(prepared=prepared, graph=graph), split)
+    for table in coverage_tables(measured, split):
         Console().print(table)
     if out is not None:
-        typer.echo(f"wrote {write_json(out, found.values())}")
+        typer.echo(f"wrote {write_json(out, measured.values())}")
 
 
 def _table(title: str, *headings: str) -> Table:

@@ -7,42 +7,17 @@ from typing import Annotated
 
 import typer
 
-from cli.options import PARAMS, Params, Set, Settings
-from stages import paths
-from stages.settings import (
-    CaptionSettings,
-    EvaluateSettings,
-    MasksSettings,
-    MatchesSettings,
-    PrepareSettings,
-    RegionsSettings,
-    ScenesSettings,
-    SemanticsSettings,
-    TrainSettings,
-)
+from cli.options import PARAMS, PATHS, CacheAt, Caches, Params, Prepared, Set, Settings, project_paths
 
-Prepared = Annotated[Path, typer.Option("--prepared", help="Folder that `sagecc prepare` wrote.")]
-Scenes = Annotated[Path, typer.Option("--scenes", help="Cache that `sagecc scenes` wrote.")]
-
-Regions = Annotated[
-    Path, typer.Option("--regions", help="Cache that `sagecc regions` wrote; read where the fusion takes motion.")
-]
-Matches = Annotated[
-    Path, typer.Option("--matches", help="Cache that `sagecc matches` wrote; read where the fusion takes motion.")
-]
-Semantics = Annotated[
-    Path,
-    typer.Option("--semantics", help="Cache that `sagecc semantics` wrote; read where the fusion takes semantics."),
-]
-Graph = Annotated[
-    Path, typer.Option("--graph", help="Folder that `sagecc graph` wrote; read where the fusion takes the graph.")
+OutCache = Annotated[
+    Path | None, typer.Option("--out", help="Cache to write [default: NAME.h5 in the caches' folder].")
 ]
 
 
 def prepare(
     params: Params = PARAMS,
     changes: Set = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = paths.PREPARED,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = PATHS.prepared,
 ) -> None:
     """Bring a data set into pair records, a vocabulary and an audit of every mismatch.
 
@@ -51,7 +26,7 @@ def prepare(
     from stages import prepare as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("prepare", PrepareSettings), out, engine=settings.engine))
+    _done(stage.run(settings.prepare, PATHS.at(prepared=out), engine=settings.engine))
     for line in stage.summary(out):
         typer.echo(line)
 
@@ -59,8 +34,10 @@ def prepare(
 def scenes(
     params: Params = PARAMS,
     changes: Set = None,
-    prepared: Prepared = paths.PREPARED,
-    out: Annotated[Path, typer.Option("--out", help="Cache to write.")] = paths.SCENES,
+    prepared: Prepared = PATHS.prepared,
+    caches: Caches = None,
+    cache: CacheAt = None,
+    out: OutCache = None,
 ) -> None:
     """Compute the backbone features of both dates of every pair.
 
@@ -69,14 +46,17 @@ def scenes(
     from stages import scenes as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("scenes", ScenesSettings), prepared, out, engine=settings.engine))
+    paths = project_paths(caches, cache, prepared=prepared, scenes=out)
+    _done(stage.run(settings.scenes, paths, engine=settings.engine))
 
 
 def masks(
     params: Params = PARAMS,
     changes: Set = None,
-    prepared: Prepared = paths.PREPARED,
-    out: Annotated[Path, typer.Option("--out", help="Cache to write.")] = paths.MASKS,
+    prepared: Prepared = PATHS.prepared,
+    caches: Caches = None,
+    cache: CacheAt = None,
+    out: OutCache = None,
 ) -> None:
     """Find SAM's automatic masks in both dates of every pair.
 
@@ -85,15 +65,17 @@ def masks(
     from stages import masks as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("masks", MasksSettings), prepared, out, engine=settings.engine))
+    paths = project_paths(caches, cache, prepared=prepared, masks=out)
+    _done(stage.run(settings.masks, paths, engine=settings.engine))
 
 
 def regions(
     params: Params = PARAMS,
     changes: Set = None,
-    prepared: Prepared = paths.PREPARED,
-    masks: Annotated[Path, typer.Option("--masks", help="Cache that `sagecc masks` wrote.")] = paths.MASKS,
-    out: Annotated[Path, typer.Option("--out", help="Cache to write.")] = paths.REGIONS,
+    prepared: Prepared = PATHS.prepared,
+    caches: Caches = None,
+    cache: CacheAt = None,
+    out: OutCache = None,
 ) -> None:
     """Describe every mask by RoIAlign features on SAM's feature map.
 
@@ -102,14 +84,16 @@ def regions(
     from stages import regions as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("regions", RegionsSettings), prepared, masks, out, engine=settings.engine))
+    paths = project_paths(caches, cache, prepared=prepared, regions=out)
+    _done(stage.run(settings.regions, paths, engine=settings.engine))
 
 
 def matches(
     params: Params = PARAMS,
     changes: Set = None,
-    regions: Annotated[Path, typer.Option("--regions", help="Cache that `sagecc regions` wrote.")] = paths.REGIONS,
-    out: Annotated[Path, typer.Option("--out", help="Cache to write.")] = paths.MATCHES,
+    caches: Caches = None,
+    cache: CacheAt = None,
+    out: OutCache = None,
 ) -> None:
     """Match the regions of both dates, and list those that came or went.
 
@@ -118,17 +102,17 @@ def matches(
     from stages import matches as stage
 
     settings = Settings(params, changes)
-    _done(stage.run(settings.section("matches", MatchesSettings), regions, out, engine=settings.engine))
+    paths = project_paths(caches, cache, matches=out)
+    _done(stage.run(settings.matches, paths, engine=settings.engine))
 
 
 def semantics(
     params: Params = PARAMS,
     changes: Set = None,
-    prepared: Prepared = paths.PREPARED,
-    masks: Annotated[
-        Path, typer.Option("--masks", help="Cache that `sagecc masks` wrote; SAM's embeddings in it are used.")
-    ] = paths.MASKS,
-    out: Annotated[Path, typer.Option("--out", help="Cache to write.")] = paths.SEMANTICS,
+    prepared: Prepared = PATHS.prepared,
+    caches: Caches = None,
+    cache: CacheAt = None,
+    out: OutCache = None,
 ) -> None:
     """Find the regions that text prompts name, and a semantic map of every date.
 
@@ -137,25 +121,22 @@ def semantics(
     from stages import semantics as stage
 
     settings = Settings(params, changes)
-    chosen = settings.section("semantics", SemanticsSettings)
-    _done(stage.run(chosen, prepared, out, engine=settings.engine, masks=masks))
+    paths = project_paths(caches, cache, prepared=prepared, semantics=out)
+    _done(stage.run(settings.semantics, paths, engine=settings.engine))
 
 
 def train(
     params: Params = PARAMS,
     changes: Set = None,
-    prepared: Prepared = paths.PREPARED,
-    scenes: Scenes = paths.SCENES,
+    prepared: Prepared = PATHS.prepared,
+    caches: Caches = None,
+    cache: CacheAt = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of models to write [default: artifacts/models/NAME].")
     ] = None,
     curves: Annotated[
         Path | None, typer.Option("--curves", help="Folder of training curves [default: artifacts/curves/NAME].")
     ] = None,
-    regions: Regions = paths.REGIONS,
-    matches: Matches = paths.MATCHES,
-    semantics: Semantics = paths.SEMANTICS,
-    graph: Graph = paths.GRAPH,
     overfit: Annotated[
         int | None,
         typer.Option(
@@ -175,39 +156,24 @@ def train(
     if overfit is not None:
         changes = [*(changes or []), f"train.overfit={overfit}"]
     settings = Settings(params, changes)
-    section = settings.section("train", TrainSettings)
+    section = settings.train
     name = section.name if overfit is None else f"{section.name}-overfit"
-    models, plots = out or paths.models(name), curves or paths.curves(name)
-    found = stage.run(
-        section,
-        prepared,
-        scenes,
-        models,
-        engine=settings.engine,
-        curves=plots,
-        regions=regions,
-        matches=matches,
-        semantics=semantics,
-        graph=graph,
-    )
-    _done(found)
+    paths = project_paths(caches, cache, name=name, prepared=prepared, models=out, curves=curves)
+    _done(stage.run(section, paths, engine=settings.engine))
 
 
 def caption(
     params: Params = PARAMS,
     changes: Set = None,
-    prepared: Prepared = paths.PREPARED,
-    scenes: Scenes = paths.SCENES,
+    prepared: Prepared = PATHS.prepared,
+    caches: Caches = None,
+    cache: CacheAt = None,
     models: Annotated[
         Path | None, typer.Option("--models", help="Folder that `sagecc train` wrote [default: artifacts/models/NAME].")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of captions to write [default: artifacts/captions/NAME].")
     ] = None,
-    regions: Regions = paths.REGIONS,
-    matches: Matches = paths.MATCHES,
-    semantics: Semantics = paths.SEMANTICS,
-    graph: Graph = paths.GRAPH,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also store where each model looked for each word: seed-N.explanation.h5.")
     ] = False,
@@ -216,52 +182,37 @@ def caption(
 
     Example: sagecc caption --set caption.split=val --set caption.beams=5
     """
-    from pipeline.training.settings import TrainSettings
     from stages import caption as stage
 
     settings = Settings(params, changes)
-    name = settings.section("train", TrainSettings).name
-    section = settings.section("caption", CaptionSettings)
-    target = out or paths.captions(name)
-    found = stage.run(
-        section,
-        prepared,
-        scenes,
-        models or paths.models(name),
-        target,
-        engine=settings.engine,
-        regions=regions,
-        matches=matches,
-        semantics=semantics,
-        graph=graph,
-        explain=explain,
-    )
-    _done(found)
+    name = settings.train.name
+    section = settings.caption
+    paths = project_paths(caches, cache, name=name, prepared=prepared, models=models, captions=out)
+    _done(stage.run(section, paths, engine=settings.engine, explain=explain))
 
 
 def evaluate(
     params: Params = PARAMS,
     changes: Set = None,
-    prepared: Prepared = paths.PREPARED,
+    prepared: Prepared = PATHS.prepared,
     captions: Annotated[
         Path | None,
         typer.Option("--captions", help="Folder that `sagecc caption` wrote [default: artifacts/captions/NAME]."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Metrics file to write.")] = paths.METRICS,
-    plots: Annotated[Path, typer.Option("--plots", help="Folder of plots and tables to write.")] = paths.PLOTS,
+    out: Annotated[Path, typer.Option("--out", help="Metrics file to write.")] = PATHS.metrics,
+    plots: Annotated[Path, typer.Option("--plots", help="Folder of plots and tables to write.")] = PATHS.plots,
 ) -> None:
     """Score the captions, beside two trivial captioners, over all, changed and unchanged pairs.
 
     Example: sagecc evaluate --set evaluate.meteor=never
     """
-    from pipeline.training.settings import TrainSettings
     from stages import evaluate as stage
 
     settings = Settings(params, changes)
-    name = settings.section("train", TrainSettings).name
-    section = settings.section("evaluate", EvaluateSettings)
-    source = captions or paths.captions(name)
-    _done(stage.run(section, prepared, source, out, plots, engine=settings.engine))
+    name = settings.train.name
+    section = settings.evaluate
+    paths = project_paths(name=name, prepared=prepared, captions=captions, metrics=out, plots=plots)
+    _done(stage.run(section, paths, engine=settings.engine))
     typer.echo(stage.summary(plots))
 
 

@@ -31,7 +31,6 @@ EXEMPT: Final = frozenset(
         "pipeline.cache.inspect",
         # Where results lie and how they are computed side by side; a result is the same in any place, on any engine.
         "pipeline.paths",
-        "stages.paths",
         "pipeline.execution.settings",
         # When freed memory goes back to the operating system.
         "pipeline.malloc",

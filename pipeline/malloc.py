@@ -25,7 +25,7 @@ ENVIRONMENT: Final = {f"MALLOC_{name}_": str(value) for name, (_, value) in _OPT
 """The same for a process that is still to be started."""
 
 
-def keep_freed_memory() -> bool:
+def tune_glibc() -> bool:
     """Let this process keep what it frees; returns False where the C library is not glibc, and nothing was done."""
     if sys.platform != "linux":
         return False

@@ -19,35 +19,32 @@ from pipeline.evaluation.output import (
 from pipeline.evaluation.report import evaluate
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import write_json, write_text
+from pipeline.paths import Paths
 from stages.settings import EvaluateSettings
 
 
-def run(
-    settings: EvaluateSettings, prepared: Path, captions: Path, output: Path, plots: Path, *, engine: EngineSettings
-) -> Path:
+def run(settings: EvaluateSettings, paths: Paths, *, engine: EngineSettings) -> Path:
     """Score the captions of every seed on all, changed and unchanged pairs.
 
     Args:
         settings: What is measured.
-        prepared: Folder that `sagecc prepare` wrote.
-        captions: Folder that `sagecc caption` wrote: `seed-<n>.json` and `provenance.json`.
-        output: The metrics file to write (JSON): family → subset → row → metric, all times 100; `change_flag`, `seeds`
-            and `pairs`; and `about`, a list with one object of text, which `dvc metrics` leaves out.
-        plots: Folder to write `table.md`, `scores.csv`, `scores.png` and, where there are images, `examples.png`
-            to.
+        paths: The prepared data set, and the folder `captions`: `seed-<n>.json` and `provenance.json`. Writes the JSON
+            file `metrics`: family → subset → row → metric, all times 100; `change_flag`, `seeds` and `pairs`; and
+            `about`, a list with one object of text, which `dvc metrics` leaves out. Writes into the folder `plots`:
+            `table.md`, `scores.csv`, `scores.png` and, where there are images, `examples.png`.
         engine: How to run; scoring takes this process and one of Java.
 
     Returns:
-        `output`.
+        `paths.metrics`.
 
     Raises:
         DataError: The captions are missing or damaged, not those of the prepared pairs, or there are no references.
         ServiceError: The chosen Java does not run, or Java failed.
     """
-    data = read_prepared(prepared)
-    generated = read_captions(captions)
+    data = read_prepared(paths.prepared)
+    generated = read_captions(paths.captions)
     pairs = data.split(generated.split)
-    check_pairs(generated, (pair.id for pair in pairs), captions)
+    check_pairs(generated, (pair.id for pair in pairs), paths.captions)
     vocabulary = Vocabulary.load(data.vocabulary_path) if settings.ids else None
     java = find_java(settings.java)
     report = evaluate(
@@ -68,14 +65,14 @@ def run(
         "constants": dict(report.constants),
         "notes": list(report.notes),
     }
-    write_text(plots / "table.md", markdown(report))
-    write_text(plots / "scores.csv", score_table(report))
-    draw_scores(report, plots / "scores.png")
+    write_text(paths.plots / "table.md", markdown(report))
+    write_text(paths.plots / "scores.csv", score_table(report))
+    draw_scores(report, paths.plots / "scores.png")
     if settings.examples and data.card.images:
         chosen = choose_examples(pairs, settings.examples)
-        draw_examples(chosen, generated.seeds[min(generated.seeds)], data.root, plots / "examples.png")
+        draw_examples(chosen, generated.seeds[min(generated.seeds)], data.root, paths.plots / "examples.png")
     return write_json(
-        output,
+        paths.metrics,
         {
             **report.scores,
             "change_flag": report.change_flag,

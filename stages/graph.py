@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pipeline.cache.schema import Provenance
 from pipeline.caption_graph.build import build
 from pipeline.caption_graph.coverage import Coverage, coverage
-from pipeline.caption_graph.extraction import describe_engine, estimate_merging, make_asking, make_extractor
+from pipeline.caption_graph.extraction import describe_engine, estimate_merging, make_extractor, make_session
 from pipeline.caption_graph.llm.merges import LLMMerger
 from pipeline.caption_graph.llm.run import Estimate
 from pipeline.caption_graph.llm.triples import LLMExtractor
@@ -17,16 +16,17 @@ from pipeline.caption_graph.merging import MergeMap, apply_merges, read_merges, 
 from pipeline.caption_graph.records import count_names
 from pipeline.caption_graph.store import GRAPH, SCHEMA, TENSORS, edge_arrays, read_graph, write_graph, write_tensors
 from pipeline.caption_graph.text_encoders import build_text_encoder
-from pipeline.caption_graph.triples.records import captions_of, read_triples, write_triples
-from pipeline.datasets.records import Split, read_prepared
+from pipeline.caption_graph.triples.records import Caption, captions_of, read_triples, write_triples
+from pipeline.datasets.records import Prepared, Split, read_prepared
 from pipeline.errors import DataError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import atomic_folder, content_key, read_json, sha256_file, write_json
-from pipeline.graph_encoders.encoders import tensors_of
 from pipeline.graph_encoders.link_prediction import pretrain
+from pipeline.graph_encoders.tensors import tensors_of
+from pipeline.paths import Paths
 from pipeline.progress import say, track
 from pipeline.weights import save_tensors
-from stages import paths
+from stages.code import stage_digest
 from stages.settings import GraphSettings
 
 TRIPLES, MERGES, ENCODER, METRICS = "triples.jsonl", "merges.yaml", "encoder.safetensors", "links.json"
@@ -34,20 +34,20 @@ OUTPUTS = (TRIPLES, MERGES, "graph.json", "graph.h5", ENCODER, METRICS)
 """What the stage writes into its folder."""
 
 
-def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: EngineSettings) -> Path:
+def run(settings: GraphSettings, paths: Paths, *, engine: EngineSettings) -> Path:
     """Build the graph of the training captions and pretrain its encoder.
 
     Everything is computed on the CPU: the graph is small, and its bytes are then the same everywhere.
 
     Args:
         settings: Extraction, merging, k, node features, encoder, pretraining.
-        prepared: Folder that `sagecc prepare` wrote.
-        output: Folder to write, as a whole: triples.jsonl (every statement, before merging), merges.yaml (names that
-            became one), graph.json, graph.h5 (node features, edges), encoder.safetensors, links.json (link prediction).
+        paths: The prepared data set, and the stored answers of language models. Writes the folder `graph` as a whole:
+            triples.jsonl (every statement, before merging), merges.yaml (names that were merged), graph.json, graph.h5
+            (node features, edges), encoder.safetensors, links.json (link prediction).
         engine: Not used.
 
     Returns:
-        `output`.
+        `paths.graph`.
 
     Raises:
         DataError: The prepared data set is missing or damaged, has no training captions, its captions hold no triple,
@@ -55,22 +55,22 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
         SettingsError: The spaCy pipeline or the language model cannot be used.
         ServiceError: The language model's endpoint fails, or a text encoder cannot be fetched.
         CheckpointError: A text encoder is damaged.
-        OutputError: `output` cannot be written, or holds other files.
+        OutputError: The folder cannot be written, or holds other files.
     """
     del engine
     parts = settings.build
     overrides = _overrides(settings)
-    data, captions = _training_captions(prepared)
+    data, captions = _training_captions(paths.prepared)
     values = settings.result_values()
-    with atomic_folder(output, replaces=(*OUTPUTS, ".gitignore")) as folder:
+    with atomic_folder(paths.graph, replaces=(*OUTPUTS, ".gitignore")) as folder:
         say(f"graph: reading {len(captions):,} training captions")
-        triples = make_extractor(parts.extraction, parts.llm, paths.ANSWERS).extract(captions)
+        triples = make_extractor(parts.extraction, parts.llm, paths.answers).extract(captions)
         write_triples(folder / TRIPLES, triples)
         encoder = cache(build_text_encoder)  # the same one mostly proposes and describes
         proposer = None if parts.merge.by == "none" else encoder(parts.merge.text)
         decider = None
         if parts.merge.by == "llm":
-            decider = LLMMerger(make_asking(parts.extraction, parts.llm, paths.ANSWERS))
+            decider = LLMMerger(make_session(parts.extraction, parts.llm, paths.answers))
         built = build([t.key for t in triples], parts.min_count, parts.merge, overrides, proposer, decider)
         write_merges(folder / MERGES, built.merges)
         describer = encoder(parts.features)
@@ -91,11 +91,13 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
         }
         write_graph(folder / GRAPH, built.graph, about)
         features = describer.encode([entity.name for entity in built.graph.entities])
+        # Not `Provenance.of`: the settings are those that decide the result.
         provenance = Provenance(
             stage="graph",
             schema_version=SCHEMA.version,
             settings=values,
             settings_hash=content_key(values),
+            code=stage_digest("graph"),
             weights=describer.identity.get("files", {}),
             upstream={"pairs.jsonl": data.card.pairs_sha256, GRAPH: sha256_file(folder / GRAPH)},
         )
@@ -103,24 +105,24 @@ def run(settings: GraphSettings, prepared: Path, output: Path, *, engine: Engine
 
         graph = tensors_of(edge_arrays(built.graph, features))
         with track("graph: pretraining the encoder", settings.pretraining.epochs) as bar:
-            found = pretrain(graph, settings.encoder, settings.pretraining, progress=bar.advance)
+            trained = pretrain(graph, settings.encoder, settings.pretraining, progress=bar.advance)
         card = {
             "encoder": settings.encoder.model_dump(mode="json"),
             "pretraining": settings.pretraining.model_dump(mode="json"),
             "graph_sha256": sha256_file(folder / GRAPH),
-            "epoch": found.epoch,
+            "epoch": trained.epoch,
         }
-        save_tensors(folder / ENCODER, found.encoder.state_dict(), card)
-        write_json(folder / METRICS, found.values())
-    return output
+        save_tensors(folder / ENCODER, trained.encoder.state_dict(), card)
+        write_json(folder / METRICS, trained.values())
+    return paths.graph
 
 
-def summary(output: Path) -> list[str]:
-    """Say in a few lines what a graph folder holds."""
-    stored = read_graph(output)
+def summary(graph_folder: Path) -> list[str]:
+    """Describe a graph folder in a few lines."""
+    stored = read_graph(graph_folder)
     graph, about = stored.graph, stored.about
     engine = about["engine"] + (f" ({about['model']})" if about["model"] else "")
-    links = read_json(output / METRICS)["test"]
+    links = read_json(graph_folder / METRICS)["test"]
     lines = [
         f"{len(graph.entities)} entities, {len(graph.relations)} relations, {len(graph.edges):,} triples "
         f"({about['statements_kept']:,} of {about['statements']:,} statements; {about['captions']:,} captions; "
@@ -134,52 +136,50 @@ def summary(output: Path) -> list[str]:
     return lines
 
 
-def estimate(settings: GraphSettings, prepared: Path) -> Estimate | None:
-    """Tell what a language model would be asked; None where it has no part. Asks nothing.
+def estimate(settings: GraphSettings, paths: Paths) -> Estimate | None:
+    """Estimate the requests to a language model, without sending any; None where the settings use none.
 
-    Where it extracts, its questions about names are left out: they follow from what it will have extracted.
+    Where it extracts triples, its questions about names are left out: they depend on the triples.
     """
     parts = settings.build
-    _, captions = _training_captions(prepared)
-    asking = make_asking(parts.extraction, parts.llm, paths.ANSWERS)
+    _, captions = _training_captions(paths.prepared)
+    session = make_session(parts.extraction, parts.llm, paths.answers)
     if parts.extraction.engine == "llm":
-        return LLMExtractor(asking).estimate(captions)
+        return LLMExtractor(session).estimate(captions)
     if parts.merge.by != "llm":
         return None
 
-    triples = make_extractor(parts.extraction, parts.llm, paths.ANSWERS).extract(captions)
+    triples = make_extractor(parts.extraction, parts.llm, paths.answers).extract(captions)
     encoder = build_text_encoder(parts.merge.text)
     statements = [triple.key for triple in triples]
-    return estimate_merging(statements, parts.merge, _overrides(settings), encoder, LLMMerger(asking))
+    return estimate_merging(statements, parts.merge, _overrides(settings), encoder, LLMMerger(session))
 
 
-def measure_coverage(settings: GraphSettings, graph: Path, prepared: Path, split: Split) -> Coverage:
+def measure_coverage(settings: GraphSettings, paths: Paths, split: Split) -> Coverage:
     """Measure how far a built graph covers the captions of a split, read by the engine that the settings name.
 
     Raises:
         DataError: The graph or the prepared data set is missing or damaged, or the split has no captions.
     """
-    stored, merges = read_graph(graph).graph, read_merges(graph / MERGES)
-    statements = read_triples(graph / TRIPLES)
+    stored, merges = read_graph(paths.graph).graph, read_merges(paths.graph / MERGES)
+    statements = read_triples(paths.graph / TRIPLES)
     training = count_names(apply_merges((triple.key for triple in statements), merges))
-    captions = captions_of(read_prepared(prepared).split(split))
+    captions = captions_of(read_prepared(paths.prepared).split(split))
     if not captions:
-        raise DataError(f"the split {split} has no captions", where=prepared, fix="choose another with --split")
+        raise DataError(f"the split {split} has no captions", where=paths.prepared, fix="choose another with --split")
     parts = settings.build
     if split == "train":
         return coverage(stored, merges, training, captions, statements)
-    triples = make_extractor(parts.extraction, parts.llm, paths.ANSWERS).extract(captions)
+    triples = make_extractor(parts.extraction, parts.llm, paths.answers).extract(captions)
     return coverage(stored, merges, training, captions, triples)
 
 
 def _overrides(settings: GraphSettings) -> MergeMap:
-
     path = settings.build.merge.overrides
     return MergeMap() if path is None else read_merges(path)
 
 
-def _training_captions(prepared: Path) -> Any:
-
+def _training_captions(prepared: Path) -> tuple[Prepared, list[Caption]]:
     data = read_prepared(prepared)
     captions = captions_of(data.split("train"))
     if not captions:

@@ -8,63 +8,61 @@ from pathlib import Path
 
 from pipeline.cache.schema import Provenance
 from pipeline.checkpoints import weights_sha256
-from pipeline.config import settings_hash
 from pipeline.datasets.records import read_prepared
 from pipeline.execution.build import build_cache
-from pipeline.execution.compute import Item
+from pipeline.execution.compute import WorkItem
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import content_key
+from pipeline.paths import Paths
 from pipeline.progress import say
 from pipeline.vision.sam.cache import SCHEMA
 from pipeline.vision.sam.model import embedding_shape
 from pipeline.vision.sam.worker import MaskImage, MaskWorker
-from stages import paths
+from stages.code import stage_digest
 from stages.settings import MasksSettings
 
 
-def run(
-    settings: MasksSettings, prepared: Path, output: Path, *, engine: EngineSettings, work: Path = paths.WORK
-) -> Path:
-    """Find the masks of every image of a prepared data set.
+def run(settings: MasksSettings, paths: Paths, *, engine: EngineSettings) -> Path:
+    """Compute the masks of every image of a prepared data set.
 
     Args:
-        settings: Model, points, thresholds, what is kept.
-        prepared: Folder that `sagecc prepare` wrote.
-        output: The cache to write; see `pipeline.vision.sam.cache.SCHEMA`. Unit 2i+t is pair i at date t. An image in
-            which nothing passes the thresholds has no rows.
+        settings: Model, points, thresholds, and whether embeddings are stored.
+        paths: The prepared data set; writes `masks`, see `pipeline.vision.sam.cache.SCHEMA`. Unit 2i+t is pair i at
+            date t. An image in which nothing passes the thresholds has no rows.
         engine: How to run.
-        work: Root of the work folders.
 
     Returns:
-        `output`.
+        `paths.masks`.
 
     Raises:
         CheckpointError: The weights are missing, damaged, or another variant's.
         DataError: The data set has no pairs; an image changed since `prepare`, or cannot be read.
         SettingsError: The encoder's size does not fit the variant.
     """
-    data = read_prepared(prepared)
+    data = read_prepared(paths.prepared)
     data.require_images()
     data.require_pairs()
-    weights_sha = weights_sha256(Path(settings.sam.weights), whose="SAM", setting="masks.sam.weights")
+    weights_sha = weights_sha256(Path(settings.sam.weights), whose="SAM", setting="models.sam.weights")
 
     items = [
-        Item(key=content_key(image.sha256), label=image.label, payload=MaskImage(image.path, image.sha256))
+        WorkItem(key=content_key(image.sha256), label=image.label, payload=MaskImage(image.path, image.sha256))
         for image in data.images()
     ]
-    each = 2 * math.prod(embedding_shape(settings.sam))
+    bytes_per_image = 2 * math.prod(embedding_shape(settings.sam))
     if settings.store_embeddings:
-        say(f"masks: embeddings take {each:,} bytes an image, {each * len(items):,} for {len(items):,} images")
-    provenance = Provenance(
-        stage="masks",
-        schema_version=SCHEMA.version,
-        settings=settings.model_dump(mode="json"),
-        settings_hash=settings_hash(settings),
+        say(
+            f"masks: embeddings take {bytes_per_image:,} bytes an image, {bytes_per_image * len(items):,} for "
+            f"{len(items):,} images"
+        )
+    provenance = Provenance.of(
+        SCHEMA,
+        settings,
+        code=stage_digest("masks"),
         weights={"sam": weights_sha},
         upstream={"pairs.jsonl": data.card.pairs_sha256},
     )
     return build_cache(
-        output,
+        paths.masks,
         SCHEMA,
         provenance,
         [pair.id for pair in data.pairs],
@@ -78,7 +76,6 @@ def run(
             compiled=settings.compile,
             store_embeddings=settings.store_embeddings,
         ),
-        work=work,
+        work=paths.work,
         engine=engine,
-        title="masks",
     )

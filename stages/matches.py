@@ -9,35 +9,31 @@ import numpy as np
 
 from pipeline.cache.reader import Cache
 from pipeline.cache.schema import Provenance
-from pipeline.config import settings_hash
 from pipeline.errors import DataError
 from pipeline.execution.build import build_cache
-from pipeline.execution.compute import Item
+from pipeline.execution.compute import WorkItem
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import content_key, sha256_bytes, sha256_file
+from pipeline.paths import Paths
 from pipeline.vision.matching.build import require_matcher_weights
 from pipeline.vision.matching.cache import SCHEMA
 from pipeline.vision.matching.worker import DATES, MatchWorker, PairToMatch
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from pipeline.vision.regions.cache import read_regions
-from stages import paths
+from stages.code import stage_digest
 from stages.settings import MatchesSettings
 
 
-def run(
-    settings: MatchesSettings, regions: Path, output: Path, *, engine: EngineSettings, work: Path = paths.WORK
-) -> Path:
+def run(settings: MatchesSettings, paths: Paths, *, engine: EngineSettings) -> Path:
     """Match the regions of every pair.
 
     Args:
         settings: The matcher, τ, the size of batches.
-        regions: Cache that `sagecc regions` wrote.
-        output: The cache to write; see `pipeline.vision.matching.cache.SCHEMA`. One unit per pair.
+        paths: The cache `regions`; writes `matches`, see `pipeline.vision.matching.cache.SCHEMA`. One unit per pair.
         engine: How to run.
-        work: Root of the work folders.
 
     Returns:
-        `output`.
+        `paths.matches`.
 
     Raises:
         CacheError: The regions are missing, damaged or of another version.
@@ -45,35 +41,41 @@ def run(
         DataError: An image has more regions than `length`; or pairs lack regions, with `on_bad_item: fatal`.
         SettingsError: The layout does not fit the descriptors.
     """
-    with Cache.open(regions, REGIONS) as cache:
+    with Cache.open(paths.regions, REGIONS) as cache:
         (width,) = cache.schema.field("descriptors").row_shape
         items = _items(cache, settings.length)
         ids = cache.ids
-    weights = {} if settings.method == "nearest" else {"matcher": _weights_sha(settings)}
-    provenance = Provenance(
-        stage="matches",
-        schema_version=SCHEMA.version,
-        settings=settings.model_dump(mode="json"),
-        settings_hash=settings_hash(settings),
-        weights=weights,
-        upstream={"regions.h5": sha256_file(regions)},
-    )
-    worker = partial(
-        MatchWorker,
+    weights = {} if settings.method == "nearest" else {"matcher": sha256_file(require_matcher_weights(settings))}
+    provenance = Provenance.of(
+        SCHEMA,
         settings,
-        settings.assignment,
-        width,
-        settings.length,
-        settings.batch_size,
-        engine.device,
+        code=stage_digest("matches"),
+        weights=weights,
+        upstream={"regions.h5": sha256_file(paths.regions)},
     )
     return build_cache(
-        output, SCHEMA, provenance, ids, items, worker, work=work, engine=engine, title="matches", group=256
+        paths.matches,
+        SCHEMA,
+        provenance,
+        ids,
+        items,
+        partial(
+            MatchWorker,
+            settings,
+            settings.assignment,
+            width,
+            settings.length,
+            settings.batch_size,
+            engine.device,
+        ),
+        work=paths.work,
+        engine=engine,
+        group=256,
     )
 
 
-def _items(cache: Cache, length: int) -> list[Item]:
-    """List the pairs, each under a key of what the matcher reads of it.
+def _items(cache: Cache, length: int) -> list[WorkItem]:
+    """Return the work items of the pairs, each with a key of the regions that the matcher reads.
 
     Raises:
         DataError: An image has more regions than `length`.
@@ -94,13 +96,8 @@ def _items(cache: Cache, length: int) -> list[Item]:
         missing = tuple(date for unit, date in enumerate(DATES, 2 * number) if unit in skipped)
         digests = []
         for unit in (2 * number, 2 * number + 1):
-            found = read_regions(cache, unit)
-            arrays = (found.descriptors, found.boxes, found.centroids, found.scores)
-            digests.append([*found.size, *(sha256_bytes(array.tobytes()) for array in arrays)])
-        items.append(Item(content_key(digests, missing), name, PairToMatch(path, number, missing)))
+            regions = read_regions(cache, unit)
+            arrays = (regions.descriptors, regions.boxes, regions.centroids, regions.scores)
+            digests.append([*regions.size, *(sha256_bytes(array.tobytes()) for array in arrays)])
+        items.append(WorkItem(content_key(digests, missing), name, PairToMatch(path, number, missing)))
     return items
-
-
-def _weights_sha(settings: MatchesSettings) -> str:
-
-    return sha256_file(require_matcher_weights(settings))

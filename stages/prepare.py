@@ -21,6 +21,7 @@ from pipeline.datasets.world.files import generate_world
 from pipeline.errors import DataError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import atomic_folder, read_json, write_json
+from pipeline.paths import Paths
 from pipeline.progress import track
 from stages.settings import PrepareSettings
 
@@ -28,28 +29,28 @@ OUTPUTS = ("pairs.jsonl", "dataset.json", "vocabulary.json", "audit.json", "worl
 """What the stage writes into its folder; `world` only for the synthetic data set."""
 
 
-def run(settings: PrepareSettings, output: Path, *, engine: EngineSettings) -> Path:
+def run(settings: PrepareSettings, paths: Paths, *, engine: EngineSettings) -> Path:
     """Write the pair records, the vocabulary and the audit of a data set.
 
     Args:
         settings: The data set, strictness, vocabulary.
-        output: Folder to write: pairs.jsonl, dataset.json, vocabulary.json, audit.json, and world/ when synthetic.
-            It appears as a whole, in place of an older one.
+        paths: Writes the folder `prepared` as a whole: pairs.jsonl, dataset.json, vocabulary.json, audit.json, and
+            world/ when synthetic.
         engine: How to run; images are read by as many threads as it has workers.
 
     Returns:
-        `output`.
+        `paths.prepared`.
 
     Raises:
         DataError: The data set is missing, damaged, or has mismatches that the settings call errors.
-        OutputError: `output` cannot be written, or holds files that are not this stage's.
+        OutputError: The folder cannot be written, or holds files that are not this stage's.
     """
     audit = Audit()
     # DVC keeps a .gitignore beside files that it tracks; it may go with an older result, since DVC writes it again.
-    with atomic_folder(output, replaces=(*OUTPUTS, ".gitignore")) as folder:
-        adapter = ADAPTERS.resolve(settings.dataset)
+    with atomic_folder(paths.prepared, replaces=(*OUTPUTS, ".gitignore")) as folder:
+        adapter: DatasetAdapter = ADAPTERS.resolve(settings.dataset)
         if adapter.list_pairs is None:
-            root = str(output / "world")
+            root = str(paths.prepared / "world")
             prepared = _generate(settings, folder / "world", audit, engine)
         else:
             root = settings.root
@@ -66,12 +67,12 @@ def run(settings: PrepareSettings, output: Path, *, engine: EngineSettings) -> P
             "statistics": describe_pairs(prepared.pairs, vocabulary, prepared.sizes),
         }
         write_json(folder / "audit.json", report)
-    return output
+    return paths.prepared
 
 
-def summary(output: Path) -> list[str]:
+def summary(prepared: Path) -> list[str]:
     """Describe a prepared folder in a few lines: its pairs, those left out, and mismatches that were not errors."""
-    report = read_json(output / "audit.json", fix="run `sagecc prepare`")
+    report = read_json(prepared / "audit.json", fix="run `sagecc prepare`")
     splits = report["statistics"]["splits"]
     counts = ", ".join(f"{split} {numbers['pairs']:,}" for split, numbers in splits.items())
     lines = [f"{report['dataset']}: {counts} pairs; {report['statistics']['vocabulary']['words']} words"]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pipeline.cache.reader import Cache
 from pipeline.cache.schema import Expectation, Provenance
-from pipeline.config import settings_hash
 from pipeline.datasets.records import read_prepared
 from pipeline.execution.build import build_cache
-from pipeline.execution.compute import Item
+from pipeline.execution.compute import WorkItem
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import content_key, sha256_file
+from pipeline.paths import Paths
 from pipeline.progress import say
 from pipeline.vision.regions.cache import SCHEMA
 from pipeline.vision.regions.descriptor import build_head
@@ -25,40 +25,30 @@ from pipeline.vision.regions.worker import (
     size_report,
 )
 from pipeline.vision.sam.cache import SCHEMA as MASKS
-from stages import paths
+from stages.code import stage_digest
 from stages.settings import RegionsSettings
 
 
-def run(
-    settings: RegionsSettings,
-    prepared: Path,
-    masks: Path,
-    output: Path,
-    *,
-    engine: EngineSettings,
-    work: Path = paths.WORK,
-) -> Path:
+def run(settings: RegionsSettings, paths: Paths, *, engine: EngineSettings) -> Path:
     """Compute the features of every mask of a prepared data set.
 
     Args:
-        settings: RoIAlign, head, what is kept.
-        prepared: Folder that `sagecc prepare` wrote.
-        masks: Cache that `sagecc masks` wrote; embeddings in it are used, else images are encoded again.
-        output: The cache to write; see `pipeline.vision.regions.cache.SCHEMA`. Unit 2i+t is pair i at date t.
+        settings: RoIAlign, head, and what is stored.
+        paths: The prepared data set, and `masks`: embeddings in it are used, else images are encoded again. Writes
+            `regions`, see `pipeline.vision.regions.cache.SCHEMA`. Unit 2i+t is pair i at date t.
         engine: How to run.
-        work: Root of the work folders.
 
     Returns:
-        `output`.
+        `paths.regions`.
 
     Raises:
         CacheError: The masks are missing, damaged, or of another data set.
         CheckpointError: Weights are missing or damaged, or SAM's are not those of the masks.
         DataError: An image changed since `prepare`, cannot be read, or has no entry among the masks.
     """
-    data = read_prepared(prepared)
+    data = read_prepared(paths.prepared)
     expectation = Expectation(upstream={"pairs.jsonl": data.card.pairs_sha256}, repair="sagecc masks")
-    with Cache.open(masks, MASKS, expect=expectation) as cache:
+    with Cache.open(paths.masks, MASKS, expect=expectation) as cache:
         source = read_mask_source(cache)
         digests = list(mask_digests(cache, outlines=settings.roi.mask_pooling))
     if not source.has_embeddings:
@@ -74,24 +64,22 @@ def run(
     for image in data.images():
         key = content_key(image.sha256, digests[image.unit], encoded)
         payload = RegionImage(image.path, image.sha256, image.unit)
-        items.append(Item(key=key, label=image.label, payload=payload))
-    provenance = Provenance(
-        stage="regions",
-        schema_version=SCHEMA.version,
-        settings=settings.model_dump(mode="json"),
-        settings_hash=settings_hash(settings),
+        items.append(WorkItem(key=key, label=image.label, payload=payload))
+    provenance = Provenance.of(
+        SCHEMA,
+        settings,
+        code=stage_digest("regions"),
         weights=weights,
-        upstream={"pairs.jsonl": data.card.pairs_sha256, "masks.h5": sha256_file(masks)},
+        upstream={"pairs.jsonl": data.card.pairs_sha256, "masks.h5": sha256_file(paths.masks)},
     )
     say(f"regions: {size_report(settings, source.channels, source.mask_count, len(items))}")
     return build_cache(
-        output,
+        paths.regions,
         SCHEMA,
         provenance,
         [pair.id for pair in data.pairs],
         items,
         partial(RegionWorker, settings, source, settings.batch_size, engine.device),
-        work=work,
+        work=paths.work,
         engine=engine,
-        title="regions",
     )

@@ -7,64 +7,63 @@ from pathlib import Path
 
 from pipeline.cache.schema import Provenance
 from pipeline.checkpoints import weights_sha256
-from pipeline.config import settings_hash
 from pipeline.datasets.images import image_size
 from pipeline.datasets.records import read_prepared
 from pipeline.execution.build import build_cache
-from pipeline.execution.compute import Item
+from pipeline.execution.compute import WorkItem
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import content_key
+from pipeline.paths import Paths
+from pipeline.vision.scenes.registry import BACKBONES
 from pipeline.vision.scenes.worker import SCHEMA, SceneImage, SceneWorker
-from stages import paths
+from stages.code import stage_digest
 from stages.settings import ScenesSettings
 
 
-def run(settings: ScenesSettings, prepared: Path, output: Path, *, engine: EngineSettings) -> Path:
+def run(settings: ScenesSettings, paths: Paths, *, engine: EngineSettings) -> Path:
     """Compute backbone features of every image of a prepared data set.
 
     Args:
         settings: Backbone and normalisation.
-        prepared: Folder that `sagecc prepare` wrote.
-        output: The cache to write: field `features` (2·pairs, C, h, w) float16, row 2i+t for pair i, date t.
+        paths: The prepared data set; writes `scenes`: field `features` (2·pairs, C, h, w) float16, row 2i+t for pair i
+            at date t.
         engine: How to run.
 
     Returns:
-        `output`.
+        `paths.scenes`.
 
     Raises:
         CheckpointError: The weights are missing or belong to another model.
         DataError: An image changed since `prepare`, cannot be read, or has another size than the rest.
     """
-    data = read_prepared(prepared)
+    data = read_prepared(paths.prepared)
     data.require_images()
     data.require_pairs()
-    weights_sha = weights_sha256(Path(settings.weights), whose="the backbone", setting="scenes.weights")
+    weights_sha = weights_sha256(Path(settings.weights), whose="the backbone", setting="models.backbone.weights")
     size = image_size(data.root / data.pairs[0].before)
 
     items = [
-        Item(
+        WorkItem(
             key=content_key(image.sha256, list(size)),
             label=image.label,
             payload=SceneImage(image.path, image.sha256, size),
         )
         for image in data.images()
     ]
-    provenance = Provenance(
-        stage="scenes",
-        schema_version=SCHEMA.version,
-        settings=settings.model_dump(mode="json"),
-        settings_hash=settings_hash(settings),
+    provenance = Provenance.of(
+        SCHEMA,
+        settings,
+        code=stage_digest("scenes", BACKBONES[settings.backbone]),
         weights={"backbone": weights_sha},
         upstream={"pairs.jsonl": data.card.pairs_sha256},
     )
     return build_cache(
-        output,
+        paths.scenes,
         SCHEMA,
         provenance,
         [pair.id for pair in data.pairs],
         items,
         partial(SceneWorker, settings, settings.batch_size, engine.device),
-        work=paths.WORK,
+        work=paths.work,
         engine=engine,
-        title="scenes",
     )

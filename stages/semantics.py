@@ -19,46 +19,43 @@ from pipeline.datasets.images import image_size, read_unchanged
 from pipeline.datasets.records import Prepared, read_prepared
 from pipeline.errors import DataError
 from pipeline.execution.build import build_cache
-from pipeline.execution.compute import Item, MakeWorker
+from pipeline.execution.compute import MakeWorker, WorkItem
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import content_key, sha256_file
+from pipeline.paths import Paths
 from pipeline.progress import say
 from pipeline.vision.external.arrays import ArrayWorker, list_hdf5, list_npy
 from pipeline.vision.external.tags import TagWorker, list_tags, text_weights
 from pipeline.vision.grounding.cache import SCHEMA
 from pipeline.vision.grounding.prompts import category_tokens, load_text_encoder
 from pipeline.vision.grounding.settings import parse_prompts
-from pipeline.vision.grounding.worker import SemanticImage, SemanticWorker, alignment, evenly_spread, readable
+from pipeline.vision.grounding.worker import (
+    SemanticImage,
+    SemanticWorker,
+    evenly_spread,
+    load_or_fit_alignment,
+    readable_images,
+)
 from pipeline.vision.regions.worker import stored_embeddings
-from stages import paths
+from stages.code import stage_digest
 from stages.settings import SemanticsSettings
 
 _IMPORTED = 2048
 """Items per shard of an import: one takes no time worth saving."""
 
 
-def run(
-    settings: SemanticsSettings,
-    prepared: Path,
-    output: Path,
-    *,
-    engine: EngineSettings,
-    masks: Path | None = None,
-    work: Path = paths.WORK,
-) -> Path:
-    """Find or import the semantic regions of every image of a prepared data set.
+def run(settings: SemanticsSettings, paths: Paths, *, engine: EngineSettings) -> Path:
+    """Detect or import the semantic regions of every image of a prepared data set.
 
     Args:
         settings: Models, prompts, thresholds; or where regions are imported from.
-        prepared: Folder that `sagecc prepare` wrote.
-        masks: Cache that `sagecc masks` wrote; if it holds embeddings by the SAM of `settings`, they are used.
-            None, or others: images are encoded here.
-        output: The cache to write; see `pipeline.vision.grounding.cache.SCHEMA`. Unit 2i+t is pair i at date t.
+        paths: The prepared data set; and `masks`, if it exists: embeddings in it by the SAM of `settings` are used,
+            else images are encoded here. Writes `semantics`, see `pipeline.vision.grounding.cache.SCHEMA`. Unit 2i+t is
+            pair i at date t.
         engine: How to run.
-        work: Root of the work folders.
 
     Returns:
-        `output`.
+        `paths.semantics`.
 
     Raises:
         CacheError: The masks are damaged.
@@ -67,59 +64,54 @@ def run(
             images; or what is imported is missing, damaged, or lies outside of its folder.
         SettingsError: The prompts are too long or hold words that the text encoder does not know.
     """
-    data = read_prepared(prepared)
+    data = read_prepared(paths.prepared)
     data.require_pairs()
-    found = (
-        _detections(settings, data, engine, masks, work)
-        if settings.source.kind == "images"
-        else _imports(settings, data)
-    )
-
-    provenance = Provenance(
-        stage="semantics",
-        schema_version=SCHEMA.version,
-        settings=settings.model_dump(mode="json"),
-        settings_hash=settings_hash(settings),
-        weights=found.weights,
-        upstream={"pairs.jsonl": data.card.pairs_sha256, **found.upstream},
+    code = stage_digest("semantics")
+    if settings.source.kind == "images":
+        work = _detections(settings, data, engine, paths, code)
+    else:
+        work = _imports(settings, data)
+    provenance = Provenance.of(
+        SCHEMA,
+        settings,
+        code=code,
+        weights=work.weights,
+        upstream={"pairs.jsonl": data.card.pairs_sha256, **work.upstream},
     )
     return build_cache(
-        output,
+        paths.semantics,
         SCHEMA,
         provenance,
         [pair.id for pair in data.pairs],
-        found.items,
-        found.make_worker,
-        work=work,
+        work.items,
+        work.make_worker,
+        work=paths.work,
         engine=engine,
-        title="semantics",
-        group=found.group,
+        group=work.group,
     )
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What is to be done, and from what the result will be made.
+    """Items to compute, and the inputs of the result.
 
     Attributes:
         items: One per date of every pair.
-        make_worker: What does it.
+        make_worker: Builds the worker that computes them.
         weights: SHA-256 of the weights, by name.
-        upstream: SHA-256 of what is read beside the pairs, by name.
+        upstream: SHA-256 of the files that are read beside the pairs, by name.
         group: Items per shard.
     """
 
-    items: list[Item]
+    items: list[WorkItem]
     make_worker: MakeWorker
     weights: dict[str, str]
     upstream: dict[str, str] = field(default_factory=dict)
     group: int = 32
 
 
-def _detections(
-    settings: SemanticsSettings, data: Prepared, engine: EngineSettings, masks: Path | None, work: Path
-) -> _Work:
-    """Prepare for Grounding DINO and SAM to look at the images."""
+def _detections(settings: SemanticsSettings, data: Prepared, engine: EngineSettings, paths: Paths, code: str) -> _Work:
+    """Return the items of Grounding DINO and SAM."""
     data.require_images()
     weights = _weights(settings)
     if settings.map_size is None:
@@ -129,17 +121,17 @@ def _detections(
 
     # Refused before any image is read.
     category_tokens(load_text_encoder(settings.grounding.text_encoder)[0], parse_prompts(settings.grounding.prompts))
-    stored = stored_embeddings(masks, settings.sam, weights["sam"], data.card.pairs_sha256)
+    stored = stored_embeddings(paths.masks, settings.sam, weights["sam"], data.card.pairs_sha256)
     items = []
     for image in data.images():
         # An embedding may differ in its last bit from one that was computed in a batch of another size.
         key = content_key(image.sha256, list(size), stored is not None)
         payload = SemanticImage(image.path, image.sha256, size, image.unit)
-        items.append(Item(key=key, label=image.label, payload=payload))
+        items.append(WorkItem(key=key, label=image.label, payload=payload))
     bridge = None
     if settings.space == "aligned":
         images = [item.payload for item in items]
-        bridge, weights["alignment"] = _alignment(settings, data, images, weights, engine, work)
+        bridge, weights["alignment"] = _alignment(settings, data, images, weights, engine, paths.work, code)
     make_worker = partial(SemanticWorker, settings, settings.batch_size, engine.device, bridge, stored)
     upstream = {} if stored is None else {"masks.h5": sha256_file(stored)}
     return _Work(items, make_worker, weights, upstream)
@@ -164,7 +156,7 @@ def _first_size(data: Prepared, *, skipping: bool) -> tuple[int, int]:
 
 
 def _imports(settings: SemanticsSettings, data: Prepared) -> _Work:
-    """Prepare for reading what others found; the images need not be there."""
+    """Return the items of regions that others found; the images need not exist."""
     source = settings.source
     root = data.root if source.root is None else Path(source.root)
     if source.kind == "tags":
@@ -178,11 +170,11 @@ def _imports(settings: SemanticsSettings, data: Prepared) -> _Work:
 def _weights(settings: SemanticsSettings) -> dict[str, str]:
     """Return the SHA-256 of every file of weights by name."""
     files = {
-        "grounding_dino": ("Grounding DINO", settings.grounding.weights, "semantics.grounding.weights"),
-        "sam": ("SAM", settings.sam.weights, "semantics.sam.weights"),
+        "grounding_dino": ("Grounding DINO", settings.grounding.weights, "models.grounding_dino.weights"),
+        "sam": ("SAM", settings.sam.weights, "models.sam.weights"),
     }
     if settings.head.kind == "conv" and settings.head.weights is not None:
-        files["head"] = ("the descriptor head", settings.head.weights, "semantics.head.weights")
+        files["head"] = ("the descriptor head", settings.head.weights, "models.head.weights")
     digests = {
         name: weights_sha256(Path(file), whose=whose, setting=setting) for name, (whose, file, setting) in files.items()
     }
@@ -201,6 +193,7 @@ def _alignment(
     weights: dict[str, str],
     engine: EngineSettings,
     work: Path,
+    code: str,
 ) -> tuple[NDArray[np.float32], str]:
     """Return the map of the space `aligned`, and the SHA-256 of the file that holds it."""
     training = [row for row, pair in enumerate(data.pairs) if pair.split == "train"]
@@ -209,14 +202,14 @@ def _alignment(
         training = list(range(len(data.pairs)))
     chosen = evenly_spread([images[2 * row + date] for row in training for date in (0, 1)], settings.alignment_images)
 
-    def place() -> Path:
-        key = content_key(settings_hash(settings), weights, [image.sha256 for image in chosen])
+    def alignment_path() -> Path:
+        key = content_key(settings_hash(settings), weights, [image.sha256 for image in chosen], code)
         return work / "semantics-alignment" / f"{key}.safetensors"
 
-    path = place()
+    path = alignment_path()
     if engine.on_bad_item == "skip" and not path.is_file():
-        # The map of fewer images is another one, under a name of its own: once they are mended, it is not taken.
-        chosen = readable(chosen, settings.map_size)
-        path = place()
-    bridge = alignment(settings, settings.batch_size, engine.device, chosen, path)
+        # The map of fewer images has another key, so it is not used any more once they are mended.
+        chosen = readable_images(chosen, settings.map_size)
+        path = alignment_path()
+    bridge = load_or_fit_alignment(settings, settings.batch_size, engine.device, chosen, path)
     return bridge, sha256_file(path)

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from pipeline.malloc import ENVIRONMENT, keep_freed_memory
+from pipeline.malloc import ENVIRONMENT, tune_glibc
 
 # Frees blocks that glibc would otherwise map one by one, and tells the page faults of doing it again and again.
 _PROGRAM = """
 import ctypes, resource, sys
-from pipeline.malloc import keep_freed_memory
+from pipeline.malloc import tune_glibc
 if "keep" in sys.argv:
-    assert keep_freed_memory()
+    assert tune_glibc()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 def round():
@@ -34,7 +34,7 @@ def _faults(*arguments: str, **environment: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
+@pytest.mark.skipif(not tune_glibc(), reason="the C library is not glibc")
 def test_freed_memory_is_used_again() -> None:
     plain = _faults()
     assert plain > 1000

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
-from stages import masks, matches, paths, prepare, regions, scenes, semantics
+from pipeline.paths import Paths
+from stages import masks, matches, prepare, regions, scenes, semantics
 from stages.settings import (
     MasksSettings,
     MatchesSettings,
@@ -30,7 +31,7 @@ NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(PROJECT / paths.PRETRAINED, folder / paths.PRETRAINED)
+    shutil.copytree(Paths.under(PROJECT).pretrained, Paths.under(folder).pretrained)
     shutil.copy(PROJECT / "dvc.yaml", folder)
     before = Path.cwd()
     os.chdir(folder)
@@ -40,12 +41,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = PrepareSettings(
             dataset="synthetic", root="world", world=world, vocabulary=prepare.VocabularySettings(min_count=1)
         )
-        prepare.run(settings, paths.PREPARED, engine=engine)
-        scenes.run(ScenesSettings(batch_size=4), paths.PREPARED, paths.SCENES, engine=engine)
-        masks.run(MasksSettings(), paths.PREPARED, paths.MASKS, engine=engine)
-        regions.run(RegionsSettings(), paths.PREPARED, paths.MASKS, paths.REGIONS, engine=engine)
-        matches.run(MatchesSettings(), paths.REGIONS, paths.MATCHES, engine=engine)
-        semantics.run(SemanticsSettings(), paths.PREPARED, paths.SEMANTICS, engine=engine)
+        prepare.run(settings, Paths.under(), engine=engine)
+        scenes.run(ScenesSettings(batch_size=4), Paths.under(), engine=engine)
+        masks.run(MasksSettings(), Paths.under(), engine=engine)
+        regions.run(RegionsSettings(), Paths.under(), engine=engine)
+        matches.run(MatchesSettings(), Paths.under(), engine=engine)
+        semantics.run(SemanticsSettings(), Paths.under(), engine=engine)
     finally:
         os.chdir(before)
     return folder

@@ -11,7 +11,8 @@ import pytest
 from pipeline.datasets.records import read_prepared
 from pipeline.datasets.vocabulary import tokenize
 from pipeline.execution.settings import EngineSettings
-from stages import caption, paths, prepare, scenes, train
+from pipeline.paths import Paths
+from stages import caption, prepare, scenes, train
 from stages.profiles import profile_sections
 from tests.datasets.reference import reference
 
@@ -22,7 +23,8 @@ PROJECT = Path(__file__).parent.parent
 @pytest.mark.reference_data
 def test_three_real_pairs_are_learnt_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = reference("levir_cc")
-    shutil.copytree(PROJECT / paths.PRETRAINED, tmp_path / paths.PRETRAINED)
+    paths = Paths.under()
+    shutil.copytree(PROJECT / paths.pretrained, tmp_path / paths.pretrained)
     monkeypatch.chdir(tmp_path)
     changes = [
         "prepare.allow_missing_images=true",
@@ -34,14 +36,13 @@ def test_three_real_pairs_are_learnt_word_for_word(tmp_path: Path, monkeypatch: 
     ]
     sections = profile_sections("levir-cc", str(root), changes, mini=True)
     engine = EngineSettings(device="cpu")
-    prepare.run(sections["prepare"], paths.PREPARED, engine=engine)
-    scenes.run(sections["scenes"], paths.PREPARED, paths.SCENES, engine=engine)
-    models, captions = paths.models("baseline"), paths.captions("baseline")
-    train.run(sections["train"], paths.PREPARED, paths.SCENES, models, engine=engine)
-    caption.run(sections["caption"], paths.PREPARED, paths.SCENES, models, captions, engine=engine)
+    prepare.run(sections["prepare"], paths, engine=engine)
+    scenes.run(sections["scenes"], paths, engine=engine)
+    train.run(sections["train"], paths, engine=engine)
+    caption.run(sections["caption"], paths, engine=engine)
 
-    data = read_prepared(paths.PREPARED)
-    said = {row["image_id"]: row["caption"] for row in json.loads((captions / "seed-1.json").read_text())}
+    data = read_prepared(paths.prepared)
+    said = {row["image_id"]: row["caption"] for row in json.loads((paths.captions / "seed-1.json").read_text())}
     assert sorted(said) == ["train_000016", "train_000051", "train_000054"]
     for pair in data.pairs:
         assert said[pair.id] in {" ".join(tokenize(reference)) for reference in pair.captions}

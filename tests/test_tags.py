@@ -14,9 +14,10 @@ from pipeline.datasets.no_change import implies_change
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, CheckpointError, DataError
 from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 from pipeline.training.checkpoints import read_card
 from pipeline.vision.grounding.cache import SCHEMA
-from stages import caption, describe, evaluate, paths, prepare, scenes, semantics, train
+from stages import caption, describe, evaluate, prepare, scenes, semantics, train
 from stages.profiles import WITHOUT_IMAGES, profile_sections
 from stages.settings import CaptionSettings
 from tests.datasets import fakes
@@ -39,7 +40,7 @@ SMALL = [
     "caption.split=train",
     "evaluate.meteor=never",
 ]
-MODELS, CAPTIONS = paths.models("tags"), paths.captions("tags")
+PATHS = Paths.under(name="tags")
 
 
 @pytest.fixture
@@ -51,50 +52,46 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(root: Path, *changes: str) -> dict[str, str]:
     """Run the profile's stages in a small size; return the sentence of each pair."""
     sections = profile_sections("levir-cc-tags", str(root), [*SMALL, *changes])
-    prepare.run(sections["prepare"], paths.PREPARED, engine=ENGINE)
-    semantics.run(sections["semantics"], paths.PREPARED, paths.SEMANTICS, engine=ENGINE)
-    train.run(sections["train"], paths.PREPARED, paths.SCENES, MODELS, engine=ENGINE)
-    caption.run(sections["caption"], paths.PREPARED, paths.SCENES, MODELS, CAPTIONS, engine=ENGINE)
-    return {row["image_id"]: row["caption"] for row in json.loads((CAPTIONS / "seed-1.json").read_text())}
+    prepare.run(sections["prepare"], PATHS, engine=ENGINE)
+    semantics.run(sections["semantics"], PATHS, engine=ENGINE)
+    train.run(sections["train"], PATHS, engine=ENGINE)
+    caption.run(sections["caption"], PATHS, engine=ENGINE)
+    return {row["image_id"]: row["caption"] for row in json.loads((PATHS.captions / "seed-1.json").read_text())}
 
 
 def test_tags_alone_tell_changed_pairs_from_unchanged_ones(root: Path) -> None:
     said = run(root)
-    assert not paths.SCENES.exists()
-    pairs = {pair.id: pair for pair in read_prepared(paths.PREPARED).split("train")}
+    assert not PATHS.scenes.exists()
+    pairs = {pair.id: pair for pair in read_prepared(PATHS.prepared).split("train")}
     assert said.keys() == pairs.keys() and len(said) == 4
     for name, pair in pairs.items():
         assert implies_change(said[name]) == bool(pair.changed), (name, said[name])
-    card = read_card(MODELS / "seed-1")
-    assert (
-        card.scenes is None
-        and card.evidence is not None
-        and "scenes" not in (json.loads((MODELS / "seed-1" / "settings.json").read_text()))
-    )
+    card = read_card(PATHS.models / "seed-1")
+    assert card.inputs and "scenes" not in card.inputs and "images" not in card.inputs
     # Tags that changed are noticed: the model was trained on others.
     path = root / "object_tags_train.json"
     path.write_text(path.read_text().replace("Forest", "Airport"))
     sections = profile_sections("levir-cc-tags", str(root), SMALL)
-    semantics.run(sections["semantics"], paths.PREPARED, paths.SEMANTICS, engine=ENGINE)
+    semantics.run(sections["semantics"], PATHS, engine=ENGINE)
     with pytest.raises(CacheError, match=r"another object_tags_train\.json"):
-        caption.run(sections["caption"], paths.PREPARED, paths.SCENES, MODELS, CAPTIONS, engine=ENGINE)
+        caption.run(sections["caption"], PATHS, engine=ENGINE)
     with pytest.raises(CheckpointError, match=r"were imported \(tags\)"):
-        describe.run(CaptionSettings(), Path("a.png"), Path("b.png"), MODELS / "seed-1", engine=ENGINE)
+        describe.run(CaptionSettings(), Path("a.png"), Path("b.png"), PATHS.models / "seed-1", PATHS, engine=ENGINE)
 
 
 def test_a_trained_model_is_scored_and_the_fusion_can_be_the_papers(root: Path) -> None:
     paper = ["train.captioner.fusion=paper", "train.captioner.paper.dates_apart=true", "train.epochs=2"]
     assert len(run(root, *paper)) == 4
     sections = profile_sections("levir-cc-tags", str(root), SMALL)
-    evaluate.run(sections["evaluate"], paths.PREPARED, CAPTIONS, paths.METRICS, paths.PLOTS, engine=ENGINE)
-    assert paths.METRICS.is_file()
+    evaluate.run(sections["evaluate"], PATHS, engine=ENGINE)
+    assert PATHS.metrics.is_file()
 
 
 def test_stages_that_need_pixels_refuse(root: Path) -> None:
     sections = profile_sections("levir-cc-tags", str(root))
-    prepare.run(sections["prepare"], paths.PREPARED, engine=ENGINE)
+    prepare.run(sections["prepare"], PATHS, engine=ENGINE)
     with pytest.raises(DataError, match="without its images"):
-        scenes.run(sections["scenes"], paths.PREPARED, paths.SCENES, engine=ENGINE)
+        scenes.run(sections["scenes"], PATHS, engine=ENGINE)
 
 
 def test_init_tells_what_runs(root: Path) -> None:
@@ -109,7 +106,7 @@ def test_real_tags_belong_to_the_real_captions(tmp_path: Path, monkeypatch: pyte
     root = reference("levir_cc")
     monkeypatch.chdir(tmp_path)
     sections = profile_sections("levir-cc-tags", str(root))
-    prepare.run(sections["prepare"], paths.PREPARED, engine=ENGINE)
-    path = semantics.run(sections["semantics"], paths.PREPARED, paths.SEMANTICS, engine=ENGINE)
+    prepare.run(sections["prepare"], PATHS, engine=ENGINE)
+    path = semantics.run(sections["semantics"], PATHS, engine=ENGINE)
     with Cache.open(path, SCHEMA) as cache:
         assert len(cache.ids) == 8_148 and cache.missing.size == 0

@@ -1,7 +1,4 @@
-"""Fields as columns of an HDF5 file: written in blocks as units arrive, and read through to check them.
-
-A file for HDF5 to write to that never fails while HDF5 looks on.
-"""
+"""Fields as columns of an HDF5 file: writing them in blocks, and checking what was written."""
 
 from __future__ import annotations
 
@@ -23,13 +20,13 @@ from pipeline.errors import CacheError, DataError
 _T = TypeVar("_T")
 
 
-class GuardedFile:
-    """A raw file whose first failure is kept, and after which writing is only pretended.
+class DeferredErrorFile:
+    """File object that defers write errors, because HDF5 crashes on ENOSPC.
 
     HDF5 cannot close a file whose writes fail: on a full disk it leaks the descriptor, raises errors without a number,
-    and crashes the interpreter at its exit. So the failure is kept from it: it goes on and closes in peace, and
-    whoever drives it calls `check` after every block to learn of the failure. A key press (KeyboardInterrupt) that
-    arrives inside a write is treated the same.
+    and crashes the interpreter at its exit. So the first failure is stored, and later writes do nothing but report
+    success; the caller calls `check` after every block, which raises it. A KeyboardInterrupt that arrives inside a
+    write is treated the same.
 
     Offers what h5py asks of a file object; see "Python file-like objects" in its manual.
     """
@@ -38,14 +35,14 @@ class GuardedFile:
         self._raw = FileIO(path, mode)
         self._failure: BaseException | None = None
 
-    def __enter__(self) -> GuardedFile:
+    def __enter__(self) -> DeferredErrorFile:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._raw.close()
 
     def check(self) -> None:
-        """Raise the first failure, if there was one; an OSError has its number."""
+        """Raise the first failure, if there was one; an OSError with its number."""
         if self._failure is not None:
             raise self._failure
 
@@ -75,7 +72,7 @@ class GuardedFile:
         return self._raw.tell()
 
     def flush(self) -> None:
-        """Nothing is buffered here; `pipeline.files.atomic_path` flushes to disk."""
+        """Do nothing: nothing is buffered here, and `pipeline.files.atomic_path` flushes to disk."""
 
     def _write_all(self, view: memoryview) -> int:
         done = 0
@@ -88,7 +85,7 @@ class GuardedFile:
             return pretended
         try:
             return action()
-        except BaseException as failure:  # a key press too; `check` raises it
+        except BaseException as failure:  # KeyboardInterrupt too; `check` raises it
             self._failure = failure
             return pretended
 
@@ -110,18 +107,18 @@ def chunk_rows(field: Field, rows: int) -> int:
 
 
 class ColumnWriter:
-    """Writes one field's rows, in order, in blocks.
+    """Writer of one field's rows, in order and in blocks.
 
     Args:
         dataset: The field's data set, of its final shape.
         field: The field, its shape decided.
-        guard: The file underneath; asked after each block whether writing failed.
+        file: The file that `dataset` lies in; its errors are raised after each block.
     """
 
-    def __init__(self, dataset: h5py.Dataset, field: Field, guard: GuardedFile) -> None:
+    def __init__(self, dataset: h5py.Dataset, field: Field, file: DeferredErrorFile) -> None:
         self.field = field
         self._dataset = dataset
-        self._guard = guard
+        self._file = file
         self._dtype = stored_dtype(field)
         self._digest = hashlib.sha256()
         # A compressed chunk is written exactly once, as a whole: the order of chunks in the file then does not depend
@@ -153,12 +150,12 @@ class ColumnWriter:
         self._add(values[None] if rows is None else values)
 
     def append_missing(self) -> None:
-        """Add what a skipped unit leaves: zeros in a dense field, nothing in a ragged one."""
+        """Add a skipped unit: a row of zeros to a dense field, nothing to a ragged one."""
         if self.field.offsets is None:
             self._add(np.zeros((1, *self.field.row_shape), self._dtype))
 
     def finish(self) -> None:
-        """Write what is left, and the digest of the whole."""
+        """Write the last block, and the digest of the whole."""
         self._flush()
         if self._written != self._dataset.shape[0]:
             raise ValueError(f"field {self.field.name}: {self._written} rows instead of {self._dataset.shape[0]}")
@@ -166,10 +163,10 @@ class ColumnWriter:
 
     def _add(self, values: npt.NDArray[Any]) -> None:
         while len(values):
-            taken = min(len(values), len(self._block) - self._filled)
-            self._block[self._filled : self._filled + taken] = values[:taken]
-            self._filled += taken
-            values = values[taken:]
+            count = min(len(values), len(self._block) - self._filled)
+            self._block[self._filled : self._filled + count] = values[:count]
+            self._filled += count
+            values = values[count:]
             if self._filled == len(self._block):
                 self._flush()
 
@@ -178,7 +175,7 @@ class ColumnWriter:
         if block.size:
             self._dataset[self._written : self._written + self._filled] = block
             self._digest.update(block.view(np.uint8).data)
-            self._guard.check()
+            self._file.check()
         self._written += self._filled
         self._filled = 0
 

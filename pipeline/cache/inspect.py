@@ -1,4 +1,4 @@
-"""What is in a cache, told from the file alone."""
+"""Description of a cache for people, from the file alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many ragged rows units have."""
+    """Statistics of the number of ragged rows per unit."""
 
     minimum: int
     mean: float
@@ -80,7 +80,7 @@ class FieldDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """What is in a cache.
+    """Contents of a cache.
 
     Attributes:
         path: The file.
@@ -170,6 +170,7 @@ def _attributes(header: layout.Header) -> dict[str, str]:
         "settings hash": provenance.settings_hash,
         **{f"weights {name}": digest for name, digest in provenance.weights.items()},
         **{f"upstream {name}": digest for name, digest in provenance.upstream.items()},
+        "code": provenance.code,
         "complete": "yes" if provenance.complete else "no",
     }
 
@@ -201,23 +202,23 @@ def _spread(lengths: npt.NDArray[np.int64]) -> Lengths:
 
 
 def _sampled(dataset: h5py.Dataset) -> Values | None:
-    """Look at up to 16 blocks of rows at even distances."""
+    """Return statistics of up to 16 blocks of rows at even distances."""
     if not dataset.size:
         return None
     rows = dataset.shape[0]
-    wanted = max(1, _SAMPLE // (dataset.nbytes // rows))
-    if wanted >= rows:
+    sample = max(1, _SAMPLE // (dataset.nbytes // rows))
+    if sample >= rows:
         starts, step = [0], rows
     else:
-        step = max(1, wanted // 16)
+        step = max(1, sample // 16)
         starts = sorted({int(start) for start in np.linspace(0, rows - step, num=min(16, rows))})
     blocks: list[npt.NDArray[Any]] = [dataset[start : start + step].astype(np.float64) for start in starts]
-    seen = sum(block.shape[0] for block in blocks)
+    count = sum(block.shape[0] for block in blocks)
     return Values(
         minimum=min(float(block.min()) for block in blocks),
-        mean=sum(float(block.mean()) * block.shape[0] for block in blocks) / seen,
+        mean=sum(float(block.mean()) * block.shape[0] for block in blocks) / count,
         maximum=max(float(block.max()) for block in blocks),
-        share=min(seen / rows, 1.0),
+        share=min(count / rows, 1.0),
     )
 
 

@@ -1,4 +1,4 @@
-"""The file format: how a header is written to HDF5 and read back. docs/caches.md describes it in words."""
+"""The HDF5 format of caches: writing and reading the header. docs/caches.md describes it in words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ library's default."""
 
 @dataclass(frozen=True)
 class Extent:
-    """Where the data of one field lies.
+    """Position and size of the data of one field in the file.
 
     Attributes:
         rows: Number of rows.
@@ -46,7 +46,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Header:
-    """Everything about a cache but its fields' data.
+    """Everything that a cache holds but the data of its fields.
 
     Attributes:
         schema: As the file tells it; shapes are those found.
@@ -54,7 +54,7 @@ class Header:
         ids: The items, in order.
         missing: Units that hold nothing because they were skipped, rising; int64.
         offsets: Name → int64 array of units + 1.
-        extents: Field name → place of its data.
+        extents: Field name → where its data lies.
     """
 
     schema: Schema
@@ -81,6 +81,7 @@ def write_attributes(file: h5py.File, schema: Schema, provenance: Provenance) ->
     _write_text(file, "settings_hash", provenance.settings_hash)
     _write_text(file, "weights", canonical_json(dict(provenance.weights)))
     _write_text(file, "upstream", canonical_json(dict(provenance.upstream)))
+    _write_text(file, "code", provenance.code)
     _write_text(file, "fields", canonical_json([field.name for field in schema.fields]))
     file.attrs.create("items", provenance.items, dtype="<i8")
     file.attrs.create("complete", np.bool_(False))
@@ -175,6 +176,12 @@ def read_header(file: h5py.File, path: Path, fix: str, *, unfinished: bool = Fal
     version = int(file.attrs["format_version"])
     if version != FORMAT_VERSION:
         raise CacheError(f"file format version {version}; this program reads {FORMAT_VERSION}", where=path, fix=fix)
+    if "code" not in file.attrs:
+        raise CacheError(
+            "the cache was written by an earlier version, which did not note by what code it was computed",
+            where=path,
+            fix=fix,
+        )
     provenance = Provenance(
         stage=_read_text(file, "stage"),
         schema_version=int(file.attrs["schema_version"]),
@@ -182,6 +189,7 @@ def read_header(file: h5py.File, path: Path, fix: str, *, unfinished: bool = Fal
         settings_hash=_read_text(file, "settings_hash"),
         weights=dict(json.loads(_read_text(file, "weights"))),
         upstream=dict(json.loads(_read_text(file, "upstream"))),
+        code=_read_text(file, "code"),
         items=int(file.attrs["items"]),
         complete=bool(file.attrs.get("complete", False)),
     )

@@ -1,4 +1,4 @@
-"""Reading a cache: checked against what is expected of it, then served by memory map or as one tensor."""
+"""Reading of caches, checked against what the reader expects: by memory map, or as one tensor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cache:
     Attributes:
         path: The file.
         schema: As the file tells it: shapes are those found.
-        provenance: From what it was made.
+        provenance: What it was made from.
         ids: The items, in order.
         missing: Units that hold nothing because they were skipped, rising; int64.
     """
@@ -116,21 +116,21 @@ class Cache:
         Raises:
             IndexError: There is no such unit.
         """
-        wanted = np.asarray(units, dtype=np.int64)
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
-            raise IndexError(f"units {wanted.min()} to {wanted.max()} asked of a cache of {len(self)}: {self.path}")
+        rows = np.asarray(units, dtype=np.int64)
+        if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"units {rows.min()} to {rows.max()} asked of a cache of {len(self)}: {self.path}")
         source = self._source(field)
         name = self.schema.field(field).offsets
         if name is None:
             if isinstance(source, np.ndarray):
-                return source[wanted], np.ones(wanted.size, np.int64)
-            starts, ends = wanted, wanted + 1
+                return source[rows], np.ones(rows.size, np.int64)
+            starts, ends = rows, rows + 1
         else:
             offsets = self._header.offsets[name]
-            starts, ends = offsets[wanted], offsets[wanted + 1]
-        parts = [source[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+            starts, ends = offsets[rows], offsets[rows + 1]
+        chunks = [source[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         # The empty slice in front fixes shape and type where nothing is asked for.
-        flat = np.concatenate(parts) if parts else np.empty((0, *source.shape[1:]), source.dtype)
+        flat = np.concatenate(chunks) if chunks else np.empty((0, *source.shape[1:]), source.dtype)
         return flat, ends - starts
 
     def memory_map(self, field: str) -> np.memmap[Any, Any]:
@@ -179,8 +179,8 @@ class Cache:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("path", "schema", "provenance", "ids", "missing", "_header", "_fix")
-        return {**{name: self.__dict__[name] for name in kept}, "_process": None, "_views": {}}
+        attributes = ("path", "schema", "provenance", "ids", "missing", "_header", "_fix")
+        return {**{name: self.__dict__[name] for name in attributes}, "_process": None, "_views": {}}
 
     def _source(self, field: str) -> npt.NDArray[Any] | h5py.Dataset:
         """Return a contiguous field as an array on the map, a compressed one as its data set."""
@@ -214,7 +214,7 @@ class Cache:
                 # Slices of a plain array cost a fifth of those of an np.memmap.
                 views[field.name] = np.asarray(_on_map(whole, field, extent))
         self._map, self._views, self._stream, self._file = whole, views, stream, None
-        # Last, so that another thread never sees half of it.
+        # Last, so that another thread never sees an unfinished state.
         self._process = os.getpid()
 
 
@@ -225,22 +225,22 @@ def _on_map(whole: np.memmap[Any, Any], field: Field, extent: layout.Extent) -> 
     return cast("np.memmap[Any, Any]", view)
 
 
-def _check_schema(found: Schema, known: Schema, path: Path, fix: str) -> None:
-    if found.stage != known.stage:
-        raise CacheError(f"a cache of stage {found.stage}, not of {known.stage}", where=path, fix=fix)
-    if found.version != known.version:
+def _check_schema(stored: Schema, expected: Schema, path: Path, fix: str) -> None:
+    if stored.stage != expected.stage:
+        raise CacheError(f"a cache of stage {stored.stage}, not of {expected.stage}", where=path, fix=fix)
+    if stored.version != expected.version:
         raise CacheError(
-            f"schema version {found.version} of stage {found.stage}; this program reads {known.version}",
+            f"schema version {stored.version} of stage {stored.stage}; this program reads {expected.version}",
             where=path,
             fix=fix,
         )
-    if found.unit != known.unit or [f.name for f in found.fields] != [f.name for f in known.fields]:
+    if stored.unit != expected.unit or [f.name for f in stored.fields] != [f.name for f in expected.fields]:
         raise CacheError("the cache holds other fields or units than its schema version says", where=path, fix=fix)
-    for mine, field in zip(known.fields, found.fields, strict=True):
-        if not mine.accepts(field.row_shape) or (mine.dtype, mine.offsets) != (field.dtype, field.offsets):
+    for declared, field in zip(expected.fields, stored.fields, strict=True):
+        if not declared.accepts(field.row_shape) or (declared.dtype, declared.offsets) != (field.dtype, field.offsets):
             raise CacheError(
                 f"field {field.name} is {field.dtype}{field.shape} by {field.offsets or 'unit'}, "
-                f"not {mine.dtype}{mine.shape} by {mine.offsets or 'unit'}",
+                f"not {declared.dtype}{declared.shape} by {declared.offsets or 'unit'}",
                 where=path,
                 fix=fix,
             )

@@ -1,7 +1,4 @@
-"""From what a cache was made, and what its reader expects it to have been made from.
-
-What a stage's cache holds: its fields, their shapes, types, units and meaning.
-"""
+"""Contents of a stage's cache (`Schema`), what it was made from (`Provenance`), and what its reader expects of it."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pipeline.config import Section, settings_hash
 from pipeline.errors import CacheError
 
 Compression = Literal["gzip"]
@@ -67,18 +65,18 @@ class Field:
         if self.shape is None:
             return True
         return len(shape) == len(self.shape) and all(
-            mine in (-1, given) for mine, given in zip(self.shape, shape, strict=True)
+            length in (-1, actual) for length, actual in zip(self.shape, shape, strict=True)
         )
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What the cache of one stage holds.
+    """Contents of the cache of one stage.
 
     Attributes:
         stage: Name of the stage that writes it.
-        version: Rises whenever fields, their meaning, or the code that computes them changes, so that older caches and
-            shards are no longer accepted.
+        version: Version of the format alone; rises when fields or their meaning change, so that older caches and
+            shards are no longer accepted. Changed code is known by `Provenance.code`.
         unit: "image": unit 2i + t is item i at date t (0 before, 1 after). "pair", "node": unit i is item i, a
             pair of images or a node of the caption graph.
         fields: In the order in which they are stored.
@@ -121,7 +119,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Provenance:
-    """From what a cache was made.
+    """Everything that a cache was made from.
 
     Attributes:
         stage: Name of the stage that wrote it.
@@ -130,6 +128,7 @@ class Provenance:
         settings_hash: `pipeline.config.settings_hash` of them.
         weights: SHA-256 of every weight file, by its name.
         upstream: SHA-256 of every input, by its name.
+        code: `pipeline.code.code_digest` of the code that computed it.
         items: Number of items (pairs); `pack` sets it.
         complete: Whether the file was written to its end; `pack` sets it.
     """
@@ -140,13 +139,43 @@ class Provenance:
     settings_hash: str
     weights: Mapping[str, str] = field(default_factory=dict)
     upstream: Mapping[str, str] = field(default_factory=dict)
+    code: str = ""
     items: int = 0
     complete: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        schema: Schema,
+        settings: Section,
+        *,
+        code: str,
+        weights: Mapping[str, str] | None = None,
+        upstream: Mapping[str, str] | None = None,
+    ) -> Provenance:
+        """Return the provenance of a cache that a stage is about to make.
+
+        Args:
+            schema: What the cache holds.
+            settings: The stage's section.
+            code: Digest of the stage's code.
+            weights: SHA-256 of every weight file, by its name.
+            upstream: SHA-256 of every input, by its name.
+        """
+        return cls(
+            stage=schema.stage,
+            schema_version=schema.version,
+            settings=settings.model_dump(mode="json"),
+            settings_hash=settings_hash(settings),
+            weights=weights or {},
+            upstream=upstream or {},
+            code=code,
+        )
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a reader expects of a cache.
+    """Settings, weights and inputs that a reader expects a cache to have been made from.
 
     Attributes:
         settings_hash: Hash of the settings it must have been made with; None accepts any.
@@ -161,7 +190,7 @@ class Expectation:
     repair: str | None = None
 
     def check(self, provenance: Provenance, path: Path) -> None:
-        """Compare.
+        """Compare the expectation with the provenance of the cache at `path`.
 
         Raises:
             CacheError: The cache was made with other settings, weights or inputs; the first difference is named.
@@ -181,14 +210,14 @@ class Expectation:
         return f"run `{self.repair or f'sagecc {stage}'}`"
 
     def _compare(
-        self, expected: Mapping[str, str], found: Mapping[str, str], what: str, stage: str, path: Path
+        self, expected: Mapping[str, str], actual: Mapping[str, str], what: str, stage: str, path: Path
     ) -> None:
         for name, digest in expected.items():
-            if found.get(name) == digest:
+            if actual.get(name) == digest:
                 continue
-            seen = _short(found[name]) if name in found else "none"
+            used = _short(actual[name]) if name in actual else "none"
             raise CacheError(
-                f"made from {what}: {name} is {seen} instead of {_short(digest)}", where=path, fix=self.fix(stage)
+                f"made from {what}: {name} is {used} instead of {_short(digest)}", where=path, fix=self.fix(stage)
             )
 
 

@@ -1,4 +1,4 @@
-"""Packing: units in, one verified HDF5 file out, or none."""
+"""Writing of a cache from its units, as one verified HDF5 file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.cache import layout
-from pipeline.cache.columns import ColumnWriter, GuardedFile, check_data, chunk_rows, row_bytes
+from pipeline.cache.columns import ColumnWriter, DeferredErrorFile, check_data, chunk_rows, row_bytes
 from pipeline.cache.schema import Field, Provenance, Schema
 from pipeline.errors import CacheError, DataError, OutputError
 from pipeline.files import atomic_path, remove_leftovers
@@ -30,9 +30,9 @@ _HDF5: Mapping[str, Any] = {
 
 
 class UnitSource(Protocol):
-    """What `pack` reads from: the units of a cache in their order.
+    """Source from which `pack` reads the units of a cache, in their order.
 
-    `lengths` is asked of every unit before `read` is asked of any, so it should be cheap.
+    `pack` calls `lengths` for every unit before it calls `read` for any, so `lengths` should be cheap.
     """
 
     def __len__(self) -> int:
@@ -42,20 +42,20 @@ class UnitSource(Protocol):
         """Return the number of ragged rows of a unit by name of offsets; None for a unit that was skipped."""
 
     def read(self, unit: int) -> Mapping[str, npt.NDArray[Any]]:
-        """Return all fields of a unit: a row for a dense field, rows for a ragged one. Never asked of a skipped one."""
+        """Return all fields of a unit: a row for a dense field, rows for a ragged one. Not called for skipped units."""
 
 
 def pack(path: Path, schema: Schema, provenance: Provenance, ids: Sequence[str], units: UnitSource) -> Path:
-    """Write a cache, whole or not at all. The bytes follow from the arguments alone.
+    """Write a cache, whole or not at all; its bytes depend on the arguments alone.
 
-    Units stream through in order; memory holds a block per field. A unit that was skipped has no ragged rows, zeros for
-    its dense ones, and is listed in the data set `missing`. One writer at a time: what an earlier one that was killed
-    left beside `path` is removed.
+    Units are read in order; memory holds a block per field. A unit that was skipped has no ragged rows, zeros for its
+    dense ones, and is listed in the data set `missing`. Only one writer may run at a time: temporary files of killed
+    ones beside `path` are removed.
 
     Args:
         path: The final name.
         schema: What is written; shapes left open are taken from the first unit.
-        provenance: From what it was made; `items` and `complete` are set here.
+        provenance: What it was made from; `items` and `complete` are set here.
         ids: One per item, all different.
         units: `len(ids) * schema.units_per_item` of them.
 
@@ -65,7 +65,7 @@ def pack(path: Path, schema: Schema, provenance: Provenance, ids: Sequence[str],
     Raises:
         DataError: An id is repeated, a floating-point value is not finite, or no unit holds anything.
         OutputError: The disk is full, the folder cannot be written, or the file does not read back as it was written.
-        ValueError: `units` does not keep to the schema.
+        ValueError: `units` contradicts the schema.
     """
     if len(units) != len(ids) * schema.units_per_item:
         raise ValueError(f"{len(units)} units for {len(ids)} items of {schema.units_per_item}")
@@ -85,10 +85,10 @@ def pack(path: Path, schema: Schema, provenance: Provenance, ids: Sequence[str],
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where everything goes, known before the first array is written.
+    """Layout of the file, decided before the first array is written.
 
     Attributes:
-        schema: With all shapes decided.
+        schema: The schema, all shapes decided.
         units: Number of units.
         offsets: Name → int64 array of units + 1.
         missing: Skipped units.
@@ -104,12 +104,12 @@ class _Plan:
 
 
 def _check_ids(ids: Sequence[str], path: Path) -> None:
-    seen: set[str] = set()
+    previous: set[str] = set()
     for identity in ids:
-        if identity in seen or not identity or "\0" in identity:
-            what = "is repeated" if identity in seen else "is empty or holds a zero byte"
+        if identity in previous or not identity or "\0" in identity:
+            what = "is repeated" if identity in previous else "is empty or holds a zero byte"
             raise DataError(f"the id {identity!r} {what}", where=path)
-        seen.add(identity)
+        previous.add(identity)
 
 
 def _plan(schema: Schema, units: UnitSource, path: Path) -> _Plan:
@@ -148,7 +148,7 @@ def _decided(schema: Schema, units: UnitSource, first: int | None) -> Schema:
 
 
 def _check_space(plan: _Plan, path: Path) -> None:
-    """Refuse early what cannot fit; compressed fields are left out, since their size is not known."""
+    """Raise OSError if the uncompressed fields need more space than is free; others have no known size yet."""
     needed = sum(plan.rows(field) * row_bytes(field) for field in plan.schema.fields if field.compression is None)
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -157,14 +157,14 @@ def _check_space(plan: _Plan, path: Path) -> None:
 
 def _write(temporary: Path, plan: _Plan, provenance: Provenance, ids: Sequence[str], units: UnitSource) -> None:
     schema = plan.schema
-    with GuardedFile(temporary, "r+") as guard:
-        with h5py.File(guard, "w", **_HDF5) as file:
+    with DeferredErrorFile(temporary, "r+") as target:
+        with h5py.File(target, "w", **_HDF5) as file:
             layout.write_attributes(file, schema, provenance)
             _write_index(file, plan, ids)
-            columns = [ColumnWriter(_create(file, field, plan.rows(field)), field, guard) for field in schema.fields]
+            columns = [ColumnWriter(_create(file, field, plan.rows(field)), field, target) for field in schema.fields]
             skipped = set(plan.missing.tolist())
             for unit in range(plan.units):
-                guard.check()
+                target.check()
                 if unit in skipped:
                     for column in columns:
                         column.append_missing()
@@ -176,7 +176,7 @@ def _write(temporary: Path, plan: _Plan, provenance: Provenance, ids: Sequence[s
                     column.append(arrays[column.field.name], rows, f"item {ids[unit // schema.units_per_item]}")
             for column in columns:
                 column.finish()
-        guard.check()
+        target.check()
 
 
 def _write_index(file: h5py.File, plan: _Plan, ids: Sequence[str]) -> None:
@@ -226,7 +226,7 @@ def _differs(what: str, path: Path) -> OutputError:
 
 
 def _mark_complete(temporary: Path) -> None:
-    with GuardedFile(temporary, "r+") as guard:
-        with h5py.File(guard, "r+", libver=layout.LIBVER) as file:
+    with DeferredErrorFile(temporary, "r+") as target:
+        with h5py.File(target, "r+", libver=layout.LIBVER) as file:
             file.attrs.modify("complete", np.bool_(True))
-        guard.check()
+        target.check()

@@ -1,8 +1,7 @@
-"""From items to a finished cache: what every stage that fills one does.
+"""Building of a cache from work items, as every stage that writes one does it.
 
-Where unfinished and finished shards live between runs, outside of what DVC empties.
-
-Map over items: what an earlier run has finished is found again, the rest is computed, failures are gathered.
+`build_cache` computes the items that no earlier run has finished (`resume`) and packs their results. Results lie as
+shards in a work folder, outside of what DVC empties.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pipeline.cache.reader import Cache
 from pipeline.cache.schema import Expectation, Provenance, Schema
 from pipeline.cache.writer import pack
 from pipeline.errors import CacheError, DataError, OutputError, ServiceError
-from pipeline.execution.compute import Failure, Item, MakeWorker
+from pipeline.execution.compute import Failure, MakeWorker, WorkItem
 from pipeline.execution.engines import compute_all
 from pipeline.execution.settings import EngineSettings
 from pipeline.execution.shards import ShardStore
@@ -31,21 +30,123 @@ from pipeline.progress import Bar, say, track
 _LOCK = ".lock"
 _PAID = "llm"
 """Answers of language models, which cost money to ask again."""
+_HOPELESS = 16
+"""After so many unexpected failures and not one success the program itself must be at fault."""
+_NAMED = 5
+"""Failures that an error lists before it only counts."""
+
+
+def build_cache(
+    output: Path,
+    schema: Schema,
+    provenance: Provenance,
+    ids: Sequence[str],
+    items: Sequence[WorkItem],
+    make_worker: MakeWorker,
+    *,
+    work: Path,
+    engine: EngineSettings,
+    group: int = 32,
+) -> Path:
+    """Write the cache `output`, unless it exists and was made from the same.
+
+    Computes what `work` does not hold yet, packs in unit order, verifies, renames into place. Items with equal keys are
+    computed once; where `work` holds all, no worker is built. The shards stay in `work`, so that a run that is killed
+    goes on, and a later change of one input recomputes one item. Items that were skipped are listed in `failures_path`.
+
+    Args:
+        output: The cache.
+        schema: What it holds; the worker's arrays carry its fields' names, rows first for ragged ones.
+        provenance: What it is made from; everything but items and upstream decides where shards are found again.
+        ids: One per pair.
+        items: One per unit, in unit order: `ids[i]` at date t is `items[2 * i + t]` where units are images.
+        make_worker: Builds the worker, once per process; picklable.
+        work: Root of the work folders, `.work`.
+        engine: Where to compute, and what to do about items that fail.
+        group: Items per shard: what a kill can cost. Best a multiple of the worker's batch size.
+
+    Returns:
+        `output`.
+
+    Raises:
+        DataError: Items failed and `on_bad_item` is fatal; all others have been computed. Or see `pack`.
+        OutputError: `work` or `output` cannot be written, or another run is at work on the same items.
+        ResourceError: The GPU's memory does not suffice; what was finished before is kept.
+        ServiceError: The Dask scheduler cannot be reached or is lost.
+        ValueError: There are not as many items as units.
+    """
+    if len(items) != len(ids) * schema.units_per_item:
+        raise ValueError(f"{len(items)} items for {len(ids)} pairs of {schema.units_per_item} units")
+    if _up_to_date(output, schema, provenance, ids, engine):
+        say(f"{schema.stage}: nothing to do, {output} is up to date")
+        return output
+    folder = work_folder(work, provenance).resolve()
+
+    def attempt() -> ShardStore:
+        store = resume(items, make_worker, folder=folder, engine=engine, title=schema.stage, group=group)
+        pack(output, schema, provenance, ids, _ItemUnits(store, items, schema))
+        return store
+
+    with exclusive(folder):
+        try:
+            store = attempt()
+        except CacheError as error:
+            # Of old shards only headers are read beforehand. The damaged one is removed now; its items are due again.
+            say(f"{schema.stage}: {error.what}; its items are computed again")
+            store = attempt()
+    _record_failures(output, store, items)
+    return output
+
+
+def failures_path(output: Path) -> Path:
+    """Return the file that lists skipped items and why they failed: `scenes.failures.json` beside `scenes.h5`."""
+    return output.with_suffix(".failures.json")
+
+
+def _up_to_date(
+    output: Path, schema: Schema, provenance: Provenance, ids: Sequence[str], engine: EngineSettings
+) -> bool:
+    if not output.exists():
+        return False
+    try:
+        with Cache.open(output, schema, expect=Expectation(settings_hash=provenance.settings_hash)) as cache:
+            same = cache.provenance == replace(provenance, items=len(ids), complete=True) and cache.ids == tuple(ids)
+            # What an earlier run was allowed to skip, this one may not be.
+            return same and (cache.missing.size == 0 or engine.on_bad_item == "skip")
+    except CacheError:
+        return False
+
+
+def _record_failures(output: Path, store: ShardStore, items: Sequence[WorkItem]) -> None:
+    path = failures_path(output)
+    failed = [(unit, item) for unit, item in enumerate(items) if item.key in store.failures]
+    if failed:
+        write_json(
+            path, [{"unit": unit, "item": item.label, "reason": store.failures[item.key]} for unit, item in failed]
+        )
+    else:
+        path.unlink(missing_ok=True)
 
 
 def work_folder(root: Path, provenance: Provenance) -> Path:
-    """Return `root/<stage>/<hash>` for a cache that is to be made.
+    """Return the folder of the shards of a cache that is to be made, `root/<stage>/<hash>`.
 
-    The hash is taken of everything that all items' results depend on: stage, schema version, settings and weights. What
-    a single result depends on is in its item's key instead, so that one changed input recomputes one item.
+    The hash is taken of everything that all items' results depend on: stage, schema version, settings, weights and
+    code. What a single result depends on is in its item's key instead, so that one changed input recomputes one item.
     """
-    stage, version = provenance.stage, provenance.schema_version
-    return root / stage / content_key(stage, version, provenance.settings_hash, dict(provenance.weights))[:32]
+    key = content_key(
+        provenance.stage,
+        provenance.schema_version,
+        provenance.settings_hash,
+        dict(provenance.weights),
+        provenance.code,
+    )
+    return root / provenance.stage / key[:32]
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Make `folder` and keep other runs out of it; a killed run keeps nobody out.
+    """Make `folder` and lock it against other runs; the lock of a killed run is released by the operating system.
 
     Raises:
         OutputError: The folder cannot be written, or another run is at work in it.
@@ -68,8 +169,135 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
+def resume(
+    items: Sequence[WorkItem],
+    make_worker: MakeWorker,
+    *,
+    folder: Path,
+    engine: EngineSettings,
+    title: str,
+    group: int,
+) -> ShardStore:
+    """Compute the items that no earlier run has finished, each key once, and keep the results as shards.
+
+    Args:
+        items: In any order.
+        make_worker: See `build_cache`.
+        folder: The work folder, an absolute path, which the caller holds with `exclusive`.
+        engine: See `build_cache`.
+        title: Name of the work, for progress and messages.
+        group: See `build_cache`.
+
+    Returns:
+        The results by key; with `on_bad_item: skip`, those that failed are in its `failures`.
+
+    Raises:
+        DataError: Items failed and `on_bad_item` is fatal; all others have been computed.
+        OutputError: `folder` cannot be written.
+        ResourceError: See `build_cache`.
+        ServiceError: See `build_cache`.
+    """
+    unique = {item.key: item for item in items}
+    store, dropped = ShardStore.scan(folder)
+    if dropped:
+        say(f"{title}: dropped {dropped:,} unreadable shard{'s'[: dropped > 1]}; their items are computed again")
+    pending = [item for key, item in unique.items() if key not in store]
+    if not pending:
+        say(f"{title}: nothing to do, all {len(unique):,} items are there")
+        return store
+    with track(title, len(unique), done=len(unique) - len(pending)) as bar:
+        failures = _compute(store, pending, make_worker, folder, engine, group, bar)
+    if failures and engine.on_bad_item == "fatal":
+        raise _failed(failures, items, len(unique))
+    store.failures = {key: failure.reason for key, failure in failures.items()}
+    return store
+
+
+def _compute(
+    store: ShardStore,
+    pending: Sequence[WorkItem],
+    make_worker: MakeWorker,
+    folder: Path,
+    engine: EngineSettings,
+    group: int,
+    bar: Bar,
+) -> dict[str, Failure]:
+    failures: dict[str, Failure] = {}
+    succeeded = 0
+    # Closed whatever happens, since it may hold a cluster.
+    with closing(compute_all(pending, make_worker, group=group, folder=folder, engine=engine)) as results:
+        for finished in results:
+            if finished.shard is not None:
+                _add_shard(store, finished.shard, engine)
+            succeeded += len(finished.keys)
+            failures.update(finished.failures)
+            if not succeeded:
+                _check_hopeless(failures.values())
+            bar.advance(len(finished))
+    return failures
+
+
+def _add_shard(store: ShardStore, shard: str, engine: EngineSettings) -> None:
+    try:
+        store.add(shard)
+    except CacheError as error:
+        if engine.engine in ("inline", "local"):
+            raise
+        raise ServiceError(
+            "a worker wrote a shard that cannot be read here",
+            where=error.where,
+            fix="run from a folder on a file system that this machine and the cluster's workers share",
+        ) from error
+
+
+def _check_hopeless(failures: Iterable[Failure]) -> None:
+    unexpected = [failure for failure in failures if failure.unexpected]
+    if len(unexpected) >= _HOPELESS:
+        raise RuntimeError(f"every item fails: {unexpected[0].reason}\n{unexpected[0].trace}")
+
+
+def _failed(failures: dict[str, Failure], items: Sequence[WorkItem], total: int) -> DataError:
+    labels = {item.key: item.label for item in reversed(items)}
+    named = [f"    {labels[key]}: {failure.reason}" for key, failure in list(failures.items())[:_NAMED]]
+    if len(failures) > _NAMED:
+        named.append(f"    and {len(failures) - _NAMED:,} more")
+    count = f"{len(failures):,} of {total:,} items failed; the others are computed and kept"
+    return DataError(
+        "\n".join([count, *named]),
+        fix="mend them and run the same command again, or set engine.on_bad_item to skip",
+    )
+
+
+class _ItemUnits:
+    """Results of items as the units of a cache (`UnitSource`)."""
+
+    def __init__(self, store: ShardStore, items: Sequence[WorkItem], schema: Schema) -> None:
+        self._store = store
+        self._items = items
+        self._schema = schema
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def lengths(self, unit: int) -> Mapping[str, int] | None:
+        key = self._items[unit].key
+        if key in self._store.failures:
+            return None
+        rows = self._store.lengths(key)
+        lengths: dict[str, int] = {}
+        for field in self._schema.fields:
+            if field.offsets is None:
+                continue
+            if lengths.setdefault(field.offsets, rows[field.name]) != rows[field.name]:
+                raise ValueError(f"item {self._items[unit].label}: fields of {field.offsets} differ in length: {rows}")
+        return lengths
+
+    def read(self, unit: int) -> Mapping[str, npt.NDArray[Any]]:
+        return self._store.read(self._items[unit].key)
+
+
 def work_sizes(root: Path) -> dict[str, int]:
-    """Return the bytes that each stage keeps under `root`, by stage."""
+    """Return the number of bytes that each stage keeps under `root`."""
     stages = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     return {
         stage.name: sum(file.stat().st_size for file in stage.rglob("*") if file.is_file() and not file.is_symlink())
@@ -96,249 +324,3 @@ def clean(root: Path, stage: str | None = None) -> int:
         except OSError as error:
             raise output_error(error, root / name) from error
     return sum(sizes[name] for name in names)
-
-
-_HOPELESS = 16
-"""After so many unexpected failures and not one success the program itself must be at fault."""
-_NAMED = 5
-"""Failures that an error names before it only counts."""
-
-
-def map_items(
-    items: Sequence[Item],
-    make_worker: MakeWorker,
-    *,
-    work: Path,
-    engine: EngineSettings,
-    title: str,
-    group: int = 32,
-) -> ShardStore:
-    """Compute every item once and keep the results as shards in `work`.
-
-    Items whose key is in `work` already are not computed again, and where all are, no worker is built. Items with equal
-    keys are computed once. A run that is killed leaves its finished shards; the next one goes on from there.
-
-    Args:
-        items: In any order.
-        make_worker: Builds the worker, once per process; picklable.
-        work: A folder of their own for all results made with the same settings, weights and schema version;
-            `work_folder` names one.
-        engine: Where to compute, and what to do about items that fail.
-        title: What is being done, for people.
-        group: Items per shard: what a kill can cost. Best a multiple of the worker's batch size.
-
-    Returns:
-        The results by key; with `on_bad_item: skip`, those that failed are in its `failures`.
-
-    Raises:
-        DataError: Items failed and `on_bad_item` is fatal; all others have been computed.
-        OutputError: `work` cannot be written, or another run is at work in it.
-        ResourceError: The GPU's memory does not suffice; what was finished before is kept.
-        ServiceError: The Dask scheduler cannot be reached or is lost.
-    """
-    folder = work.resolve()
-    with exclusive(folder):
-        return resume(items, make_worker, folder=folder, engine=engine, title=title, group=group)
-
-
-def resume(
-    items: Sequence[Item],
-    make_worker: MakeWorker,
-    *,
-    folder: Path,
-    engine: EngineSettings,
-    title: str,
-    group: int,
-) -> ShardStore:
-    """Do what `map_items` does in a work folder (absolute path) that the caller holds with `exclusive`."""
-    unique = {item.key: item for item in items}
-    store, dropped = ShardStore.scan(folder)
-    if dropped:
-        say(f"{title}: dropped {dropped:,} unreadable shard{'s'[: dropped > 1]}; their items are computed again")
-    pending = [item for key, item in unique.items() if key not in store]
-    if not pending:
-        say(f"{title}: nothing to do, all {len(unique):,} items are there")
-        return store
-    with track(title, len(unique), done=len(unique) - len(pending)) as bar:
-        failures = _compute(store, pending, make_worker, folder, engine, group, bar)
-    if failures and engine.on_bad_item == "fatal":
-        raise _failed(failures, items, len(unique))
-    store.failures = {key: failure.reason for key, failure in failures.items()}
-    return store
-
-
-def _compute(
-    store: ShardStore,
-    pending: Sequence[Item],
-    make_worker: MakeWorker,
-    folder: Path,
-    engine: EngineSettings,
-    group: int,
-    bar: Bar,
-) -> dict[str, Failure]:
-    failures: dict[str, Failure] = {}
-    succeeded = 0
-    # Closed whatever happens, since it may hold a cluster.
-    with closing(compute_all(pending, make_worker, group=group, folder=folder, engine=engine)) as results:
-        for finished in results:
-            if finished.shard is not None:
-                _take_up(store, finished.shard, engine)
-            succeeded += len(finished.keys)
-            failures.update(finished.failures)
-            if not succeeded:
-                _check_hopeless(failures.values())
-            bar.advance(len(finished))
-    return failures
-
-
-def _take_up(store: ShardStore, shard: str, engine: EngineSettings) -> None:
-    try:
-        store.add(shard)
-    except CacheError as error:
-        if engine.engine in ("inline", "local"):
-            raise
-        raise ServiceError(
-            "a worker wrote a shard that cannot be read here",
-            where=error.where,
-            fix="run from a folder on a file system that this machine and the cluster's workers share",
-        ) from error
-
-
-def _check_hopeless(failures: Iterable[Failure]) -> None:
-    unexpected = [failure for failure in failures if failure.unexpected]
-    if len(unexpected) >= _HOPELESS:
-        raise RuntimeError(f"every item fails: {unexpected[0].reason}\n{unexpected[0].trace}")
-
-
-def _failed(failures: dict[str, Failure], items: Sequence[Item], total: int) -> DataError:
-    labels = {item.key: item.label for item in reversed(items)}
-    named = [f"    {labels[key]}: {failure.reason}" for key, failure in list(failures.items())[:_NAMED]]
-    if len(failures) > _NAMED:
-        named.append(f"    and {len(failures) - _NAMED:,} more")
-    count = f"{len(failures):,} of {total:,} items failed; the others are computed and kept"
-    return DataError(
-        "\n".join([count, *named]),
-        fix="mend them and run the same command again, or set engine.on_bad_item to skip",
-    )
-
-
-def build_cache(
-    output: Path,
-    schema: Schema,
-    provenance: Provenance,
-    ids: Sequence[str],
-    items: Sequence[Item],
-    make_worker: MakeWorker,
-    *,
-    work: Path,
-    engine: EngineSettings,
-    title: str,
-    group: int = 32,
-) -> Path:
-    """Make the cache `output`, unless it is there already and made from the same.
-
-    Computes what `work` does not hold yet, packs in unit order, verifies, renames into place. The shards stay in
-    `work`, so that a later change of one input recomputes one item. Items that were skipped are listed
-    in `failures_path`.
-
-    Args:
-        output: The cache.
-        schema: What it holds; the worker's arrays carry its fields' names, rows first for ragged ones.
-        provenance: From what it is made.
-        ids: One per pair.
-        items: One per unit, in unit order: `ids[i]` at date t is `items[2 * i + t]` where units are images.
-        make_worker: See `map_items`.
-        work: Root of the work folders, `.work`.
-        engine: See `map_items`.
-        title: See `map_items`.
-        group: See `map_items`.
-
-    Returns:
-        `output`.
-
-    Raises:
-        DataError: Items failed; see `map_items` and `pack`.
-        OutputError: `work` or `output` cannot be written.
-        ResourceError: The GPU's memory does not suffice; what was finished before is kept.
-        ServiceError: See `map_items`.
-        ValueError: There are not as many items as units.
-    """
-    if len(items) != len(ids) * schema.units_per_item:
-        raise ValueError(f"{len(items)} items for {len(ids)} pairs of {schema.units_per_item} units")
-    if _up_to_date(output, schema, provenance, ids, engine):
-        say(f"{title}: nothing to do, {output} is up to date")
-        return output
-    folder = work_folder(work, provenance).resolve()
-
-    def attempt() -> ShardStore:
-        store = resume(items, make_worker, folder=folder, engine=engine, title=title, group=group)
-        pack(output, schema, provenance, ids, _Units(store, items, schema))
-        return store
-
-    with exclusive(folder):
-        try:
-            store = attempt()
-        except CacheError as error:
-            # Of old shards only headers are read beforehand. The damaged one is gone now; its items are due again.
-            say(f"{title}: {error.what}; its items are computed again")
-            store = attempt()
-    _record_failures(output, store, items)
-    return output
-
-
-def failures_path(output: Path) -> Path:
-    """Return where the reasons of items that were skipped are listed: `scenes.failures.json` beside `scenes.h5`."""
-    return output.with_suffix(".failures.json")
-
-
-def _up_to_date(
-    output: Path, schema: Schema, provenance: Provenance, ids: Sequence[str], engine: EngineSettings
-) -> bool:
-    if not output.exists():
-        return False
-    try:
-        with Cache.open(output, schema, expect=Expectation(settings_hash=provenance.settings_hash)) as cache:
-            same = cache.provenance == replace(provenance, items=len(ids), complete=True) and cache.ids == tuple(ids)
-            # What an earlier run was allowed to skip, this one may not be.
-            return same and (cache.missing.size == 0 or engine.on_bad_item == "skip")
-    except CacheError:
-        return False
-
-
-def _record_failures(output: Path, store: ShardStore, items: Sequence[Item]) -> None:
-    path = failures_path(output)
-    failed = [(unit, item) for unit, item in enumerate(items) if item.key in store.failures]
-    if failed:
-        write_json(
-            path, [{"unit": unit, "item": item.label, "reason": store.failures[item.key]} for unit, item in failed]
-        )
-    else:
-        path.unlink(missing_ok=True)
-
-
-class _Units:
-    """The results of items as the units of a cache."""
-
-    def __init__(self, store: ShardStore, items: Sequence[Item], schema: Schema) -> None:
-        self._store = store
-        self._items = items
-        self._schema = schema
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def lengths(self, unit: int) -> Mapping[str, int] | None:
-        key = self._items[unit].key
-        if key in self._store.failures:
-            return None
-        rows = self._store.lengths(key)
-        lengths: dict[str, int] = {}
-        for field in self._schema.fields:
-            if field.offsets is None:
-                continue
-            if lengths.setdefault(field.offsets, rows[field.name]) != rows[field.name]:
-                raise ValueError(f"item {self._items[unit].label}: fields of {field.offsets} differ in length: {rows}")
-        return lengths
-
-    def read(self, unit: int) -> Mapping[str, npt.NDArray[Any]]:
-        return self._store.read(self._items[unit].key)

@@ -1,9 +1,4 @@
-"""The worker's side: items in, shards out, in batches of one fixed size.
-
-What is mapped, and what maps it.
-
-A GPU whose memory runs out is told as such: it is no fault of the item that was at work.
-"""
+"""Computation of work items in batches of one fixed size, and writing of their results to shards."""
 
 from __future__ import annotations
 
@@ -25,14 +20,14 @@ from pipeline.execution.shards import write_shard
 
 
 @dataclass(frozen=True)
-class Item:
-    """One piece of work.
+class WorkItem:
+    """One item to compute.
 
     Attributes:
         key: Content key: equal for items whose results are equal, different as soon as anything that a result depends
             on differs (an image's bytes, rows of an upstream cache), other than settings and weights of the stage.
-        label: What people call it.
-        payload: What the worker loads it from; picklable and small. Paths in it must mean the same to all workers.
+        label: Its name in messages.
+        payload: Argument of the worker's `load`; picklable and small. Paths in it must mean the same to all workers.
     """
 
     key: str
@@ -41,9 +36,9 @@ class Item:
 
 
 class Worker(Protocol):
-    """Turns items into arrays; built once per process, since it holds a model.
+    """Interface of a stage's computation: loads items and computes their arrays.
 
-    A result must not depend on which other items share a batch.
+    Built once per process, since it holds a model. A result must not depend on which other items share a batch.
     """
 
     @property
@@ -67,11 +62,11 @@ MakeWorker = Callable[[], Worker]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an item has no result.
+    """Reason why an item has no result.
 
     Attributes:
-        reason: For people.
-        unexpected: Whether it was no SageccError, so perhaps a fault of the program.
+        reason: The reason, for people.
+        unexpected: Whether the exception was no SageccError, so perhaps a fault of the program.
         trace: The traceback, where it was unexpected.
     """
 
@@ -81,7 +76,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        """Describe what was raised over an item."""
+        """Return the failure that an exception stands for."""
         if isinstance(error, SageccError):
             return cls(error.what + (f" ({error.where})" if error.where else ""))
 
@@ -91,20 +86,20 @@ class Failure:
 
 
 @contextmanager
-def shortage_told(doing: str, fix: str) -> Iterator[None]:
-    """Turn PyTorch's error that the GPU's memory ran out within the block into the project's.
+def translate_oom(doing: str, fix: str) -> Iterator[None]:
+    """Turn torch's out-of-memory error within the block into ResourceError; it is not the fault of an item.
 
     Args:
-        doing: What is done in the block, for people: "loading the model".
-        fix: What to do.
+        doing: What the block does, for the message: "loading the model".
+        fix: What to do about it.
 
     Raises:
-        ResourceError: The memory ran out.
+        ResourceError: The GPU's memory ran out.
     """
     try:
         yield
     except RuntimeError as error:
-        # Where PyTorch is not loaded, nothing on a GPU has failed; stages that do without it never load it here.
+        # Stages that do without PyTorch do not load it here: where it is not loaded, no GPU has failed.
         torch = sys.modules.get("torch")
         if torch is None or not isinstance(error, torch.OutOfMemoryError):
             raise
@@ -122,12 +117,12 @@ _SHARD_SECONDS = 30.0
 
 @dataclass
 class Finished:
-    """What came of some items.
+    """Outcome of a group of items.
 
     Attributes:
         shard: Name of the file that holds the results; None where all items failed.
         keys: Keys of the items with a result.
-        failures: Key → why there is none.
+        failures: Failure of each other item, by key.
     """
 
     shard: str | None = None
@@ -139,25 +134,25 @@ class Finished:
 
 
 def compute_shards(
-    worker: Worker, items: Iterable[Item], group: int, folder: Path, prefix: str = ""
+    worker: Worker, items: Iterable[WorkItem], group: int, folder: Path, prefix: str = ""
 ) -> Iterator[Finished]:
-    """Compute items and write their results to shards of about `group` items, as they come.
+    """Compute items, write their results to shards of about `group` items, and yield each shard's outcome.
 
-    How items fall into batches and shards changes no result: `compute` always gets exactly `batch_size` items. A short
-    batch is filled up by repeating its last item, and what comes of the repetitions is dropped. Kernels are chosen by
-    the shapes they are given; with one shape for all, an item's bits depend neither on its neighbours nor on
+    How items are divided into batches and shards changes no result: `compute` always gets exactly `batch_size` items. A
+    short batch is filled up by repeating its last item, whose further results are dropped. Kernels are chosen by the
+    shapes of their inputs; with one shape for all, an item's bits depend neither on the other items of its batch nor on
     where an earlier run was stopped.
 
     Args:
         worker: Loads and computes.
         items: In any order.
         group: Items per shard.
-        folder: Where shards are written.
-        prefix: What their names begin with.
+        folder: Folder of the shards.
+        prefix: Prefix of their file names.
 
     Raises:
         OutputError: A shard cannot be written.
-        ResourceError: The worker has no room for a batch. No item is to blame, so none is taken for bad.
+        ResourceError: The worker has no room for a batch; no item is recorded as failed.
     """
     results: dict[str, Arrays] = {}
     failures: dict[str, Failure] = {}
@@ -182,10 +177,10 @@ def _finish(folder: Path, prefix: str, results: dict[str, Arrays], failures: dic
     return Finished(write_shard(folder, results, prefix) if results else None, list(results), failures)
 
 
-def _batches(worker: Worker, items: Iterable[Item]) -> Iterator[list[tuple[Item, Arrays | Failure]]]:
-    """Load and compute, batch by batch; items that cannot be loaded come along with the next batch."""
-    batch: list[tuple[Item, Any]] = []
-    bad: list[tuple[Item, Arrays | Failure]] = []
+def _batches(worker: Worker, items: Iterable[WorkItem]) -> Iterator[list[tuple[WorkItem, Arrays | Failure]]]:
+    """Load and compute, batch by batch; items that cannot be loaded are yielded with the next batch."""
+    batch: list[tuple[WorkItem, Any]] = []
+    bad: list[tuple[WorkItem, Arrays | Failure]] = []
     for item, loaded in _loaded(worker, items):
         if isinstance(loaded, Failure):
             bad.append((item, loaded))
@@ -198,17 +193,17 @@ def _batches(worker: Worker, items: Iterable[Item]) -> Iterator[list[tuple[Item,
         yield [*bad, *_computed(worker, batch)]
 
 
-def _loaded(worker: Worker, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
+def _loaded(worker: Worker, items: Iterable[WorkItem]) -> Iterator[tuple[WorkItem, Any]]:
     """Load items in order, two batches ahead."""
 
     def load(payload: Any) -> Any:
         try:
             return worker.load(payload)
-        # Whatever it is, it belongs to this item; `on_bad_item` decides what becomes of it.
+        # Any exception is this item's failure; `on_bad_item` decides what follows from it.
         except Exception as error:
             return Failure.of(error)
 
-    waiting: deque[tuple[Item, Future[Any]]] = deque()
+    waiting: deque[tuple[WorkItem, Future[Any]]] = deque()
     pool = ThreadPoolExecutor(_LOADERS)
     try:
         for item in items:
@@ -222,7 +217,7 @@ def _loaded(worker: Worker, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]
         pool.shutdown(cancel_futures=True)
 
 
-def _computed(worker: Worker, batch: list[tuple[Item, Any]]) -> list[tuple[Item, Arrays | Failure]]:
+def _computed(worker: Worker, batch: list[tuple[WorkItem, Any]]) -> list[tuple[WorkItem, Arrays | Failure]]:
     if not batch:
         return []
     try:
@@ -230,17 +225,17 @@ def _computed(worker: Worker, batch: list[tuple[Item, Any]]) -> list[tuple[Item,
     except ResourceError:
         # Each alone would be padded to the same size, and fail again.
         raise
-    # As for loading. Where everything fails, `mapping` takes it for a fault of the program.
+    # As for loading. Where everything fails, `build` takes it for a fault of the program.
     except Exception as error:
         if len(batch) == 1:
             return [(batch[0][0], Failure.of(error))]
-    # One item spoils the batch: each alone tells which.
+    # One item fails the batch: computing each alone tells which.
     return [outcome for single in batch for outcome in _computed(worker, [single])]
 
 
 def _padded(worker: Worker, loaded: list[Any]) -> list[Arrays]:
     full = loaded + [loaded[-1]] * (worker.batch_size - len(loaded))
-    with shortage_told(f"computing a batch of {len(full):,}", "lower the stage's batch_size, or its images' size"):
+    with translate_oom(f"computing a batch of {len(full):,}", "lower the stage's batch_size, or its images' size"):
         results = worker.compute(full)
     if len(results) != len(full):
         raise ValueError(f"the worker returned {len(results)} results for {len(full)} items")

@@ -1,10 +1,7 @@
-"""Where groups of items are computed: in this process, or by the processes of a Dask cluster.
+"""Engines that compute groups of items: this process, or the processes of a Dask cluster.
 
-A key press (Ctrl-C) that is not lost, wherever it arrives.
-
-One arithmetic on all engines: the same number of threads and the same kernels, so the same bits.
-
-What the local engine's worker processes load first (a Dask preload module).
+All engines compute with the same number of threads and the same kernels, so results have the same bits. This module is
+also what Dask loads first in the local engine's worker processes (`dask_setup`).
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from pipeline.errors import ServiceError
-from pipeline.execution.compute import Failure, Finished, Item, MakeWorker, Worker, compute_shards, shortage_told
+from pipeline.execution.compute import Failure, Finished, MakeWorker, Worker, WorkItem, compute_shards, translate_oom
 from pipeline.execution.settings import EngineSettings
 from pipeline.execution.shards import find_shards
 from pipeline.files import content_key
@@ -33,14 +30,14 @@ from pipeline.malloc import ENVIRONMENT
 
 
 @contextmanager
-def remembered_key_press() -> Iterator[Callable[[], None]]:
-    """Let a key press interrupt as ever, and remember it.
+def deferred_interrupt() -> Iterator[Callable[[], None]]:
+    """Raise KeyboardInterrupt on Ctrl-C as usual, and once more at the next check, in case the first was lost.
 
     Python raises KeyboardInterrupt wherever the main thread happens to be; inside a finaliser, of which Dask's futures
-    have many, it is printed and forgotten.
+    have many, the exception is printed and dropped.
 
     Yields:
-        What to call now and then: it raises KeyboardInterrupt if a key press came earlier.
+        A function to call regularly: it raises KeyboardInterrupt if Ctrl-C was pressed earlier.
     """
     pressed = threading.Event()
 
@@ -52,17 +49,17 @@ def remembered_key_press() -> Iterator[Callable[[], None]]:
         pressed.set()
         raise KeyboardInterrupt
 
-    # Only the main thread may say what signals do, and whoever has said so already is left alone.
-    mine = (
+    # Only the main thread may set signal handlers; handlers that somebody else has set are left alone.
+    is_ours = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
-    if mine:
+    if is_ours:
         signal.signal(signal.SIGINT, interrupt)
     try:
         yield check
     finally:
-        if mine:
+        if is_ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -76,29 +73,29 @@ local engine uses the cores by its number of worker processes.
 
 
 @contextmanager
-def fixed_arithmetic() -> Iterator[Callable[[], None]]:
-    """Compute reproducibly within the block, and as before after it.
+def deterministic_torch() -> Iterator[Callable[[], None]]:
+    """Set PyTorch to compute reproducibly within the block, and restore its state afterwards.
 
     Yields:
-        What to call once a worker was built, since that may be what loads PyTorch.
+        A function that applies the settings again: call it once a worker is built, since that may load PyTorch.
     """
     before: list[tuple[int, bool, bool]] = []
 
-    def settle_here() -> None:
+    def apply() -> None:
         if "torch" in sys.modules and not before:
             before.append(_state())
-        settle()
+        apply_determinism()
 
     try:
-        settle_here()
-        yield settle_here
+        apply()
+        yield apply
     finally:
         if before:
             _restore(before[0])
 
 
-def settle() -> None:
-    """Fix PyTorch's threads and kernels, if PyTorch is loaded; stages that do without it never load it here."""
+def apply_determinism() -> None:
+    """Fix PyTorch's threads and kernels if PyTorch is loaded; stages that do without it do not load it here."""
     if "torch" not in sys.modules:
         return
     import torch
@@ -123,7 +120,7 @@ def _restore(state: tuple[int, bool, bool]) -> None:
 
 
 def dask_setup(_: object) -> None:
-    """Leave Ctrl-C to the main process, which ends its workers itself; otherwise each would print a traceback."""
+    """Ignore Ctrl-C in worker processes, which the main process ends; otherwise each would print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -135,17 +132,17 @@ _AHEAD = 2
 
 
 def compute_all(
-    items: Sequence[Item], make_worker: MakeWorker, *, group: int, folder: Path, engine: EngineSettings
+    items: Sequence[WorkItem], make_worker: MakeWorker, *, group: int, folder: Path, engine: EngineSettings
 ) -> Generator[Finished, None, None]:
-    """Compute items on the engine of choice; results come in any order.
+    """Compute items on the engine that the settings choose, and yield outcomes in any order.
 
     Args:
-        items: All that is to be done; at least one.
+        items: The items to compute; at least one.
         make_worker: Called once per process.
         group: Number of items per shard.
         folder: Absolute path of the work folder. Workers write their shards there themselves, so for a cluster of
             several machines it lies on a file system that they share.
-        engine: Where.
+        engine: Which engine.
 
     Raises:
         ResourceError: The GPU's memory does not suffice.
@@ -158,39 +155,39 @@ def compute_all(
 
 
 def _inline(
-    items: Sequence[Item], make_worker: MakeWorker, group: int, folder: Path
+    items: Sequence[WorkItem], make_worker: MakeWorker, group: int, folder: Path
 ) -> Generator[Finished, None, None]:
-    with fixed_arithmetic() as settle_again:
-        worker = _built(make_worker)
-        settle_again()
+    with deterministic_torch() as apply:
+        worker = _build_worker(make_worker)
+        apply()
         yield from compute_shards(worker, items, group, folder)
 
 
-def _built(make_worker: MakeWorker) -> Worker:
-    with shortage_told("loading the models", "use fewer engine.workers on one GPU, or set engine.device to cpu"):
+def _build_worker(make_worker: MakeWorker) -> Worker:
+    with translate_oom("loading the models", "use fewer engine.workers on one GPU, or set engine.device to cpu"):
         return make_worker()
 
 
 def _dask(
-    items: Sequence[Item], make_worker: MakeWorker, group: int, folder: Path, engine: EngineSettings
+    items: Sequence[WorkItem], make_worker: MakeWorker, group: int, folder: Path, engine: EngineSettings
 ) -> Generator[Finished, None, None]:
     with _client(engine, len(items)) as client:
         workers = max(1, sum(client.nthreads().values()))
         size = max(1, min(group, -(-len(items) // workers)))
         groups = deque(list(items[start : start + size]) for start in range(0, len(items), size))
-        with remembered_key_press() as check_key_press:
+        with deferred_interrupt() as check_interrupt:
             for finished in _submit_all(client, workers, groups, make_worker, folder):
-                check_key_press()
+                check_interrupt()
                 yield finished
 
 
 def _submit_all(
-    client: Any, workers: int, groups: deque[list[Item]], make_worker: MakeWorker, folder: Path
+    client: Any, workers: int, groups: deque[list[WorkItem]], make_worker: MakeWorker, folder: Path
 ) -> Generator[Finished, None, None]:
     """Keep a few groups per worker in flight until all are done."""
     distributed = _distributed()
     run = uuid.uuid4().hex
-    running: dict[Any, list[Item]] = {}
+    running: dict[Any, list[WorkItem]] = {}
     completed = distributed.as_completed()
     try:
         while groups or running:
@@ -207,7 +204,7 @@ def _submit_all(
                     died = Failure("its worker process died each time: out of memory, or a crash", unexpected=True)
                     yield Finished(failures={items[0].key: died})
                 else:
-                    # One item brought the others down with it: each alone tells which.
+                    # One item killed the worker of the whole group: computing each alone tells which.
                     groups.extend([item] for item in items)
             elif error is not None:
                 raise error
@@ -226,10 +223,10 @@ def _submit_all(
 
 def _result(future: Any) -> list[Finished]:
     try:
-        found: list[Finished] = future.result()
+        outcomes: list[Finished] = future.result()
     except (OSError, TimeoutError, CancelledError) as error:
         raise _lost(error) from error
-    return found
+    return outcomes
 
 
 def _lost(why: object) -> ServiceError:
@@ -245,7 +242,7 @@ _workers: dict[str, Worker] = {}
 """The worker of this process, by the run it was built for; one at a time, since it holds a model."""
 
 
-def compute_group(make_worker: MakeWorker, items: list[Item], folder: str, run: str) -> list[Finished]:
+def compute_group(make_worker: MakeWorker, items: list[WorkItem], folder: str, run: str) -> list[Finished]:
     """Compute one group of items in a worker process of Dask, which builds its worker on first use in a run.
 
     What another process has written of the group is not computed again: that process died with its answer, or before
@@ -266,11 +263,11 @@ def compute_group(make_worker: MakeWorker, items: list[Item], folder: str, run: 
         items = [item for item in items if item.key not in written]
         if not items:
             return done
-        settle()
+        apply_determinism()
         if run not in _workers:
             _workers.clear()
-            _workers[run] = _built(make_worker)
-            settle()
+            _workers[run] = _build_worker(make_worker)
+            apply_determinism()
         return [*done, *compute_shards(_workers[run], items, len(items), Path(folder), prefix)]
 
 

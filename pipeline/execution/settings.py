@@ -1,4 +1,4 @@
-"""How stages run: where, with how many workers, on what device. Nothing here changes a result."""
+"""Settings of the execution engine: where stages run, with how many workers, on what device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards: files of finished results, several items each, that survive a kill and are found again by content key."""
+"""Shards: files of finished results, several items each, which a later run finds again by content key."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class _Entry:
 
 
 def write_shard(folder: Path, results: Mapping[str, Mapping[str, npt.NDArray[Any]]], prefix: str = "") -> str:
-    """Write the results of several items, by key, as one file; it is there whole or not at all.
+    """Write the results of several items, by key, as one file, whole or not at all.
 
     Args:
-        folder: Where.
-        results: Key → arrays by name.
-        prefix: What the file's name begins with, for `find_shards`.
+        folder: Folder of the file.
+        results: Arrays by name, by key of the item.
+        prefix: Prefix of the file's name, for `find_shards`.
 
     Returns:
         The file's name within `folder`.
@@ -84,7 +84,7 @@ def write_shard(folder: Path, results: Mapping[str, Mapping[str, npt.NDArray[Any
 
 
 def find_shards(folder: Path, prefix: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield name and keys of each shard in `folder` that was written with `prefix`; unreadable ones are left out."""
+    """Yield name and keys of each readable shard in `folder` whose name begins with `prefix`."""
     for path in sorted(folder.glob(f"{prefix}*{_SUFFIX}")):
         try:
             yield path.name, list(_read_header(path))
@@ -96,7 +96,7 @@ class ShardStore:
     """Finished results in a work folder, by content key.
 
     Attributes:
-        failures: Key → reason, of items that have no result.
+        failures: Reasons of items that have no result, by key.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -106,7 +106,7 @@ class ShardStore:
 
     @classmethod
     def scan(cls, folder: Path) -> tuple[ShardStore, int]:
-        """Find what an earlier run has finished; only headers are read.
+        """Return the results of earlier runs; only headers are read.
 
         Shards that cannot be read and leftovers of unfinished writing are removed.
 
@@ -125,7 +125,7 @@ class ShardStore:
         return store, dropped
 
     def add(self, name: str) -> None:
-        """Take up the shard called `name`.
+        """Add the shard called `name`.
 
         Raises:
             CacheError: It cannot be read.
@@ -154,8 +154,8 @@ class ShardStore:
         """Read the arrays of one item.
 
         Raises:
-            CacheError: The shard is damaged or gone. What is damaged is removed, so that running again computes its
-                items anew.
+            CacheError: The shard is damaged or gone. A damaged one is removed, so that the next run computes its items
+                again.
         """
         entry = self._entries[key]
         try:
@@ -172,7 +172,7 @@ class ShardStore:
 def _read_header(path: Path) -> dict[str, _Entry]:
     """Read the header of a safetensors file: its length in 8 bytes, JSON, then the data.
 
-    It is read here rather than by the library because shapes and places of all items are wanted at once, fast.
+    It is read here rather than by the library because shapes and positions of all items are needed at once, fast.
     """
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
@@ -184,10 +184,10 @@ def _read_header(path: Path) -> dict[str, _Entry]:
     start = 8 + length
     arrays: dict[int, dict[str, _Array]] = {}
     end = 0
-    for name, found in header.items():
+    for name, entry in header.items():
         index, _, field = name.partition("/")
-        dtype, shape = np.dtype(_DTYPES[found["dtype"]]), tuple(found["shape"])
-        first, last = found["data_offsets"]
+        dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+        first, last = entry["data_offsets"]
         if last - first != math.prod(shape) * dtype.itemsize or first < 0:
             raise ValueError(f"{name} has another size than its shape")
         arrays.setdefault(int(index), {})[field] = _Array(dtype, shape, start + first, start + last)

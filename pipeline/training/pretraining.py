@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.code import code_digest
 from pipeline.config import settings_hash
 from pipeline.datasets.world.files import CLASSES_FILE, generate_world
 from pipeline.datasets.world.settings import WorldSettings
@@ -99,7 +100,8 @@ def training_world(settings: WorldSettings, work: Path, *, engine: EngineSetting
     Returns:
         Its folder: images, oracles and objects as `pipeline.datasets.world.files.generate_world` writes them.
     """
-    world = work / "worlds" / settings_hash(settings)
+    key = content_key(settings_hash(settings), code_digest("pipeline.datasets.world.files"))
+    world = work / "worlds" / key[:32]
     # The class list is written last: with it the world is whole.
     if not (world / CLASSES_FILE).is_file():
         with track(f"{title}: the world", settings.train + settings.val + settings.test) as bar:

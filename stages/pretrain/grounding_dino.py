@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.code import code_digest
 from pipeline.execution.settings import EngineSettings
+from pipeline.files import content_key
+from pipeline.paths import Paths
 from pipeline.runtime import deterministic, resolve_device
 from pipeline.training.pretraining import begin_with, pretrain, state_key, training_world, write_mini
 from pipeline.vision.grounding.model import build_grounding_dino
@@ -15,24 +18,28 @@ from pipeline.vision.grounding.pretraining import GroundingPretraining, validate
 from pipeline.vision.grounding.prompts import write_text_encoder
 from pipeline.vision.grounding.scenes import grounding_batches, read_scenes
 from pipeline.vision.grounding.settings import GroundingSettings
-from stages import paths
 from stages.settings import PretrainGroundingSettings
 
 
-def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSettings) -> Path:
+def run(
+    settings: PretrainGroundingSettings, paths: Paths, *, engine: EngineSettings, output: Path | None = None
+) -> Path:
     """Train the mini Grounding DINO; an interrupted training goes on where its last epoch ended.
 
     Args:
         settings: The world and the training.
-        output: Weights to write (.safetensors, float16). The validation curve goes beside it as .json, vocabulary and
-            configuration of its BERT into the folder of the same name without suffix.
+        paths: Writes the world and the training state into `work`.
         engine: Device, and workers that generate the world.
+        output: Weights to write (.safetensors, float16); None: grounding-dino-mini.safetensors in `paths.pretrained`.
+            The validation curve goes beside it as .json, vocabulary and configuration of its BERT into the folder of
+            the same name without suffix.
 
     Returns:
-        `output`.
+        The weights.
     """
     title = "pretrain grounding-dino"
-    world = training_world(settings.world, paths.WORK, engine=engine, title=title)
+    output = output or paths.pretrained / "grounding-dino-mini.safetensors"
+    world = training_world(settings.world, paths.work, engine=engine, title=title)
     device = resolve_device(engine.device)
     text_encoder = write_text_encoder(output.with_suffix(""))
     training, validation = read_scenes(world, "train"), read_scenes(world, "val").to(device)
@@ -53,6 +60,6 @@ def run(settings: PretrainGroundingSettings, output: Path, *, engine: EngineSett
             ),
             losses=lambda batch: module.losses(batch.to(device)),
             validate=lambda: validate(module, validation, settings.batch_size),
-            work=paths.WORK / "pretrain-grounding-dino" / state_key(settings),
+            work=paths.work / "pretrain-grounding-dino" / content_key(state_key(settings), code_digest(__name__))[:32],
         )
     return write_mini(output, model, settings, history, begun_with=begun_with)

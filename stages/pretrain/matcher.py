@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from pipeline.code import code_digest
 from pipeline.config import settings_hash
-from pipeline.errors import SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import content_key, sha256_file
+from pipeline.paths import Paths
 from pipeline.runtime import deterministic, resolve_device
 from pipeline.training.pretraining import begin_with, pretrain, state_key, write_mini
 from pipeline.vision.matching.build import learned_matcher
@@ -21,7 +22,8 @@ from pipeline.vision.matching.settings import AssignmentSettings
 from pipeline.vision.regions.descriptor import build_head
 from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.model import build_sam
-from stages import masks, paths, prepare
+from stages import masks, prepare
+from stages.code import stage_digest
 from stages.settings import PrepareSettings, PretrainMatcherSettings
 
 _VIEWS_PER_PASS = 8
@@ -30,11 +32,11 @@ _SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 
 def run(
     settings: PretrainMatcherSettings,
-    output: Path,
+    paths: Paths,
     *,
     engine: EngineSettings,
-    prepared: Path | None = None,
-    masks: Path | None = None,
+    output: Path | None = None,
+    own_images: bool = False,
 ) -> Path:
     """Train a matcher; an interrupted training goes on where its last epoch ended.
 
@@ -44,34 +46,34 @@ def run(
 
     Args:
         settings: The matcher, its examples, the training.
-        output: Weights to write (.safetensors, float16); the validation curve goes beside it as .json.
+        paths: With `own_images`, the prepared data set and `masks`. Writes the synthetic world, examples and the
+            training state into `work`.
         engine: Device, and workers that generate the world and its masks.
-        prepared: Folder that `sagecc prepare` wrote of the images to train on; None: a synthetic world.
-        masks: Cache that `sagecc masks` wrote for it; SAM is the one that it was made with.
+        output: Weights to write (.safetensors, float16); None: matcher-mini.safetensors in `paths.pretrained`. The
+            validation curve goes beside it as .json.
+        own_images: Train on the images of the prepared data set and the SAM of its masks instead of a synthetic world.
 
     Returns:
-        `output`.
+        The weights.
 
     Raises:
         CacheError: The masks are missing, damaged, or of another data set.
         CheckpointError: Weights are missing or damaged, or SAM's are not those of the masks.
         DataError: No training image holds a region, one has changed since `prepare`, or there are too few.
-        SettingsError: `nearest` has nothing to learn; or of `prepared` and `masks` only one is given.
+        SettingsError: `nearest` has nothing to learn.
     """
     title = "pretrain matcher"
-    if (prepared is None) != (masks is None):
-        raise SettingsError("images and their masks go together", fix="give --prepared and --masks, or neither")
+    output = output or paths.pretrained / "matcher-mini.safetensors"
+    code = code_digest(__name__)
     # Refused before any image is read.
     learned_matcher(settings, settings.superglue.width)
-    generated = prepared is None or masks is None
-    if prepared is None or masks is None:
-        prepared, masks = _world(settings, engine)
+    source = paths if own_images else _world(settings, paths, engine)
     device = resolve_device(engine.device)
-    with PreparedImages.open(prepared, masks) as images:
+    with PreparedImages.open(source.prepared, source.masks) as images:
         describer = _describer(settings, images, device)
-        made_of = ("examples", "regions", "length", "seed")
-        key = content_key(sha256_file(masks), settings.model_dump(mode="json", include=set(made_of)))
-        folder = paths.WORK / "pretrain-matcher" / "examples" / key[:32]
+        example_settings = settings.model_dump(mode="json", include={"examples", "regions", "length", "seed"})
+        key = content_key(sha256_file(source.masks), example_settings, code)
+        folder = paths.work / "pretrain-matcher" / "examples" / key[:32]
         views = {
             split: view_examples(
                 images,
@@ -94,7 +96,7 @@ def run(
                 folder=folder / "dates" / split,
                 title=f"{title}: {split} pairs",
             )
-            for split in (_SPLITS if generated and settings.dates else ())
+            for split in (_SPLITS if settings.dates and not own_images else ())
         }
     training = Examples.cat([examples["train"] for examples in (views, dates) if examples])
     with deterministic(device):
@@ -115,18 +117,20 @@ def run(
                 for prefix, examples in held_out.items()
                 for name, value in validate(matcher, examples, settings.batch_size, AssignmentSettings()).items()
             },
-            work=paths.WORK / "pretrain-matcher" / content_key(key, state_key(settings))[:32],
+            work=paths.work / "pretrain-matcher" / content_key(key, state_key(settings))[:32],
         )
     return write_mini(output, matcher, settings, history, begun_with=begun_with)
 
 
-def _world(settings: PretrainMatcherSettings, engine: EngineSettings) -> tuple[Path, Path]:
-    """Generate the synthetic world and its masks, unless they are there; return the prepared folder and masks.h5."""
-    folder = paths.WORK / "pretrain-matcher" / "worlds" / settings_hash(settings.world)[:32]
-    prepared = folder / "prepared"
-    if not prepared.is_dir():
-        prepare.run(PrepareSettings(dataset="synthetic", world=settings.world), prepared, engine=engine)
-    return prepared, masks.run(settings.masks, prepared, folder / "masks.h5", engine=engine)
+def _world(settings: PretrainMatcherSettings, paths: Paths, engine: EngineSettings) -> Paths:
+    """Generate the synthetic world and its masks, unless they exist; return where they are."""
+    key = content_key(settings_hash(settings.world), stage_digest("prepare"))
+    folder = paths.work / "pretrain-matcher" / "worlds" / key[:32]
+    world = paths.at(prepared=folder / "prepared", masks=folder / "masks.h5")
+    if not world.prepared.is_dir():
+        prepare.run(PrepareSettings(dataset="synthetic", world=settings.world), world, engine=engine)
+    masks.run(settings.masks, world, engine=engine)
+    return world
 
 
 def _describer(settings: PretrainMatcherSettings, images: PreparedImages, device: torch.device) -> Describer:

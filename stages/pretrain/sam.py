@@ -7,34 +7,39 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.code import code_digest
 from pipeline.datasets.records import Split
 from pipeline.datasets.world.pair import read_objects, read_picture
 from pipeline.datasets.world.settings import LAND_CLASSES
 from pipeline.execution.settings import EngineSettings
+from pipeline.files import content_key
+from pipeline.paths import Paths
 from pipeline.runtime import deterministic, resolve_device
 from pipeline.training.pretraining import OrthogonalAdamW, begin_with, pretrain, state_key, training_world, write_mini
 from pipeline.vision.sam.model import build_sam, encoder_size
 from pipeline.vision.sam.pretraining import SamPretraining, SegmentedImages, batches, segment, validate
 from pipeline.vision.sam.settings import SamSettings
-from stages import paths
 from stages.settings import PretrainSamSettings
 
 
-def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) -> Path:
+def run(settings: PretrainSamSettings, paths: Paths, *, engine: EngineSettings, output: Path | None = None) -> Path:
     """Train the mini SAM; an interrupted training goes on where its last epoch ended.
 
     Args:
         settings: The world and the training.
-        output: Weights to write (.safetensors, float16); the validation curve goes beside it as .json.
+        paths: Writes the world and the training state into `work`.
         engine: Device, and workers that generate the world.
+        output: Weights to write (.safetensors, float16); None: sam-mini.safetensors in `paths.pretrained`. The
+            validation curve goes beside it as .json.
 
     Returns:
-        `output`.
+        The weights.
     """
     title = "pretrain sam"
+    output = output or paths.pretrained / "sam-mini.safetensors"
     sam = SamSettings(variant="mini", encoder_size=settings.world.size)
     encoder_size(sam)  # Refuses a size that cannot be trained at before the world is generated.
-    world = training_world(settings.world, paths.WORK, engine=engine, title=title)
+    world = training_world(settings.world, paths.work, engine=engine, title=title)
     device = resolve_device(engine.device)
     training, validation = read_images(world, "train"), read_images(world, "val")
     with deterministic(device):
@@ -55,7 +60,7 @@ def run(settings: PretrainSamSettings, output: Path, *, engine: EngineSettings) 
             ),
             losses=lambda part: model.losses(part.to(device)),
             validate=lambda: validate(model, validation),
-            work=paths.WORK / "pretrain-sam" / state_key(settings),
+            work=paths.work / "pretrain-sam" / content_key(state_key(settings), code_digest(__name__))[:32],
             optimizer=OrthogonalAdamW(
                 model.parameters(),
                 model.matrices(),

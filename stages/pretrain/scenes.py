@@ -7,32 +7,37 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.code import code_digest
 from pipeline.datasets.records import Split
 from pipeline.datasets.world.pair import read_objects, read_picture
 from pipeline.datasets.world.settings import LAND_CLASSES
 from pipeline.execution.settings import EngineSettings
+from pipeline.files import content_key
+from pipeline.paths import Paths
 from pipeline.runtime import deterministic, resolve_device
 from pipeline.training.pretraining import begin_with, pretrain, state_key, training_world, write_mini
 from pipeline.vision.scenes.backbones import build_backbone
 from pipeline.vision.scenes.pretraining import ScenePairs, ScenePretraining, batches, validate
 from pipeline.vision.scenes.settings import BackboneSettings
-from stages import paths
 from stages.settings import PretrainScenesSettings
 
 
-def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSettings) -> Path:
+def run(settings: PretrainScenesSettings, paths: Paths, *, engine: EngineSettings, output: Path | None = None) -> Path:
     """Train the mini scene backbone; an interrupted training goes on where its last epoch ended.
 
     Args:
         settings: The world and the training.
-        output: Weights to write (.safetensors, float16); the validation curve goes beside it as .json.
+        paths: Writes the world and the training state into `work`.
         engine: Device, and workers that generate the world.
+        output: Weights to write (.safetensors, float16); None: scenes-mini.safetensors in `paths.pretrained`. The
+            validation curve goes beside it as .json.
 
     Returns:
-        `output`.
+        The weights.
     """
     title = "pretrain scenes"
-    world = training_world(settings.world, paths.WORK, engine=engine, title=title)
+    output = output or paths.pretrained / "scenes-mini.safetensors"
+    world = training_world(settings.world, paths.work, engine=engine, title=title)
     device = resolve_device(engine.device)
     training, validation = read_pairs(world, "train"), read_pairs(world, "val").to(device)
     with deterministic(device):
@@ -49,7 +54,7 @@ def run(settings: PretrainScenesSettings, output: Path, *, engine: EngineSetting
             batches=lambda epoch: batches(training, settings.batch_size, np.random.default_rng([settings.seed, epoch])),
             losses=lambda part: model.losses(part.to(device)),
             validate=lambda: validate(model, validation, settings.batch_size),
-            work=paths.WORK / "pretrain-scenes" / state_key(settings),
+            work=paths.work / "pretrain-scenes" / content_key(state_key(settings), code_digest(__name__))[:32],
         )
     return write_mini(output, model.backbone, settings, history, begun_with=begun_with)
 

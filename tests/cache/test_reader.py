@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.cache.columns import GuardedFile
+from pipeline.cache.columns import DeferredErrorFile
 from pipeline.cache.reader import Cache
 from pipeline.cache.schema import Expectation
 from pipeline.errors import CacheError
@@ -270,7 +270,7 @@ class TestRefusal:
             copy = path.with_name("copy.h5")
             shutil.copyfile(path, copy)
             self.refused(copy, "still")
-        with GuardedFile(path, "w") as guard, h5py.File(guard, "w") as file:
+        with DeferredErrorFile(path, "w") as guard, h5py.File(guard, "w") as file:
             file["features"] = np.zeros(10)
             self.refused(path, "still being written")
 

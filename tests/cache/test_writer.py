@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import files
 from pipeline.cache import columns, writer
-from pipeline.cache.columns import GuardedFile
+from pipeline.cache.columns import DeferredErrorFile
 from pipeline.cache.reader import Cache
 from pipeline.cache.schema import Field, Schema
 from pipeline.cache.writer import pack
@@ -147,16 +147,16 @@ class TestFullDisk:
     """The disk fills up: the error says so, nothing is left, and the process lives on and ends well."""
 
     def test_at_every_block(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        write_all = GuardedFile._write_all
+        write_all = DeferredErrorFile._write_all
         left = [0]
 
-        def limited(self: GuardedFile, view: memoryview) -> int:
+        def limited(self: DeferredErrorFile, view: memoryview) -> int:
             left[0] -= 1
             if left[0] < 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write_all(self, view)
 
-        monkeypatch.setattr(GuardedFile, "_write_all", limited)
+        monkeypatch.setattr(DeferredErrorFile, "_write_all", limited)
         writes = 0
         while True:
             left[0] = writes
@@ -274,10 +274,10 @@ def test_a_disk_that_loses_bytes_is_noticed(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_key_press_inside_a_write_is_kept_until_hdf5_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pressed(self: GuardedFile, view: memoryview) -> int:
+    def pressed(self: DeferredErrorFile, view: memoryview) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(GuardedFile, "_write_all", pressed)
+    monkeypatch.setattr(DeferredErrorFile, "_write_all", pressed)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "c.h5")
     assert not list(tmp_path.iterdir())

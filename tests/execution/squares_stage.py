@@ -22,7 +22,6 @@ def run(folder: Path, engine_name: str = "inline", seconds: float = 0.015) -> Pa
         partial(Squares, folder / "log", seconds=seconds),
         work=folder / ".work",
         engine=engine(engine_name),
-        title="squares",
         group=4,
     )
 

@@ -13,21 +13,20 @@ import torch
 from pipeline.cache.reader import Cache
 from pipeline.errors import DataError, OutputError, ResourceError, SageccError
 from pipeline.execution import compute
-from pipeline.execution.build import build_cache, clean, exclusive, failures_path, map_items, work_folder, work_sizes
-from pipeline.execution.compute import Item
+from pipeline.execution.build import build_cache, clean, exclusive, failures_path, work_folder, work_sizes
+from pipeline.execution.compute import WorkItem
 from pipeline.files import sha256_file
 from tests.execution import squares_stage
 from tests.execution.killing import run_and_kill, survive_kills
+from tests.execution.resuming import run_items
 from tests.execution.workers import SCHEMA, Refuses, Squares, engine, item, items, provenance
 
 IDS = [str(index) for index in range(10)]
 
 
-def build(folder: Path, todo: list[Item] | None = None, make: object = Squares, **changes: object) -> Path:
+def build(folder: Path, todo: list[WorkItem] | None = None, make: object = Squares, **changes: object) -> Path:
     arguments = {"provenance": provenance(), "engine": engine(), "work": folder / ".work", **changes}
-    return build_cache(
-        folder / "squares.h5", SCHEMA, ids=IDS, items=todo or items(10), make_worker=make, title="squares", **arguments
-    )
+    return build_cache(folder / "squares.h5", SCHEMA, ids=IDS, items=todo or items(10), make_worker=make, **arguments)
 
 
 def computed(log: Path) -> int:
@@ -53,7 +52,13 @@ def test_a_cache_that_is_up_to_date_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"settings_hash": "t"}, {"weights": {"w": "1"}}, {"upstream": {"pairs": "2"}}, {"settings": {"a": 1}}],
+    [
+        {"settings_hash": "t"},
+        {"weights": {"w": "1"}},
+        {"upstream": {"pairs": "2"}},
+        {"settings": {"a": 1}},
+        {"code": "c"},
+    ],
 )
 def test_anything_else_in_its_provenance_makes_it_anew(tmp_path: Path, change: dict[str, object]) -> None:
     path = build(tmp_path)
@@ -63,7 +68,7 @@ def test_anything_else_in_its_provenance_makes_it_anew(tmp_path: Path, change: d
         assert getattr(cache.provenance, name) == value
 
 
-def test_other_settings_or_weights_never_meet_the_same_shards(tmp_path: Path) -> None:
+def test_other_settings_weights_or_code_never_meet_the_same_shards(tmp_path: Path) -> None:
     folders = {
         work_folder(tmp_path, provenance(**change))
         for change in (
@@ -72,9 +77,11 @@ def test_other_settings_or_weights_never_meet_the_same_shards(tmp_path: Path) ->
             {"weights": {"w": "1"}},
             {"weights": {"w": "2"}},
             {"schema_version": 2},
+            {"code": "c"},
+            {"code": "d"},
         )
     }
-    assert len(folders) == 5
+    assert len(folders) == 7
     assert work_folder(tmp_path, provenance(upstream={"pairs": "2"})) in folders
 
     log = tmp_path / "log"
@@ -156,7 +163,6 @@ def test_fields_that_share_offsets_must_have_equal_lengths(tmp_path: Path) -> No
             Uneven,
             work=tmp_path / ".work",
             engine=engine(),
-            title="squares",
         )
 
 
@@ -182,7 +188,7 @@ def lines(log: Path, what: str) -> int:
 
 
 def test_results_are_those_of_a_plain_loop(tmp_path: Path) -> None:
-    store = map_items(items(30), Squares, work=tmp_path, engine=engine(), title="squares", group=7)
+    store = run_items(items(30), Squares, work=tmp_path, engine=engine(), group=7)
     for one in items(30):
         values = np.array(one.payload, np.float32)
         found = store.read(one.key)
@@ -191,9 +197,9 @@ def test_results_are_those_of_a_plain_loop(tmp_path: Path) -> None:
 
 
 def test_nothing_to_do_builds_no_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    map_items(items(9), Squares, work=tmp_path, engine=engine(), title="squares")
+    run_items(items(9), Squares, work=tmp_path, engine=engine())
     capsys.readouterr()
-    store = map_items(items(9), Refuses, work=tmp_path, engine=engine(), title="squares")
+    store = run_items(items(9), Refuses, work=tmp_path, engine=engine())
     assert len(store) == len({one.key for one in items(9)})
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -201,7 +207,7 @@ def test_nothing_to_do_builds_no_worker(tmp_path: Path, capsys: pytest.CaptureFi
 def test_equal_items_are_computed_once_and_a_changed_one_alone(tmp_path: Path) -> None:
     log = tmp_path / "log"
     make = partial(Squares, log, batch_size=1)
-    run = partial(map_items, make_worker=make, work=tmp_path / "work", engine=engine(), title="squares")
+    run = partial(run_items, make_worker=make, work=tmp_path / "work", engine=engine())
     run([item([1.0], "a"), item([1.0], "b"), item([2.0], "c")])
     assert lines(log, "computed") == 2
     store = run([item([1.0], "a"), item([5.0], "b"), item([2.0], "c")])
@@ -213,18 +219,16 @@ def test_equal_items_are_computed_once_and_a_changed_one_alone(tmp_path: Path) -
 def test_a_bad_item_is_fatal_after_all_others_are_done(tmp_path: Path, bad: float) -> None:
     todo = [*items(6), item([bad], "the bad one"), *items(12)[6:]]
     with pytest.raises(DataError, match=r"1 of \d+ items failed.*\n    the bad one: ") as caught:
-        map_items(todo, Squares, work=tmp_path, engine=engine(), title="squares")
+        run_items(todo, Squares, work=tmp_path, engine=engine())
     assert "on_bad_item" in str(caught.value)
     good = [one for one in todo if one.label != "the bad one"]
-    store = map_items(good, Refuses, work=tmp_path, engine=engine(), title="squares")
+    store = run_items(good, Refuses, work=tmp_path, engine=engine())
     assert all(one.key in store for one in good)
 
 
 def test_bad_items_can_be_skipped(tmp_path: Path) -> None:
     bad = [item([-1.0], "cannot load"), item([13.0], "cannot compute")]
-    store = map_items(
-        [bad[0], *items(5), bad[1]], Squares, work=tmp_path, engine=engine(on_bad_item="skip"), title="squares"
-    )
+    store = run_items([bad[0], *items(5), bad[1]], Squares, work=tmp_path, engine=engine(on_bad_item="skip"))
     assert store.failures == {bad[0].key: "negative (a number)", bad[1].key: "ZeroDivisionError: thirteen"}
     assert all(one.key in store for one in items(5))
     assert bad[0].key not in store
@@ -233,21 +237,19 @@ def test_bad_items_can_be_skipped(tmp_path: Path) -> None:
 def test_many_failures_are_counted(tmp_path: Path) -> None:
     bad = [item([-float(number)], f"bad {number}") for number in range(1, 9)]
     with pytest.raises(DataError, match="and 3 more"):
-        map_items(bad, Squares, work=tmp_path, engine=engine(), title="squares")
+        run_items(bad, Squares, work=tmp_path, engine=engine())
 
 
 def test_a_worker_that_always_fails_is_a_fault_of_the_program(tmp_path: Path) -> None:
     bad = [item([13.0, float(number)]) for number in range(200, 240)]
     with pytest.raises(RuntimeError, match=r"every item fails: ZeroDivisionError(.|\n)*in compute"):
-        map_items(bad, Squares, work=tmp_path, engine=engine(on_bad_item="skip"), title="squares", group=8)
+        run_items(bad, Squares, work=tmp_path, engine=engine(on_bad_item="skip"), group=8)
 
 
 def test_results_depend_neither_on_batches_nor_on_shards(tmp_path: Path) -> None:
     todo = items(21)
     stores = [
-        map_items(
-            todo, partial(Squares, batch_size=size), work=tmp_path / name, engine=engine(), title="s", group=group
-        )
+        run_items(todo, partial(Squares, batch_size=size), work=tmp_path / name, engine=engine(), group=group)
         for name, size, group in (("a", 4, 32), ("b", 1, 3), ("c", 30, 1))
     ]
     for one in todo:
@@ -272,7 +274,7 @@ def test_shards_stay_when_the_run_is_interrupted(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Squares, "compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        map_items(items(40), Squares, work=tmp_path, engine=engine(), title="squares", group=4)
+        run_items(items(40), Squares, work=tmp_path, engine=engine(), group=4)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     assert not list(tmp_path.glob("*.partial"))
 
@@ -281,10 +283,10 @@ def test_corrupt_shards_are_computed_again(tmp_path: Path, capsys: pytest.Captur
     log = tmp_path / "log"
     make = partial(Squares, log)
     work = tmp_path / "work"
-    map_items(items(8), make, work=work, engine=engine(), title="squares", group=4)
+    run_items(items(8), make, work=work, engine=engine(), group=4)
     victim = next(work.glob("*.safetensors"))
     victim.write_bytes(victim.read_bytes()[:100])
-    store = map_items(items(8), make, work=work, engine=engine(), title="squares", group=4)
+    store = run_items(items(8), make, work=work, engine=engine(), group=4)
     assert "dropped 1 unreadable shard" in capsys.readouterr().err
     assert all(one.key in store for one in items(8))
     assert lines(log, "built") == 2
@@ -292,13 +294,13 @@ def test_corrupt_shards_are_computed_again(tmp_path: Path, capsys: pytest.Captur
 
 def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
     with exclusive(tmp_path), pytest.raises(OutputError, match="another run"):
-        map_items(items(2), Squares, work=tmp_path, engine=engine(), title="squares")
+        run_items(items(2), Squares, work=tmp_path, engine=engine())
 
 
 def test_a_work_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError) as caught:
-        map_items(items(2), Squares, work=tmp_path / "file" / "work", engine=engine(), title="squares")
+        run_items(items(2), Squares, work=tmp_path / "file" / "work", engine=engine())
     assert str(tmp_path) in str(caught.value)
 
 
@@ -307,7 +309,7 @@ def test_errors_of_building_a_worker_pass_through(tmp_path: Path) -> None:
         raise SageccError("no weights")
 
     with pytest.raises(SageccError, match="no weights"):
-        map_items(items(2), fails, work=tmp_path, engine=engine(), title="squares")
+        run_items(items(2), fails, work=tmp_path, engine=engine())
 
 
 def test_loading_runs_ahead_by_two_batches_at_most(tmp_path: Path) -> None:
@@ -316,7 +318,7 @@ def test_loading_runs_ahead_by_two_batches_at_most(tmp_path: Path) -> None:
     def source() -> object:
         for index in range(20):
             taken.append(index)
-            yield Item(key=str(index), label="", payload=[float(100 + index)])
+            yield WorkItem(key=str(index), label="", payload=[float(100 + index)])
 
     results = compute.compute_shards(Squares(batch_size=2), source(), 2, tmp_path)
     next(results)
@@ -337,9 +339,7 @@ def test_a_gpu_without_room_is_no_fault_of_the_items(tmp_path: Path, on_bad_item
     log = tmp_path / "log"
     todo = [item([-1.0], "a bad one"), *items(9)]
     with pytest.raises(ResourceError, match="ran out while computing a batch of 4") as caught:
-        map_items(
-            todo, partial(NoRoom, log), work=tmp_path / "work", engine=engine(on_bad_item=on_bad_item), title="squares"
-        )
+        run_items(todo, partial(NoRoom, log), work=tmp_path / "work", engine=engine(on_bad_item=on_bad_item))
     assert caught.value.exit_code == 2
     assert "batch_size" in str(caught.value.fix)
     # Alone an item is padded to the same size.
@@ -351,7 +351,7 @@ def test_a_gpu_without_room_for_the_model_is_told(tmp_path: Path) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with pytest.raises(ResourceError, match="while loading the models"):
-        map_items(items(2), loads, work=tmp_path, engine=engine(), title="squares")
+        run_items(items(2), loads, work=tmp_path, engine=engine())
 
 
 ROOT = Path(__file__).parents[2]

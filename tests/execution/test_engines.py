@@ -17,13 +17,13 @@ import pytest
 
 from pipeline.errors import CheckpointError, DataError, ServiceError
 from pipeline.execution import compute, engines
-from pipeline.execution.build import map_items
-from pipeline.execution.engines import remembered_key_press
+from pipeline.execution.engines import deferred_interrupt
+from tests.execution.resuming import run_items
 from tests.execution.workers import Refuses, Squares, engine, item, items
 
 
 def test_a_key_press_that_was_swallowed_is_remembered() -> None:
-    with remembered_key_press() as check:
+    with deferred_interrupt() as check:
         check()
         with suppress(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -34,7 +34,7 @@ def test_a_key_press_that_was_swallowed_is_remembered() -> None:
 
 def test_the_handler_is_as_before_afterwards() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with remembered_key_press():
+    with deferred_interrupt():
         pass
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -42,7 +42,7 @@ def test_the_handler_is_as_before_afterwards() -> None:
 def test_another_handler_is_left_alone() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with remembered_key_press() as check:
+        with deferred_interrupt() as check:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             check()
     finally:
@@ -70,7 +70,7 @@ def cluster() -> Iterator[Any]:
 def test_all_engines_give_the_same_bits(tmp_path: Path, cluster: Any) -> None:
     todo = items(40)
     stores = [
-        map_items(todo, Squares, work=tmp_path / str(index), engine=engine(name), title=name, group=6)
+        run_items(todo, Squares, work=tmp_path / str(index), engine=engine(name), group=6)
         for index, name in enumerate(["inline", "local", cluster.scheduler_address])
     ]
     for one in todo:
@@ -82,26 +82,22 @@ def test_model_is_built_once_per_process_and_run(tmp_path: Path, cluster: Any) -
     log = tmp_path / "log"
     for run in range(2):
         make = partial(Squares, log, seconds=0.02)
-        map_items(
-            items(40), make, work=tmp_path / str(run), engine=engine(cluster.scheduler_address), title="s", group=4
-        )
+        run_items(items(40), make, work=tmp_path / str(run), engine=engine(cluster.scheduler_address), group=4)
     built = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("built")]
     assert len(built) <= 2 * 2
     assert str(os.getpid()) not in log.read_text(encoding="utf-8")
 
 
 def test_nothing_to_do_needs_no_scheduler(tmp_path: Path) -> None:
-    map_items(items(6), Squares, work=tmp_path, engine=engine(), title="squares")
-    map_items(items(6), Refuses, work=tmp_path, engine=engine("tcp://127.0.0.1:1"), title="squares")
+    run_items(items(6), Squares, work=tmp_path, engine=engine())
+    run_items(items(6), Refuses, work=tmp_path, engine=engine("tcp://127.0.0.1:1"))
 
 
 def test_a_lost_worker_costs_its_unfinished_shard_only(tmp_path: Path, cluster: Any) -> None:
     log, marker = tmp_path / "log", tmp_path / "once"
     todo = [*items(30), item([99.0], "deadly once")]
     make = partial(Squares, log, batch_size=1, dies=str(marker))
-    store = map_items(
-        todo, make, work=tmp_path / "work", engine=engine(cluster.scheduler_address), title="squares", group=5
-    )
+    store = run_items(todo, make, work=tmp_path / "work", engine=engine(cluster.scheduler_address), group=5)
     assert marker.exists()
     assert all(one.key in store for one in todo)
     computed = log.read_text(encoding="utf-8").count("computed")
@@ -144,20 +140,19 @@ def test_an_item_that_kills_every_worker_is_a_bad_item(tmp_path: Path) -> None:
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         pytest.raises(DataError, match="deadly always: its worker process died"),
     ):
-        map_items(todo, make, work=tmp_path / "work", engine=engine("local"), title="squares", group=4)
-    map_items(items(6), Refuses, work=tmp_path / "work", engine=engine(), title="squares")
+        run_items(todo, make, work=tmp_path / "work", engine=engine("local"), group=4)
+    run_items(items(6), Refuses, work=tmp_path / "work", engine=engine())
 
 
 @pytest.mark.parametrize("policy", ["fatal", "skip"])
 def test_bad_items_of_worker_processes_are_gathered(tmp_path: Path, cluster: Any, policy: str) -> None:
     todo = [item([-1.0], "bad"), *items(10), item([13.0], "worse")]
     run = partial(
-        map_items,
+        run_items,
         todo,
         Squares,
         work=tmp_path,
         engine=engine(cluster.scheduler_address, on_bad_item=policy),
-        title="squares",
         group=4,
     )
     if policy == "fatal":
@@ -165,7 +160,7 @@ def test_bad_items_of_worker_processes_are_gathered(tmp_path: Path, cluster: Any
             run()
     else:
         assert sorted(run().failures.values()) == ["ZeroDivisionError: thirteen", "negative (a number)"]
-    map_items(items(10), Refuses, work=tmp_path, engine=engine(), title="squares")
+    run_items(items(10), Refuses, work=tmp_path, engine=engine())
 
 
 def fails() -> Squares:
@@ -174,14 +169,14 @@ def fails() -> Squares:
 
 def test_errors_of_building_a_worker_cross_processes(tmp_path: Path, cluster: Any) -> None:
     with pytest.raises(CheckpointError, match="no weights") as caught:
-        map_items(items(4), fails, work=tmp_path, engine=engine(cluster.scheduler_address), title="squares")
+        run_items(items(4), fails, work=tmp_path, engine=engine(cluster.scheduler_address))
     assert caught.value.fix == "fetch them"
 
 
 def test_no_scheduler_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_CONNECT_SECONDS", 1)
     with pytest.raises(ServiceError, match="no Dask scheduler answers"):
-        map_items(items(4), Squares, work=tmp_path, engine=engine("tcp://127.0.0.1:1"), title="squares")
+        run_items(items(4), Squares, work=tmp_path, engine=engine("tcp://127.0.0.1:1"))
 
 
 def test_a_scheduler_without_workers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +189,7 @@ def test_a_scheduler_without_workers_is_an_error(tmp_path: Path, monkeypatch: py
         ) as empty,
         pytest.raises(ServiceError, match="no workers"),
     ):
-        map_items(items(4), Squares, work=tmp_path, engine=engine(empty.scheduler_address), title="squares")
+        run_items(items(4), Squares, work=tmp_path, engine=engine(empty.scheduler_address))
 
 
 @pytest.mark.usefixtures("torch_state")
@@ -213,12 +208,11 @@ def test_a_lost_scheduler_is_an_error_that_keeps_the_shards(tmp_path: Path) -> N
         closing = threading.Thread(target=close)
         closing.start()
         with pytest.raises(ServiceError, match="scheduler was lost"):
-            map_items(
+            run_items(
                 items(40),
                 partial(Squares, seconds=0.2),
                 work=tmp_path,
                 engine=engine(passing.scheduler_address),
-                title="squares",
                 group=4,
             )
         closing.join()
@@ -277,14 +271,14 @@ def test_arithmetic_is_fixed_within_and_restored_after(tmp_path: Path) -> None:
             seen.append((torch.get_num_threads(), torch.backends.cudnn.deterministic))
             return super().compute(loaded)
 
-    map_items(items(2), Looks, work=tmp_path, engine=engine(), title="squares")
+    run_items(items(2), Looks, work=tmp_path, engine=engine())
     assert seen == [(1, True)]
     assert (torch.get_num_threads(), torch.backends.cudnn.deterministic) == (2, False)
 
 
 def test_a_worker_that_loads_pytorch_itself_computes_with_one_thread(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline.execution import map_items\n"
+        "import sys; from pathlib import Path; from pipeline.execution.engines import compute_all\n"
         "from tests.execution.workers import Squares, engine, items\n"
         "class Loads(Squares):\n"
         "    def __init__(self):\n"
@@ -292,7 +286,7 @@ def test_a_worker_that_loads_pytorch_itself_computes_with_one_thread(tmp_path: P
         "    def compute(self, loaded):\n"
         "        print(self.torch.get_num_threads()); return super().compute(loaded)\n"
         "assert 'torch' not in sys.modules\n"
-        "map_items(items(2), Loads, work=Path(sys.argv[1]), engine=engine(), title='squares')\n"
+        "list(compute_all(items(2), Loads, group=4, folder=Path(sys.argv[1]), engine=engine()))\n"
         "print(sys.modules['torch'].get_num_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pipeline.cache.schema import Field, Provenance, Schema
 from pipeline.errors import DataError
-from pipeline.execution.compute import Item
+from pipeline.execution.compute import WorkItem
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import content_key
 
@@ -36,11 +36,11 @@ def engine(name: str = "inline", **changes: Any) -> EngineSettings:
     return EngineSettings(**({"engine": name, "workers": 2} | changes))
 
 
-def item(values: list[float], label: str | None = None) -> Item:
-    return Item(key=content_key(values), label=label or f"item {values}", payload=values)
+def item(values: list[float], label: str | None = None) -> WorkItem:
+    return WorkItem(key=content_key(values), label=label or f"item {values}", payload=values)
 
 
-def items(count: int) -> list[Item]:
+def items(count: int) -> list[WorkItem]:
     return [item([float(100 + index + step) for step in range(index % 4)], f"item {index}") for index in range(count)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pipeline.config import Section
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from tests.execution.killing import run_and_kill
+from tests.places import at
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +24,7 @@ import threading, time
 from importlib import import_module
 from pathlib import Path
 from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 
 begun = []
 
@@ -37,14 +39,15 @@ if __name__ == "__main__":
     stage = import_module("stages.{stage}")
     settings = stage.{kind}.model_validate_json(Path("settings.json").read_text())
     engine = EngineSettings(engine={engine!r}, workers=2, device="cpu")
-    stage.run(settings, *map(Path, {inputs!r}), Path({output!r}), engine=engine)
+    places = {{name: Path(path) for name, path in {places!r}.items()}}
+    stage.run(settings, Paths.under().at(**places), engine=engine)
     Path("seconds").write_text(str(time.monotonic() - begun[0]))
 """
 _PATIENCE = 600.0
 
 
 def check_kills(
-    folder: Path, stage: str, settings: Section, inputs: Sequence[Path], *, engine: str, moments: int
+    folder: Path, stage: str, settings: Section, inputs: Mapping[str, Path], *, engine: str, moments: int
 ) -> None:
     """Kill a stage `moments` times while it runs, finish it each time, and compare with an unbroken run.
 
@@ -56,7 +59,7 @@ def check_kills(
         folder: An empty folder but for the inputs.
         stage: Name of the module under `stages`.
         settings: The stage's.
-        inputs: What its `run` takes between settings and output.
+        inputs: Files and folders that it reads, by their names in `Paths`.
         engine: Which engine is killed, inline or local; inline finishes what it began.
         moments: How many kills.
     """
@@ -67,12 +70,11 @@ def check_kills(
         stage=stage,
         kind=type(settings).__name__,
         engine=engine,
-        inputs=[str(path) for path in inputs],
-        output=str(output),
+        places={name: str(path) for name, path in {**inputs, stage: output}.items()},
     )
     (folder / "program.py").write_text(program)
     inline = EngineSettings(device="cpu")
-    expected = sha256_file(run(settings, *inputs, folder / "whole.h5", engine=inline))
+    expected = sha256_file(run(settings, at(**inputs, **{stage: folder / "whole.h5"}), engine=inline))
 
     def reset() -> None:
         shutil.rmtree(folder / ".work", ignore_errors=True)
@@ -101,7 +103,7 @@ def check_kills(
         else:
             # It was over before: the machine is quicker now than when the whole run was timed.
             working = moment
-        run(settings, *inputs, output, engine=inline)
+        run(settings, at(**inputs, **{stage: output}), engine=inline)
         assert sha256_file(output) == expected, f"killed after {moment:.2f} s"
         assert [path.name for path in output.parent.iterdir()] == [output.name]
     assert len(partly_done) == moments

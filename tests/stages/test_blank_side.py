@@ -26,6 +26,7 @@ from pipeline.vision.sam.cache import read_masks
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from stages import masks, matches, regions, semantics
 from stages.settings import MasksSettings, MatchesSettings, RegionsSettings, SemanticsSettings
+from tests.places import at
 from tests.vision.grounding.grounding_data import PRETRAINED, TEXT_ENCODER
 
 INLINE = EngineSettings(device="cpu")
@@ -64,13 +65,18 @@ def test_a_blank_date_goes_through_all_stages(
             generator=GeneratorSettings(points_per_side=8, coarse_stride=2, max_area_share=share),
             store_embeddings=True,
         ),
-        prepared,
-        tmp_path / "masks.h5",
+        at(prepared=prepared, masks=tmp_path / "masks.h5"),
         engine=INLINE,
     )
-    described = regions.run(RegionsSettings(batch_size=2), prepared, found, tmp_path / "regions.h5", engine=INLINE)
+    described = regions.run(
+        RegionsSettings(batch_size=2),
+        at(prepared=prepared, masks=found, regions=tmp_path / "regions.h5"),
+        engine=INLINE,
+    )
     matched = matches.run(
-        MatchesSettings(weights=matcher, batch_size=2), described, tmp_path / "matches.h5", engine=INLINE
+        MatchesSettings(weights=matcher, batch_size=2),
+        at(regions=described, matches=tmp_path / "matches.h5"),
+        engine=INLINE,
     )
     named = semantics.run(
         SemanticsSettings(
@@ -78,10 +84,8 @@ def test_a_blank_date_goes_through_all_stages(
             sam=SamSettings(weights=sam),
             batch_size=2,
         ),
-        prepared,
-        tmp_path / "semantics.h5",
+        at(prepared=prepared, semantics=tmp_path / "semantics.h5", masks=found),
         engine=INLINE,
-        masks=found,
     )
     counts = []
     with Cache.open(found, MASKS) as cache, Cache.open(described, REGIONS) as other:

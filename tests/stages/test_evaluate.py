@@ -17,6 +17,7 @@ from pipeline.errors import DataError, ServiceError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from stages.evaluate import run
 from stages.settings import EvaluateSettings
+from tests.places import at
 
 SAME = ("there is no difference", "no change has occurred")
 BUILT = ("a road is built near the trees", "houses are built beside the road")
@@ -57,7 +58,11 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def evaluate(folders: tuple[Path, Path], target: Path, **settings: Any) -> dict[str, Any]:
     prepared, captions = folders
     output = target / "metrics.json"
-    written = run(EvaluateSettings(**settings), prepared, captions, output, target / "plots", engine=EngineSettings())
+    written = run(
+        EvaluateSettings(**settings),
+        at(prepared=prepared, captions=captions, metrics=output, plots=target / "plots"),
+        engine=EngineSettings(),
+    )
     assert written == output
     found: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
     return found
@@ -147,7 +152,7 @@ def test_bad_settings(values: dict[str, Any], message: str) -> None:
 
 
 def test_the_stage_imports_nothing_heavy() -> None:
-    code = "import sys, stages.evaluate; print({'numpy', 'torch', 'matplotlib', 'pycocoevalcap'} & set(sys.modules))"
+    code = "import sys, stages.evaluate; print({'torch', 'matplotlib', 'pycocoevalcap'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
 

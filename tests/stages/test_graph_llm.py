@@ -20,11 +20,12 @@ from pipeline.caption_graph.triples.records import read_triples
 from pipeline.datasets.records import Pair, write_prepared
 from pipeline.errors import DataError, ServiceError
 from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 from stages import graph as stage
-from stages import paths
 from stages.settings import GraphSettings, render_sections
 from tests.caption_graph.llm.captions import make_captions, oracle
 from tests.caption_graph.llm.server import Endpoint, Fault
+from tests.places import at
 from tests.stages.test_graph import HASHED, make
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,9 @@ def prepared(tmp_path: Path) -> Path:
     return tmp_path / "prepared"
 
 
+PATHS = Paths.under()
+
+
 def settings_for(endpoint: Endpoint, **llm: Any) -> GraphSettings:
     traffic = {"concurrency": 4, "backoff": 0.01, "backoff_limit": 0.05, "retries": 2}
     return make(
@@ -67,7 +71,7 @@ def settings_for(endpoint: Endpoint, **llm: Any) -> GraphSettings:
 
 
 def run(settings: GraphSettings, prepared: Path, output: Path) -> dict[str, bytes]:
-    stage.run(settings, prepared, output, engine=EngineSettings())
+    stage.run(settings, at(prepared=prepared, graph=output), engine=EngineSettings())
     return {name: (output / name).read_bytes() for name in stage.OUTPUTS}
 
 
@@ -96,14 +100,14 @@ def test_both_roads_through_the_model_and_the_second_time_through_none(
     assert stored.graph.entity_index["field"] == stored.graph.entity_index["factory"]
 
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(paths.ANSWERS.name in path.parts for path in written)
+    assert any(PATHS.answers.name in path.parts for path in written)
     assert not any(KEY.encode() in path.read_bytes() for path in written)
 
 
 def test_an_interrupted_stage_goes_on_where_it_was(endpoint: Endpoint, prepared: Path, tmp_path: Path) -> None:
     settings = settings_for(endpoint)
     whole = run(settings, prepared, tmp_path / "whole")
-    shutil.rmtree(paths.WORK)
+    shutil.rmtree(PATHS.work)
     endpoint.log.clear()
     endpoint.fault = lambda items, seen: Fault(status=429) if len(endpoint.answered) >= 8 else None
     with pytest.raises(ServiceError, match="429"):
@@ -119,7 +123,7 @@ def test_an_interrupted_stage_goes_on_where_it_was(endpoint: Endpoint, prepared:
 def test_a_killed_stage_goes_on_where_it_was(endpoint: Endpoint, prepared: Path, tmp_path: Path) -> None:
     settings = settings_for(endpoint)
     whole = run(settings, prepared, tmp_path / "whole")
-    shutil.rmtree(paths.WORK)
+    shutil.rmtree(PATHS.work)
     endpoint.log.clear()
     Path("params.yaml").write_text(render_sections({"graph": settings}, heading="Test."), encoding="utf-8")
     command = [sys.executable, "-c", "from cli.main import main; main()", "graph", "--prepared", str(prepared)]
@@ -137,7 +141,7 @@ def test_a_killed_stage_goes_on_where_it_was(endpoint: Endpoint, prepared: Path,
     assert not (tmp_path / "graph").exists()
     stored = {
         entry["item"]["caption"]
-        for path in paths.ANSWERS.glob("triples-*/answers/*.json")
+        for path in PATHS.answers.glob("triples-*/answers/*.json")
         for entry in json.loads(path.read_text(encoding="utf-8"))["answers"]
     }
     before = len(endpoint.log)
@@ -150,7 +154,7 @@ def test_a_killed_stage_goes_on_where_it_was(endpoint: Endpoint, prepared: Path,
 def test_a_refused_or_missing_key_leaves_the_old_graph(
     endpoint: Endpoint, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage.run(make(), prepared, tmp_path / "graph", engine=EngineSettings())
+    stage.run(make(), at(prepared=prepared, graph=tmp_path / "graph"), engine=EngineSettings())
     before = (tmp_path / "graph" / "graph.json").read_bytes()
     for key, said, cure in (("sk-wrong", "401", "OPENAI_API_KEY"), (None, "no API key", "export OPENAI_API_KEY")):
         monkeypatch.delenv("OPENAI_API_KEY")
@@ -179,7 +183,7 @@ def test_a_dry_run_of_merging_alone_counts_its_first_round(endpoint: Endpoint, p
     rules = extracting.extraction.model_copy(update={"engine": "rules"})
     build = extracting.model_copy(update={"extraction": rules})
     settings = settings_for(endpoint).model_copy(update={"build": build})
-    found = stage.estimate(settings, prepared)
+    found = stage.estimate(settings, at(prepared=prepared))
     assert found is not None
     assert endpoint.log == []
     run(settings, prepared, tmp_path / "graph")

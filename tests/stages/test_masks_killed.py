@@ -21,4 +21,4 @@ def test_kills_leave_no_trace_in_the_bytes(
     monkeypatch.chdir(tmp_path)
     prepared = write_pairs(tmp_path, [(64, 64)] * pairs)
     settings = MasksSettings(sam=lively_weights(tmp_path), generator=THRESHOLDS)
-    check_kills(tmp_path, "masks", settings, [prepared], engine=engine, moments=moments)
+    check_kills(tmp_path, "masks", settings, {"prepared": prepared}, engine=engine, moments=moments)

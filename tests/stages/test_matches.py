@@ -25,6 +25,7 @@ from pipeline.vision.matching.worker import MatchWorker
 from pipeline.vision.regions.cache import RegionSet
 from stages import matches
 from stages.settings import MatchesSettings
+from tests.places import at
 from tests.vision.matching.region_data import METHODS, WIDTH, matcher_settings, random_pairs, write_regions
 
 INLINE = EngineSettings(device="cpu")
@@ -54,7 +55,7 @@ def test_matches_are_the_matchers(folder: Path, method: str) -> None:
     pairs = random_pairs(COUNTS)
     regions = write_regions(folder / "regions.h5", pairs)
     settings = stage_settings(folder, method)
-    path = matches.run(settings, regions, folder / "matches.h5", engine=INLINE)
+    path = matches.run(settings, at(regions=regions, matches=folder / "matches.h5"), engine=INLINE)
     matcher = build_matcher(settings, WIDTH)
     with Cache.open(path, SCHEMA, expect=Expectation(settings_hash=settings_hash(settings))) as cache:
         assert cache.provenance.upstream == {"regions.h5": sha256_file(regions)}
@@ -78,7 +79,9 @@ def test_another_threshold_needs_no_second_run(folder: Path) -> None:
     low, high = (AssignmentSettings(threshold=value) for value in (0.1, 0.9))
     paths = [
         matches.run(
-            stage_settings(folder, "nearest", assignment=tau), regions, folder / f"{tau.threshold}.h5", engine=INLINE
+            stage_settings(folder, "nearest", assignment=tau),
+            at(regions=regions, matches=folder / f"{tau.threshold}.h5"),
+            engine=INLINE,
         )
         for tau in (low, high)
     ]
@@ -94,11 +97,15 @@ def test_batches_do_not_show_in_the_bytes(folder: Path) -> None:
     pairs = random_pairs(COUNTS)
     settings = stage_settings(folder)
     regions = write_regions(folder / "regions.h5", pairs)
-    whole = sha256_file(matches.run(settings, regions, folder / "a.h5", engine=INLINE))
+    whole = sha256_file(matches.run(settings, at(regions=regions, matches=folder / "a.h5"), engine=INLINE))
     shutil.rmtree(folder / ".work")
     # Another company in the batches of a first run, whose results the second one finds.
-    matches.run(settings, write_regions(folder / "few.h5", [pairs[5], pairs[1]]), folder / "b.h5", engine=INLINE)
-    assert sha256_file(matches.run(settings, regions, folder / "c.h5", engine=INLINE)) == whole
+    matches.run(
+        settings,
+        at(regions=write_regions(folder / "few.h5", [pairs[5], pairs[1]]), matches=folder / "b.h5"),
+        engine=INLINE,
+    )
+    assert sha256_file(matches.run(settings, at(regions=regions, matches=folder / "c.h5"), engine=INLINE)) == whole
 
 
 def test_second_run_does_nothing_and_one_changed_pair_is_computed_alone(
@@ -106,7 +113,9 @@ def test_second_run_does_nothing_and_one_changed_pair_is_computed_alone(
 ) -> None:
     pairs = random_pairs(COUNTS)
     settings, regions = stage_settings(folder), folder / "regions.h5"
-    path = matches.run(settings, write_regions(regions, pairs), folder / "matches.h5", engine=INLINE)
+    path = matches.run(
+        settings, at(regions=write_regions(regions, pairs), matches=folder / "matches.h5"), engine=INLINE
+    )
     before = path.stat().st_mtime_ns
     seen: list[list[tuple[int, int]]] = []
     compute = MatchWorker.compute
@@ -116,11 +125,11 @@ def test_second_run_does_nothing_and_one_changed_pair_is_computed_alone(
         return compute(self, loaded)
 
     monkeypatch.setattr(MatchWorker, "compute", counting)
-    matches.run(settings, regions, path, engine=INLINE)
+    matches.run(settings, at(regions=regions, matches=path), engine=INLINE)
     assert path.stat().st_mtime_ns == before
     assert seen == []
     pairs[0] = (pairs[0][0], random_pairs([(1, 8)], seed=9)[0][1])
-    matches.run(settings, write_regions(regions, pairs), path, engine=INLINE)
+    matches.run(settings, at(regions=write_regions(regions, pairs), matches=path), engine=INLINE)
     assert seen == [[(5, 8)] * 4]
 
 
@@ -132,7 +141,9 @@ def test_other_weights_and_settings_never_reuse_shards(folder: Path) -> None:
         if tables and changed is settings:
             state = learned_matcher(settings, WIDTH, seed=8).state_dict()
             save_file(state, settings.weights)
-        with Cache.open(matches.run(changed, regions, folder / "m.h5", engine=INLINE), SCHEMA) as cache:
+        with Cache.open(
+            matches.run(changed, at(regions=regions, matches=folder / "m.h5"), engine=INLINE), SCHEMA
+        ) as cache:
             tables.append(read_confidences(cache, 0))
     np.testing.assert_allclose(tables[0], tables[1], atol=2e-3)
     assert not np.array_equal(tables[0], tables[2])
@@ -141,7 +152,7 @@ def test_other_weights_and_settings_never_reuse_shards(folder: Path) -> None:
 def test_more_regions_than_the_limit_are_refused_before_any_work(folder: Path) -> None:
     regions = write_regions(folder / "regions.h5", random_pairs([(3, 3), (2, 13)]))
     with pytest.raises(DataError, match="pair_001 after has 13 regions") as caught:
-        matches.run(stage_settings(folder), regions, folder / "matches.h5", engine=INLINE)
+        matches.run(stage_settings(folder), at(regions=regions, matches=folder / "matches.h5"), engine=INLINE)
     assert "matches.length to 13" in str(caught.value.fix)
     assert not (folder / "matches.h5").exists()
     assert not (folder / ".work").exists()
@@ -153,9 +164,11 @@ def test_a_pair_whose_image_was_skipped(folder: Path) -> None:
     regions = write_regions(folder / "regions.h5", pairs)
     settings = stage_settings(folder)
     with pytest.raises(DataError, match="no regions of the image after"):
-        matches.run(settings, regions, folder / "matches.h5", engine=INLINE)
+        matches.run(settings, at(regions=regions, matches=folder / "matches.h5"), engine=INLINE)
     skipping = EngineSettings(device="cpu", on_bad_item="skip")
-    with Cache.open(matches.run(settings, regions, folder / "matches.h5", engine=skipping), SCHEMA) as cache:
+    with Cache.open(
+        matches.run(settings, at(regions=regions, matches=folder / "matches.h5"), engine=skipping), SCHEMA
+    ) as cache:
         assert cache.missing.tolist() == [1]
     assert "pair_001" in (folder / "matches.failures.json").read_text()
 
@@ -163,17 +176,21 @@ def test_a_pair_whose_image_was_skipped(folder: Path) -> None:
 def test_missing_inputs_say_what_to_run(folder: Path) -> None:
     settings = stage_settings(folder)
     with pytest.raises(CacheError) as caught:
-        matches.run(settings, folder / "regions.h5", folder / "matches.h5", engine=INLINE)
+        matches.run(settings, at(regions=folder / "regions.h5", matches=folder / "matches.h5"), engine=INLINE)
     assert "sagecc regions" in str(caught.value.fix)
     regions = write_regions(folder / "regions.h5", random_pairs([(3, 3)]))
     absent = settings.model_copy(update={"weights": "none.safetensors"})
     with pytest.raises(CheckpointError, match="are not there"):
-        matches.run(absent, regions, folder / "matches.h5", engine=INLINE)
+        matches.run(absent, at(regions=regions, matches=folder / "matches.h5"), engine=INLINE)
 
 
 def test_the_file_explains_itself(folder: Path) -> None:
     regions = write_regions(folder / "regions.h5", same_pictures(2))
-    path = matches.run(stage_settings(folder, "nearest"), regions, folder / "matches.h5", engine=INLINE)
+    path = matches.run(
+        stage_settings(folder, "nearest"),
+        at(regions=regions, matches=folder / "matches.h5"),
+        engine=INLINE,
+    )
     assert describe(path)
     with Cache.open(path, SCHEMA) as cache:
         cache.verify()
@@ -184,7 +201,7 @@ def test_out_of_memory_goes_on_with_fewer_pairs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     settings, regions = stage_settings(folder), write_regions(folder / "regions.h5", random_pairs(COUNTS))
-    expected = matches.run(settings, regions, folder / "a.h5", engine=INLINE)
+    expected = matches.run(settings, at(regions=regions, matches=folder / "a.h5"), engine=INLINE)
     shutil.rmtree(folder / ".work")
     forward = SuperGlue.forward
 
@@ -195,7 +212,7 @@ def test_out_of_memory_goes_on_with_fewer_pairs(
 
     room = {"pairs": 2}
     monkeypatch.setattr(SuperGlue, "forward", cramped)
-    found = matches.run(settings, regions, folder / "b.h5", engine=INLINE)
+    found = matches.run(settings, at(regions=regions, matches=folder / "b.h5"), engine=INLINE)
     assert capfd.readouterr().err.count("memory ran out: going on with 2 pairs per pass") == 1
     with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
         for number in range(len(COUNTS)):
@@ -204,6 +221,6 @@ def test_out_of_memory_goes_on_with_fewer_pairs(
     room["pairs"] = 0
     skipping = EngineSettings(device="cpu", on_bad_item="skip")
     with pytest.raises(ResourceError, match="one at a time") as caught:
-        matches.run(settings, regions, folder / "c.h5", engine=skipping)
+        matches.run(settings, at(regions=regions, matches=folder / "c.h5"), engine=skipping)
     assert "matches.length" in str(caught.value.fix)
     assert not (folder / "c.h5").exists()

@@ -26,4 +26,4 @@ def test_kills_leave_no_trace_in_the_bytes(
     save_file(learned_matcher(settings, WIDTH).state_dict(), weights)
     counts = [(number % 50, (7 * number) % 50) for number in range(pairs)]
     regions = write_regions(tmp_path / "regions.h5", random_pairs(counts))
-    check_kills(tmp_path, "matches", settings, [regions], engine=engine, moments=moments)
+    check_kills(tmp_path, "matches", settings, {"regions": regions}, engine=engine, moments=moments)

@@ -21,6 +21,7 @@ from stages.prepare import run, summary
 from stages.settings import MasksSettings, PrepareSettings, ScenesSettings
 from tests.datasets import fakes
 from tests.datasets.reference import reference
+from tests.places import at
 
 ENGINE = EngineSettings(workers=2)
 
@@ -50,18 +51,24 @@ def contents(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name", fakes.TWINS)
 def test_every_twin_is_prepared_the_same_twice(tmp_path: Path, name: str) -> None:
     root = fakes.TWINS[name](tmp_path / "data")
-    output = run(settings(name, root), tmp_path / "out", engine=ENGINE)
+    output = run(settings(name, root), at(prepared=tmp_path / "out"), engine=ENGINE)
     prepared = read_prepared(output)
     assert prepared.card.name == name
     assert prepared.root == root
     assert all(set(pair.sha256) >= {"before", "after"} for pair in prepared.pairs)
     assert Vocabulary.load(prepared.vocabulary_path).dataset == name
-    assert contents(output) == contents(run(settings(name, root), tmp_path / "again", engine=EngineSettings(workers=1)))
+    assert contents(output) == contents(
+        run(settings(name, root), at(prepared=tmp_path / "again"), engine=EngineSettings(workers=1))
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "data", "out"]
 
 
 def test_what_the_audit_counts(tmp_path: Path) -> None:
-    output = run(settings("levir-mci", fakes.levir_mci(tmp_path / "data")), tmp_path / "out", engine=ENGINE)
+    output = run(
+        settings("levir-mci", fakes.levir_mci(tmp_path / "data")),
+        at(prepared=tmp_path / "out"),
+        engine=ENGINE,
+    )
     # Both contradicting masks: the flag of one pair is derived from its captions first.
     assert totals(output) == {
         "image-without-caption": 1,
@@ -87,7 +94,11 @@ def test_vocabulary_policies(tmp_path: Path) -> None:
     common = {"captions": "pairs.csv", "folder": {"split": "column"}, "allow_missing_images": True}
 
     def words(**vocabulary: object) -> set[str]:
-        output = run(settings("folder", root, vocabulary=vocabulary, **common), tmp_path / "out", engine=ENGINE)
+        output = run(
+            settings("folder", root, vocabulary=vocabulary, **common),
+            at(prepared=tmp_path / "out"),
+            engine=ENGINE,
+        )
         return set(Vocabulary.load(output / "vocabulary.json").words)
 
     assert not words() & {"school", "lake"}
@@ -101,9 +112,13 @@ def test_missing_images_are_an_error_unless_allowed(tmp_path: Path) -> None:
         for path in (root / "images" / split).rglob("*.png"):
             path.unlink()
     with pytest.raises(DataError, match="3 captioned pairs without both images") as caught:
-        run(settings("levir-cc", root), tmp_path / "out", engine=ENGINE)
+        run(settings("levir-cc", root), at(prepared=tmp_path / "out"), engine=ENGINE)
     assert "prepare.allow_missing_images: true" in str(caught.value.fix)
-    output = run(settings("levir-cc", root, allow_missing_images=True), tmp_path / "out", engine=ENGINE)
+    output = run(
+        settings("levir-cc", root, allow_missing_images=True),
+        at(prepared=tmp_path / "out"),
+        engine=ENGINE,
+    )
     assert read_prepared(output).card.pairs == {"train": 4, "val": 0, "test": 0}
     assert audit(output)["left_out_pairs"] == 3
     assert "left out: 3 pairs whose images are missing or cannot be used" in summary(output)
@@ -111,9 +126,9 @@ def test_missing_images_are_an_error_unless_allowed(tmp_path: Path) -> None:
 
 def test_without_images_captions_make_the_pairs_and_stages_of_pixels_refuse(tmp_path: Path) -> None:
     root = fakes.levir_cc(tmp_path / "data")
-    whole = read_prepared(run(settings("levir-cc", root), tmp_path / "whole", engine=ENGINE))
+    whole = read_prepared(run(settings("levir-cc", root), at(prepared=tmp_path / "whole"), engine=ENGINE))
     shutil.rmtree(root / "images")
-    output = run(settings("levir-cc", root, images="none"), tmp_path / "out", engine=ENGINE)
+    output = run(settings("levir-cc", root, images="none"), at(prepared=tmp_path / "out"), engine=ENGINE)
     prepared = read_prepared(output)
     assert prepared.pairs == tuple(pair.model_copy(update={"sha256": {}}) for pair in whole.pairs)
     assert not prepared.card.images and whole.card.images
@@ -133,7 +148,11 @@ def test_only_data_sets_whose_captions_name_all_pairs_go_without_images(tmp_path
 def test_min_count_that_no_word_reaches(tmp_path: Path) -> None:
     root = fakes.levir_cc(tmp_path / "data")
     with pytest.raises(DataError) as caught:
-        run(settings("levir-cc", root, vocabulary={"min_count": 50}), tmp_path / "out", engine=ENGINE)
+        run(
+            settings("levir-cc", root, vocabulary={"min_count": 50}),
+            at(prepared=tmp_path / "out"),
+            engine=ENGINE,
+        )
     assert "lower prepare.vocabulary.min_count" in str(caught.value.fix)
     assert not (tmp_path / "out").exists()
 
@@ -215,7 +234,7 @@ def test_bad_input_is_told_and_leaves_nothing(tmp_path: Path, name: str) -> None
     spoil, message = BAD[name]
     spoil(root)
     with pytest.raises(DataError, match=message) as caught:
-        run(settings("levir-cc", root), tmp_path / "out", engine=ENGINE)
+        run(settings("levir-cc", root), at(prepared=tmp_path / "out"), engine=ENGINE)
     assert caught.value.where is not None
     assert caught.value.fix
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -225,7 +244,7 @@ def test_bad_input_is_told_and_leaves_nothing(tmp_path: Path, name: str) -> None
 def test_images_are_converted_on_request(tmp_path: Path, name: str) -> None:
     root = fakes.levir_cc(tmp_path / "data")
     spoil_image(name)(root)
-    output = run(settings("levir-cc", root, convert_images=True), tmp_path / "out", engine=ENGINE)
+    output = run(settings("levir-cc", root, convert_images=True), at(prepared=tmp_path / "out"), engine=ENGINE)
     assert len(read_prepared(output).pairs) == 7
 
 
@@ -233,13 +252,13 @@ def test_sixteen_bits_are_not_converted(tmp_path: Path) -> None:
     root = fakes.levir_cc(tmp_path / "data")
     spoil_image("16-bit")(root)
     with pytest.raises(DataError, match="more than 8 bits"):
-        run(settings("levir-cc", root, convert_images=True), tmp_path / "out", engine=ENGINE)
+        run(settings("levir-cc", root, convert_images=True), at(prepared=tmp_path / "out"), engine=ENGINE)
 
 
 def test_leniency_leaves_the_pair_out_and_says_so(tmp_path: Path) -> None:
     root = fakes.levir_cc(tmp_path / "data")
     spoil_image("truncated")(root)
-    output = run(settings("levir-cc", root, strict=[]), tmp_path / "out", engine=ENGINE)
+    output = run(settings("levir-cc", root, strict=[]), at(prepared=tmp_path / "out"), engine=ENGINE)
     assert "train_000002" not in read_prepared(output).index
     assert audit(output)["left_out_pairs"] == 1
     assert totals(output)["image-unreadable"] == 1
@@ -250,7 +269,7 @@ def test_names_are_judged_before_any_image_is_read(tmp_path: Path) -> None:
     spoil_image("truncated")(root)
     spoil_entries(split="train")(root)
     with pytest.raises(DataError, match="split is given twice"):
-        run(settings("levir-cc", root), tmp_path / "out", engine=ENGINE)
+        run(settings("levir-cc", root), at(prepared=tmp_path / "out"), engine=ENGINE)
 
 
 def test_no_pair_can_be_used(tmp_path: Path) -> None:
@@ -258,13 +277,17 @@ def test_no_pair_can_be_used(tmp_path: Path) -> None:
     for path in root.rglob("*.png"):
         path.write_bytes(b"\x89PNG")
     with pytest.raises(DataError, match="no pair of the data set can be used"):
-        run(settings("levir-cc", root, strict=[]), tmp_path / "out", engine=ENGINE)
+        run(settings("levir-cc", root, strict=[]), at(prepared=tmp_path / "out"), engine=ENGINE)
 
 
 def test_strictness_can_be_extended(tmp_path: Path) -> None:
     root = fakes.levir_mci(tmp_path / "data")
     with pytest.raises(DataError, match="2 pairs whose change flag contradicts the change in their masks"):
-        run(settings("levir-mci", root, strict=["flag-contradicts-mask"]), tmp_path / "out", engine=ENGINE)
+        run(
+            settings("levir-mci", root, strict=["flag-contradicts-mask"]),
+            at(prepared=tmp_path / "out"),
+            engine=ENGINE,
+        )
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.touch()])
@@ -272,22 +295,22 @@ def test_root_missing_empty_or_a_file(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "data")
     for name in fakes.TWINS:
         with pytest.raises(DataError, match="root"):
-            run(settings(name, tmp_path / "data"), tmp_path / "out", engine=ENGINE)
+            run(settings(name, tmp_path / "data"), at(prepared=tmp_path / "out"), engine=ENGINE)
 
 
 def test_older_output_stays_when_the_new_one_fails(tmp_path: Path) -> None:
     root = fakes.levir_cc(tmp_path / "data")
-    output = run(settings("levir-cc", root), tmp_path / "out", engine=ENGINE)
+    output = run(settings("levir-cc", root), at(prepared=tmp_path / "out"), engine=ENGINE)
     before = contents(output)
     spoil_image("truncated")(root)
     with pytest.raises(DataError):
-        run(settings("levir-cc", root), output, engine=ENGINE)
+        run(settings("levir-cc", root), at(prepared=output), engine=ENGINE)
     assert contents(output) == before
 
 
 def test_older_output_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    output = run(settings("levir-cc", fakes.levir_cc(tmp_path / "a")), tmp_path / "out", engine=ENGINE)
-    run(settings("second-cc", fakes.second_cc(tmp_path / "b")), output, engine=ENGINE)
+    output = run(settings("levir-cc", fakes.levir_cc(tmp_path / "a")), at(prepared=tmp_path / "out"), engine=ENGINE)
+    run(settings("second-cc", fakes.second_cc(tmp_path / "b")), at(prepared=output), engine=ENGINE)
     assert read_prepared(output).card.name == "second-cc"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
 
@@ -295,7 +318,7 @@ def test_older_output_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_output_among_other_files(tmp_path: Path) -> None:
     root = fakes.levir_cc(tmp_path / "data")
     with pytest.raises(OutputError, match="holds other files"):
-        run(settings("levir-cc", root), root, engine=ENGINE)
+        run(settings("levir-cc", root), at(prepared=root), engine=ENGINE)
     assert (root / "LevirCCcaptions.json").is_file()
 
 
@@ -303,7 +326,7 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     root = fakes.levir_cc(tmp_path / "data")
     with pytest.raises(OutputError, match="cannot write"):
-        run(settings("levir-cc", root), tmp_path / "file" / "out", engine=ENGINE)
+        run(settings("levir-cc", root), at(prepared=tmp_path / "file" / "out"), engine=ENGINE)
 
 
 @pytest.mark.parametrize(
@@ -350,14 +373,14 @@ def stand_in_world(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("stand_in_world")
 def test_synthetic_world_lies_in_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    output = run(settings("synthetic", ""), Path("artifacts/prepared"), engine=ENGINE)
+    output = run(settings("synthetic", ""), at(prepared=Path("artifacts/prepared")), engine=ENGINE)
     prepared = read_prepared(output)
     assert prepared.card.root == "artifacts/prepared/world"
     assert [sha256_file(prepared.root / pair.before) for pair in prepared.pairs] == [
         pair.sha256["before"] for pair in prepared.pairs
     ]
     first = {path.relative_to(output): sha256_file(path) for path in sorted(output.rglob("*")) if path.is_file()}
-    run(settings("synthetic", ""), output, engine=ENGINE)
+    run(settings("synthetic", ""), at(prepared=output), engine=ENGINE)
     assert first == {
         path.relative_to(output): sha256_file(path) for path in sorted(output.rglob("*")) if path.is_file()
     }
@@ -373,7 +396,11 @@ def test_importing_the_stage_loads_no_heavy_package() -> None:
 @pytest.mark.reference_data
 def test_real_levir_cc_with_three_pairs(tmp_path: Path) -> None:
     root = reference("levir_cc")
-    output = run(settings("levir-cc", root, allow_missing_images=True), tmp_path / "out", engine=ENGINE)
+    output = run(
+        settings("levir-cc", root, allow_missing_images=True),
+        at(prepared=tmp_path / "out"),
+        engine=ENGINE,
+    )
     prepared = read_prepared(output)
     assert [pair.id for pair in prepared.pairs] == ["train_000016", "train_000051", "train_000054"]
     assert audit(output)["left_out_pairs"] == 8_145
@@ -384,5 +411,9 @@ def test_real_levir_cc_with_three_pairs(tmp_path: Path) -> None:
         == "several houses appear on the bareland at the bottom"
     )
     everything = {"pairs": "all", "min_count": 5}
-    run(settings("levir-cc", root, allow_missing_images=True, vocabulary=everything), output, engine=ENGINE)
+    run(
+        settings("levir-cc", root, allow_missing_images=True, vocabulary=everything),
+        at(prepared=output),
+        engine=ENGINE,
+    )
     assert len(Vocabulary.load(output / "vocabulary.json").words) == 432

@@ -15,6 +15,7 @@ from pipeline.vision.matching.settings import MatcherSettings
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from stages.pretrain import matcher as pretrain_matcher
 from stages.settings import MasksSettings, PretrainMatcherSettings
+from tests.places import at
 from tests.stages.region_data import Bitmaps, write_masks, write_pairs, write_sam
 from tests.training.resuming import check_resumed
 from tests.vision.matching.region_data import LIGHTGLUE, SUPERGLUE
@@ -56,7 +57,11 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     prepared, masks, _ = own_images(folder)
     settings = SETTINGS.model_copy(update={"method": method})
 
-    run = partial(pretrain_matcher.run, settings, engine=ENGINE, prepared=prepared, masks=masks)
+    paths = at(prepared=prepared, masks=masks)
+
+    def run(output: Path) -> Path:
+        return pretrain_matcher.run(settings, paths, engine=ENGINE, output=output, own_images=True)
+
     whole = run(folder / "whole.safetensors")
     history = json.loads((folder / "whole.json").read_text())["validation"]
     assert [record["epoch"] for record in history] == [1, 2]
@@ -65,18 +70,18 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     build_matcher(MatcherSettings(weights=str(whole), **layout), 64)
 
     work = folder / ".work" / "pretrain-matcher"
-    # One piece of the examples is gone too, as after a kill while they were made.
+    # One chunk of the examples is missing too, as after a kill while they were made.
     next((work / "examples").glob("*/train/*.safetensors")).unlink()
     check_resumed(run, whole, work, pretrain_matcher, monkeypatch)
 
 
 def test_the_synthetic_world_is_made_when_no_images_are_given(folder: Path) -> None:
     sam = write_sam(folder)
-    generator = GeneratorSettings(points_per_side=4, predicted_iou=0.0, stability=0.0)
+    generator = GeneratorSettings(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.0)
     masks = MasksSettings(sam=sam, generator=generator)
     for dates in (True, False):
         settings = SETTINGS.model_copy(update={"masks": masks, "epochs": 1, "dates": dates})
-        pretrain_matcher.run(settings, folder / "mini.safetensors", engine=ENGINE)
+        pretrain_matcher.run(settings, at(), engine=ENGINE, output=folder / "mini.safetensors")
         (record,) = json.loads((folder / "mini.json").read_text())["validation"]
         assert ("dates_match_recall" in record) == dates
 
@@ -87,24 +92,24 @@ def test_images_without_a_region_are_refused(folder: Path) -> None:
         folder / "masks.h5", prepared, sam, masks=lambda _, height, width: np.zeros((0, height, width), dtype=np.bool_)
     )
     with pytest.raises(DataError, match="no image of the data set holds a region"):
-        pretrain_matcher.run(SETTINGS, folder / "m.safetensors", engine=ENGINE, prepared=prepared, masks=nothing)
+        pretrain_matcher.run(SETTINGS, at(prepared=prepared, masks=nothing), engine=ENGINE, own_images=True)
 
 
 def test_wrong_inputs(folder: Path) -> None:
     prepared, masks, sam = own_images(folder)
+    paths = at(prepared=prepared, masks=masks)
     output = folder / "m.safetensors"
-    with pytest.raises(SettingsError, match="go together"):
-        pretrain_matcher.run(SETTINGS, output, engine=ENGINE, prepared=prepared)
+    run = partial(pretrain_matcher.run, engine=ENGINE, output=output, own_images=True)
     nearest = SETTINGS.model_copy(update={"method": "nearest"})
     with pytest.raises(SettingsError, match="no weights to train"):
-        pretrain_matcher.run(nearest, output, engine=ENGINE, prepared=prepared, masks=masks)
+        run(nearest, paths)
     with pytest.raises(DataError, match="fewer training examples than a batch of 500"):
         large = SETTINGS.model_copy(update={"batch_size": 500})
-        pretrain_matcher.run(large, output, engine=ENGINE, prepared=prepared, masks=masks)
+        run(large, paths)
     others = write_pairs(folder / "others", [(64, 64)])
     with pytest.raises(CacheError, match="another input"):
-        pretrain_matcher.run(SETTINGS, output, engine=ENGINE, prepared=others, masks=masks)
+        run(SETTINGS, paths.at(prepared=others))
     Path(sam.weights).unlink()
     with pytest.raises(CheckpointError, match="SAM's weights"):
-        pretrain_matcher.run(SETTINGS, output, engine=ENGINE, prepared=prepared, masks=masks)
+        run(SETTINGS, paths)
     assert not output.exists()

@@ -28,6 +28,7 @@ from pipeline.vision.sam.settings import GeneratorSettings
 from stages import masks as masks_stage
 from stages import regions
 from stages.settings import MasksSettings
+from tests.places import at
 from tests.stages.region_data import SQUARE, Bitmaps, images_of, make, settings, write_masks, write_pairs, write_sam
 from tests.vision.regions.plain import align, pool
 
@@ -44,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("embeddings", [False, True])
 def test_descriptors_against_a_plain_loop(folder: Path, embeddings: bool) -> None:
     prepared, masks, sam = make(folder, MIXED, embeddings=embeddings)
-    path = regions.run(settings(), prepared, masks, folder / "regions.h5", engine=INLINE)
+    path = regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "regions.h5"), engine=INLINE)
     data = read_prepared(prepared)
     encoder = ImageEncoder(build_sam(sam), sam, "cpu")
     compared = 0
@@ -75,7 +76,11 @@ def test_stored_embeddings_and_encoding_again_agree(folder: Path) -> None:
     prepared, masks, sam = make(folder, MIXED)
     stored = write_masks(folder / "stored.h5", prepared, sam, embeddings=True)
     paths = [
-        regions.run(settings(), prepared, source, folder / f"{source.stem}-regions.h5", engine=INLINE)
+        regions.run(
+            settings(),
+            at(prepared=prepared, masks=source, regions=folder / f"{source.stem}-regions.h5"),
+            engine=INLINE,
+        )
         for source in (masks, stored)
     ]
     with Cache.open(paths[0], SCHEMA) as one, Cache.open(paths[1], SCHEMA) as two:
@@ -86,12 +91,18 @@ def test_stored_embeddings_and_encoding_again_agree(folder: Path) -> None:
 def test_after_the_masks_stage(folder: Path) -> None:
     prepared, sam = write_pairs(folder, MIXED), write_sam(folder)
     # An untrained model is sure of nothing.
-    anything = GeneratorSettings(points_per_side=3, predicted_iou=0.0, stability=0.0, mask_nms=None)
+    anything = GeneratorSettings(
+        points_per_side=3, pred_iou_thresh=0.0, stability_score_thresh=0.0, mask_nms_thresh=None
+    )
     rows = []
     for stored in (False, True):
         chosen = MasksSettings(sam=sam, generator=anything, store_embeddings=stored)
-        found = masks_stage.run(chosen, prepared, folder / f"masks-{stored}.h5", engine=INLINE)
-        path = regions.run(settings(), prepared, found, folder / f"regions-{stored}.h5", engine=INLINE)
+        found = masks_stage.run(chosen, at(prepared=prepared, masks=folder / f"masks-{stored}.h5"), engine=INLINE)
+        path = regions.run(
+            settings(),
+            at(prepared=prepared, masks=found, regions=folder / f"regions-{stored}.h5"),
+            engine=INLINE,
+        )
         with Cache.open(path, SCHEMA) as cache, Cache.open(found, MASKS) as source:
             assert np.array_equal(cache.offsets("regions"), source.offsets("masks"))
             rows.append(cache.rows("descriptors", range(len(cache)))[0])
@@ -105,7 +116,7 @@ def test_provenance_names_everything_it_is_made_of(folder: Path) -> None:
     conv = HeadSettings(kind="conv", width=16, weights=str(head))
     save_file(DescriptorHead(64, conv).state_dict(), head)
     chosen = settings(head=conv)
-    path = regions.run(chosen, prepared, masks, folder / "regions.h5", engine=INLINE)
+    path = regions.run(chosen, at(prepared=prepared, masks=masks, regions=folder / "regions.h5"), engine=INLINE)
     with Cache.open(path, SCHEMA, expect=Expectation(settings_hash=settings_hash(chosen))) as cache:
         assert cache.provenance.weights == {"sam": sha256_file(Path(sam.weights)), "head": sha256_file(head)}
         assert cache.provenance.upstream == {
@@ -119,7 +130,10 @@ def test_grids_are_what_the_descriptors_are_made_of(folder: Path) -> None:
     prepared, masks, _ = make(folder)
     head = HeadSettings(kind="conv", width=16, seed=3, normalise=True)
     chosen = settings(store="grids", head=head)
-    with Cache.open(regions.run(chosen, prepared, masks, folder / "r.h5", engine=INLINE), SCHEMA) as cache:
+    with Cache.open(
+        regions.run(chosen, at(prepared=prepared, masks=masks, regions=folder / "r.h5"), engine=INLINE),
+        SCHEMA,
+    ) as cache:
         grids = cache.row("grids", 4)
         assert grids.shape == (4, 64, 7, 7)
         expected = apply_head(build_head(64, head), torch.from_numpy(grids).float())
@@ -134,7 +148,11 @@ def test_mask_pooling_leaves_the_surroundings_out(folder: Path) -> None:
 
     prepared, masks, _ = make(folder, SQUARE[:1], masks=holed)
     plain, weighted = (
-        regions.run(settings(roi=RoiSettings(mask_pooling=m)), prepared, masks, folder / f"{m}.h5", engine=INLINE)
+        regions.run(
+            settings(roi=RoiSettings(mask_pooling=m)),
+            at(prepared=prepared, masks=masks, regions=folder / f"{m}.h5"),
+            engine=INLINE,
+        )
         for m in (False, True)
     )
     with Cache.open(plain, SCHEMA) as one, Cache.open(weighted, SCHEMA) as two:
@@ -143,7 +161,11 @@ def test_mask_pooling_leaves_the_surroundings_out(folder: Path) -> None:
 
 def test_no_masks_at_all(folder: Path) -> None:
     prepared, masks, _ = make(folder, masks=lambda _, height, width: np.zeros((0, height, width), np.bool_))
-    path = regions.run(settings(store="grids"), prepared, masks, folder / "regions.h5", engine=INLINE)
+    path = regions.run(
+        settings(store="grids"),
+        at(prepared=prepared, masks=masks, regions=folder / "regions.h5"),
+        engine=INLINE,
+    )
     with Cache.open(path, SCHEMA) as cache:
         assert read_regions(cache, 0).descriptors.shape == (0, 64)
         assert cache.row("grids", 5).shape == (0, 64, 7, 7)
@@ -151,7 +173,7 @@ def test_no_masks_at_all(folder: Path) -> None:
 
 def test_the_room_it_takes_is_told(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     prepared, masks, _ = make(folder)
-    regions.run(settings(), prepared, masks, folder / "regions.h5", engine=INLINE)
+    regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "regions.h5"), engine=INLINE)
     told = capfd.readouterr().err
     # 0 + 1 + 2 + 3 + 4 + 0 regions; 160 bytes each with vectors, 6,432 with grids; six images, so 3.33 regions a pair.
     assert "10 regions, 1.7 an image" in told
@@ -163,7 +185,7 @@ def test_out_of_memory_goes_on_with_fewer_images(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     prepared, masks, _ = make(folder)
-    expected = regions.run(settings(), prepared, masks, folder / "a.h5", engine=INLINE)
+    expected = regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "a.h5"), engine=INLINE)
     shutil.rmtree(folder / ".work")
     encode = ImageEncoder.encode
 
@@ -173,7 +195,7 @@ def test_out_of_memory_goes_on_with_fewer_images(
         return encode(self, images)
 
     monkeypatch.setattr(ImageEncoder, "encode", cramped)
-    found = regions.run(settings(), prepared, masks, folder / "b.h5", engine=INLINE)
+    found = regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "b.h5"), engine=INLINE)
     assert "going on with 1 images per pass" in capfd.readouterr().err
     with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
         for unit in range(6):
@@ -186,7 +208,7 @@ def test_pooling_that_runs_out_of_memory_goes_on_with_fewer_images(
 ) -> None:
     prepared, masks, _ = make(folder, embeddings=embeddings)
     pooling = settings(roi=RoiSettings(mask_pooling=True))
-    expected = regions.run(pooling, prepared, masks, folder / "a.h5", engine=INLINE)
+    expected = regions.run(pooling, at(prepared=prepared, masks=masks, regions=folder / "a.h5"), engine=INLINE)
     shutil.rmtree(folder / ".work")
     room = {"images": 1}
 
@@ -196,7 +218,7 @@ def test_pooling_that_runs_out_of_memory_goes_on_with_fewer_images(
         return region_grids(features, *given, **named)
 
     monkeypatch.setattr("pipeline.vision.regions.worker.region_grids", cramped)
-    found = regions.run(pooling, prepared, masks, folder / "b.h5", engine=INLINE)
+    found = regions.run(pooling, at(prepared=prepared, masks=masks, regions=folder / "b.h5"), engine=INLINE)
     assert capfd.readouterr().err.count("going on with 1 images per pass") == 1
     with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
         for unit in range(6):
@@ -206,5 +228,5 @@ def test_pooling_that_runs_out_of_memory_goes_on_with_fewer_images(
     room["images"] = 0
     skipping = EngineSettings(device="cpu", on_bad_item="skip")
     with pytest.raises(ResourceError, match="one at a time"):
-        regions.run(pooling, prepared, masks, folder / "c.h5", engine=skipping)
+        regions.run(pooling, at(prepared=prepared, masks=masks, regions=folder / "c.h5"), engine=skipping)
     assert not (folder / "c.failures.json").exists()

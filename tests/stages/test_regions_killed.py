@@ -20,4 +20,11 @@ def test_kills_leave_no_trace_in_the_bytes(
     monkeypatch.chdir(tmp_path)
     prepared, sam = write_pairs(tmp_path, [(64, 64)] * pairs), write_sam(tmp_path)
     masks = write_masks(tmp_path / "masks.h5", prepared, sam)
-    check_kills(tmp_path, "regions", RegionsSettings(batch_size=8), [prepared, masks], engine=engine, moments=moments)
+    check_kills(
+        tmp_path,
+        "regions",
+        RegionsSettings(batch_size=8),
+        {"prepared": prepared, "masks": masks},
+        engine=engine,
+        moments=moments,
+    )

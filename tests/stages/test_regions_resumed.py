@@ -14,6 +14,7 @@ from pipeline.vision.regions.cache import SCHEMA
 from pipeline.vision.regions.settings import RoiSettings
 from pipeline.vision.regions.worker import RegionWorker
 from stages import regions
+from tests.places import at
 from tests.stages.region_data import Bitmaps, make, random_masks, settings, write_image, write_masks, write_sam
 
 INLINE = EngineSettings(device="cpu")
@@ -41,7 +42,9 @@ def loaded_units(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("embeddings", [False, True])
 def test_batches_do_not_show_in_the_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch, embeddings: bool) -> None:
     prepared, masks, sam = make(folder, [*MIXED, (64, 64), (64, 64)], embeddings=embeddings)
-    whole = sha256_file(regions.run(settings(), prepared, masks, folder / "a.h5", engine=INLINE))
+    whole = sha256_file(
+        regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "a.h5"), engine=INLINE)
+    )
     shutil.rmtree(folder / ".work")
     data = read_prepared(prepared)
     # Some images are done before, so that the others fall into batches differently.
@@ -53,37 +56,40 @@ def test_batches_do_not_show_in_the_bytes(folder: Path, monkeypatch: pytest.Monk
         embeddings=embeddings,
         masks=lambda unit, height, width: random_masks(unit + 2, height, width),
     )
-    regions.run(settings(), folder / "few", few, folder / "b.h5", engine=INLINE)
+    regions.run(settings(), at(prepared=folder / "few", masks=few, regions=folder / "b.h5"), engine=INLINE)
     units = loaded_units(monkeypatch)
-    assert sha256_file(regions.run(settings(), prepared, masks, folder / "c.h5", engine=INLINE)) == whole
+    assert (
+        sha256_file(regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "c.h5"), engine=INLINE))
+        == whole
+    )
     assert units == [0, 1, 6, 7, 8, 9]
 
 
 def test_second_run_does_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, masks, _ = make(folder)
-    path = regions.run(settings(), prepared, masks, folder / "regions.h5", engine=INLINE)
+    path = regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "regions.h5"), engine=INLINE)
     before = path.stat().st_mtime_ns
 
     def refuse(*_: object) -> None:
         raise RuntimeError("a model was loaded")
 
     monkeypatch.setattr(RegionWorker, "__init__", refuse)
-    regions.run(settings(), prepared, masks, path, engine=INLINE)
+    regions.run(settings(), at(prepared=prepared, masks=masks, regions=path), engine=INLINE)
     assert path.stat().st_mtime_ns == before
     path.unlink()
-    regions.run(settings(), prepared, masks, path, engine=INLINE)
+    regions.run(settings(), at(prepared=prepared, masks=masks, regions=path), engine=INLINE)
 
 
 def test_one_changed_image_recomputes_that_image_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, masks, sam = make(folder)
-    regions.run(settings(), prepared, masks, folder / "regions.h5", engine=INLINE)
+    regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "regions.h5"), engine=INLINE)
     data = read_prepared(prepared)
     changed = write_image(data.root / "B" / "pair_001.png", 64, 64, np.random.default_rng(9))
     pair = data.pairs[1].model_copy(update={"sha256": {**data.pairs[1].sha256, "after": changed}})
     write_prepared(prepared, "folder", data.card.root, [data.pairs[0], pair, data.pairs[2]])
     write_masks(masks, prepared, sam)
     units = loaded_units(monkeypatch)
-    regions.run(settings(), prepared, masks, folder / "regions.h5", engine=INLINE)
+    regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "regions.h5"), engine=INLINE)
     assert units == [3]
 
 
@@ -93,7 +99,7 @@ def test_masks_that_change_recompute_their_images_only(
 ) -> None:
     prepared, masks, sam = make(folder)
     chosen = settings(roi=RoiSettings(mask_pooling=mask_pooling))
-    regions.run(chosen, prepared, masks, folder / "regions.h5", engine=INLINE)
+    regions.run(chosen, at(prepared=prepared, masks=masks, regions=folder / "regions.h5"), engine=INLINE)
 
     def one_other(unit: int, height: int, width: int) -> Bitmaps:
         found = random_masks(unit, height, width)
@@ -103,22 +109,26 @@ def test_masks_that_change_recompute_their_images_only(
 
     write_masks(masks, prepared, sam, masks=one_other)
     units = loaded_units(monkeypatch)
-    regions.run(chosen, prepared, masks, folder / "regions.h5", engine=INLINE)
+    regions.run(chosen, at(prepared=prepared, masks=masks, regions=folder / "regions.h5"), engine=INLINE)
     assert units == [4]
 
 
 def test_other_settings_weights_or_sam_never_reuse_shards(folder: Path) -> None:
     prepared, masks, sam = make(folder)
-    first = regions.run(settings(), prepared, masks, folder / "a.h5", engine=INLINE)
+    first = regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "a.h5"), engine=INLINE)
     coarse = settings(roi=RoiSettings(output_size=7, sampling_ratio=1))
-    second = regions.run(coarse, prepared, masks, folder / "b.h5", engine=INLINE)
+    second = regions.run(coarse, at(prepared=prepared, masks=masks, regions=folder / "b.h5"), engine=INLINE)
     larger = sam.model_copy(update={"encoder_size": 192})
     third = regions.run(
-        settings(), prepared, write_masks(folder / "m2.h5", prepared, larger), folder / "c.h5", engine=INLINE
+        settings(),
+        at(prepared=prepared, masks=write_masks(folder / "m2.h5", prepared, larger), regions=folder / "c.h5"),
+        engine=INLINE,
     )
     write_sam(folder, seed=1)
     fourth = regions.run(
-        settings(), prepared, write_masks(folder / "m3.h5", prepared, sam), folder / "d.h5", engine=INLINE
+        settings(),
+        at(prepared=prepared, masks=write_masks(folder / "m3.h5", prepared, sam), regions=folder / "d.h5"),
+        engine=INLINE,
     )
     rows = []
     for path in (first, second, third, fourth):

@@ -19,6 +19,7 @@ from pipeline.files import sha256_file
 from pipeline.vision.scenes.backbones import build_backbone, normalise
 from pipeline.vision.scenes.worker import SCHEMA, SceneWorker
 from stages import scenes
+from tests.places import at
 from tests.stages.scene_data import make_data, write_pair
 
 INLINE = EngineSettings(device="cpu")
@@ -32,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_features_are_the_backbones(folder: Path) -> None:
     prepared, settings = make_data(folder, 3)
-    path = scenes.run(settings, prepared, folder / "scenes.h5", engine=INLINE)
+    path = scenes.run(settings, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=INLINE)
     data = read_prepared(prepared)
     backbone = build_backbone("mini", Path(settings.weights))
     with Cache.open(path, SCHEMA, expect=Expectation(settings_hash=settings_hash(settings))) as cache:
@@ -52,34 +53,34 @@ def test_features_are_the_backbones(folder: Path) -> None:
 
 def test_batches_do_not_show_in_the_bytes(folder: Path) -> None:
     prepared, settings = make_data(folder, 5)
-    whole = sha256_file(scenes.run(settings, prepared, folder / "a.h5", engine=INLINE))
+    whole = sha256_file(scenes.run(settings, at(prepared=prepared, scenes=folder / "a.h5"), engine=INLINE))
     shutil.rmtree(folder / ".work")
     data = read_prepared(prepared)
     few = folder / "few"
     write_prepared(few, "folder", data.card.root, data.pairs[1:3])
-    scenes.run(settings, few, folder / "b.h5", engine=INLINE)
-    assert sha256_file(scenes.run(settings, prepared, folder / "c.h5", engine=INLINE)) == whole
+    scenes.run(settings, at(prepared=few, scenes=folder / "b.h5"), engine=INLINE)
+    assert sha256_file(scenes.run(settings, at(prepared=prepared, scenes=folder / "c.h5"), engine=INLINE)) == whole
 
 
 def test_second_run_does_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, settings = make_data(folder, 2)
-    path = scenes.run(settings, prepared, folder / "scenes.h5", engine=INLINE)
+    path = scenes.run(settings, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=INLINE)
     before = path.stat().st_mtime_ns
 
     def refuse(*_: object) -> None:
         raise RuntimeError("a model was loaded")
 
     monkeypatch.setattr(SceneWorker, "__init__", refuse)
-    scenes.run(settings, prepared, path, engine=INLINE)
+    scenes.run(settings, at(prepared=prepared, scenes=path), engine=INLINE)
     assert path.stat().st_mtime_ns == before
     # DVC empties the output first: the shards are still there, so no model is needed either.
     path.unlink()
-    scenes.run(settings, prepared, path, engine=INLINE)
+    scenes.run(settings, at(prepared=prepared, scenes=path), engine=INLINE)
 
 
 def test_one_changed_image_recomputes_that_image_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, settings = make_data(folder, 6)
-    scenes.run(settings, prepared, folder / "scenes.h5", engine=INLINE)
+    scenes.run(settings, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=INLINE)
     data = read_prepared(prepared)
     changed = write_pair(data.root, "pair_003", 32, np.random.default_rng(99))
     changed = changed.model_copy(update={"sha256": {**data.pairs[3].sha256, "after": changed.sha256["after"]}})
@@ -99,17 +100,17 @@ def test_one_changed_image_recomputes_that_image_only(folder: Path, monkeypatch:
         return load(self, image)
 
     monkeypatch.setattr(SceneWorker, "load", counting)
-    scenes.run(settings, prepared, folder / "scenes.h5", engine=INLINE)
+    scenes.run(settings, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=INLINE)
     assert loaded == ["pair_003.png"]
 
 
 def test_other_settings_and_weights_never_reuse_shards(folder: Path) -> None:
     prepared, settings = make_data(folder, 2)
-    scenes.run(settings, prepared, folder / "a.h5", engine=INLINE)
+    scenes.run(settings, at(prepared=prepared, scenes=folder / "a.h5"), engine=INLINE)
     other = settings.model_copy(update={"mean": (0.0, 0.0, 0.0)})
-    scenes.run(other, prepared, folder / "b.h5", engine=INLINE)
+    scenes.run(other, at(prepared=prepared, scenes=folder / "b.h5"), engine=INLINE)
     save_file(build_backbone("mini", None, seed=6).state_dict(), Path(settings.weights))
-    scenes.run(settings, prepared, folder / "c.h5", engine=INLINE)
+    scenes.run(settings, at(prepared=prepared, scenes=folder / "c.h5"), engine=INLINE)
     with (
         Cache.open(folder / "a.h5", SCHEMA) as a,
         Cache.open(folder / "b.h5", SCHEMA) as b,
@@ -125,7 +126,7 @@ def test_an_image_that_changed_since_prepare_is_refused(folder: Path) -> None:
     prepared, settings = make_data(folder, 2)
     write_pair(folder / "images", "pair_001", 32, np.random.default_rng(7))
     with pytest.raises(DataError, match="changed since"):
-        scenes.run(settings, prepared, folder / "scenes.h5", engine=INLINE)
+        scenes.run(settings, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=INLINE)
     assert not (folder / "scenes.h5").exists()
 
 
@@ -133,7 +134,9 @@ def test_a_bad_image_can_be_skipped(folder: Path) -> None:
     prepared, settings = make_data(folder, 3)
     (folder / "images" / "B" / "pair_001.png").write_bytes(b"")
     skipping = EngineSettings(device="cpu", on_bad_item="skip")
-    with Cache.open(scenes.run(settings, prepared, folder / "scenes.h5", engine=skipping), SCHEMA) as cache:
+    with Cache.open(
+        scenes.run(settings, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=skipping), SCHEMA
+    ) as cache:
         assert cache.missing.tolist() == [3]
     assert "pair_001 after" in (folder / "scenes.failures.json").read_text()
 
@@ -144,9 +147,11 @@ def test_sizes_that_differ_need_a_size(folder: Path) -> None:
     larger = write_pair(data.root, "pair_001", 64, np.random.default_rng(1))
     write_prepared(prepared, "folder", data.card.root, [data.pairs[0], larger])
     with pytest.raises(DataError, match="64×64 pixels, the first one 32×32"):
-        scenes.run(settings, prepared, folder / "scenes.h5", engine=INLINE)
+        scenes.run(settings, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=INLINE)
     resizing = settings.model_copy(update={"size": 64})
-    with Cache.open(scenes.run(resizing, prepared, folder / "scenes.h5", engine=INLINE), SCHEMA) as cache:
+    with Cache.open(
+        scenes.run(resizing, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=INLINE), SCHEMA
+    ) as cache:
         assert cache.row("features", 0).shape == (256, 4, 4)
 
 
@@ -154,8 +159,8 @@ def test_missing_weights_and_empty_data(folder: Path) -> None:
     prepared, settings = make_data(folder, 1)
     absent = settings.model_copy(update={"weights": "resnet101-63fe2227.pth"})
     with pytest.raises(CheckpointError, match="not there") as caught:
-        scenes.run(absent, prepared, folder / "scenes.h5", engine=INLINE)
+        scenes.run(absent, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=INLINE)
     assert "sagecc checkpoints fetch resnet101" in str(caught.value.fix)
     write_prepared(folder / "empty", "folder", "images", [])
     with pytest.raises(DataError, match="no pairs"):
-        scenes.run(settings, folder / "empty", folder / "scenes.h5", engine=INLINE)
+        scenes.run(settings, at(prepared=folder / "empty", scenes=folder / "scenes.h5"), engine=INLINE)

@@ -14,6 +14,7 @@ from pipeline.files import sha256_file
 from stages import scenes
 from stages.settings import render_sections
 from tests.execution.killing import run_and_kill, run_to_end
+from tests.places import at
 from tests.stages.scene_data import make_data
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,13 @@ def test_kills_leave_no_trace_in_the_bytes(
     command = [sys.executable, "program.py", "scenes", "--prepared", str(prepared), "--out", str(output)]
     environment = {"PYTHONPATH": str(ROOT)}
 
-    expected = sha256_file(scenes.run(settings, prepared, tmp_path / "whole.h5", engine=EngineSettings(device="cpu")))
+    expected = sha256_file(
+        scenes.run(
+            settings,
+            at(prepared=prepared, scenes=tmp_path / "whole.h5"),
+            engine=EngineSettings(device="cpu"),
+        )
+    )
 
     def reset() -> None:
         shutil.rmtree(tmp_path / ".work", ignore_errors=True)
@@ -51,7 +58,7 @@ def test_kills_leave_no_trace_in_the_bytes(
         partly_done.append(len(list((tmp_path / ".work").glob("scenes/*/*.safetensors"))))
         # The other engine finishes what this one began.
         other = EngineSettings(engine="inline", device="cpu")
-        scenes.run(settings, prepared, output, engine=other)
+        scenes.run(settings, at(prepared=prepared, scenes=output), engine=other)
 
     def check(moment: float) -> None:
         assert sha256_file(output) == expected, f"killed after {moment:.2f} s"

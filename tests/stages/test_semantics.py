@@ -28,6 +28,7 @@ from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import GeneratorSettings
 from stages import masks, semantics
 from stages.settings import MasksSettings
+from tests.places import at
 from tests.stages.region_data import images_of, write_image
 from tests.stages.semantic_data import make, with_grounding, write_grounding
 from tests.vision.grounding.grounding_data import TEXT_ENCODER
@@ -48,7 +49,7 @@ def contents(path: Path) -> list[SemanticSet]:
 
 def test_what_is_written_is_what_the_models_say(folder: Path) -> None:
     prepared, settings = make(folder)
-    path = semantics.run(settings, prepared, folder / "semantics.h5", engine=INLINE)
+    path = semantics.run(settings, at(prepared=prepared, semantics=folder / "semantics.h5"), engine=INLINE)
     data = read_prepared(prepared)
     with Cache.open(path, SCHEMA, expect=Expectation(settings_hash=settings_hash(settings))) as cache:
         assert cache.ids == tuple(pair.id for pair in data.pairs)
@@ -87,14 +88,20 @@ def test_stored_embeddings_are_used_where_they_are_those_asked_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared, settings = make(folder)
-    plain = contents(semantics.run(settings, prepared, folder / "plain.h5", engine=INLINE))
+    plain = contents(semantics.run(settings, at(prepared=prepared, semantics=folder / "plain.h5"), engine=INLINE))
     kept = MasksSettings(sam=settings.sam, generator=GeneratorSettings(points_per_side=2), store_embeddings=True)
-    stored = masks.run(kept, prepared, folder / "masks.h5", engine=INLINE)
-    bare = masks.run(kept.model_copy(update={"store_embeddings": False}), prepared, folder / "bare.h5", engine=INLINE)
+    stored = masks.run(kept, at(prepared=prepared, masks=folder / "masks.h5"), engine=INLINE)
+    bare = masks.run(
+        kept.model_copy(update={"store_embeddings": False}),
+        at(prepared=prepared, masks=folder / "bare.h5"),
+        engine=INLINE,
+    )
     encoded = []
     encode = ImageEncoder.encode
     monkeypatch.setattr(ImageEncoder, "encode", lambda *given: encoded.append(1) or encode(*given))
-    with_stored = semantics.run(settings, prepared, folder / "stored.h5", engine=INLINE, masks=stored)
+    with_stored = semantics.run(
+        settings, at(prepared=prepared, semantics=folder / "stored.h5", masks=stored), engine=INLINE
+    )
     assert not encoded
     with Cache.open(with_stored, SCHEMA) as cache:
         assert cache.provenance.upstream["masks.h5"] == sha256_file(stored)
@@ -104,7 +111,7 @@ def test_stored_embeddings_are_used_where_they_are_those_asked_for(
         np.testing.assert_allclose(mine.descriptors, its.descriptors, atol=2e-3)
     # Else what the first run computed would do.
     shutil.rmtree(folder / ".work")
-    semantics.run(settings, prepared, folder / "again.h5", engine=INLINE, masks=bare)
+    semantics.run(settings, at(prepared=prepared, semantics=folder / "again.h5", masks=bare), engine=INLINE)
     assert encoded
 
 
@@ -112,29 +119,33 @@ def test_batches_do_not_show_in_the_bytes_and_a_second_run_does_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared, settings = make(folder)
-    path = semantics.run(settings, prepared, folder / "a.h5", engine=INLINE)
+    path = semantics.run(settings, at(prepared=prepared, semantics=folder / "a.h5"), engine=INLINE)
     whole = sha256_file(path)
     shutil.rmtree(folder / ".work")
     data = read_prepared(prepared)
     write_prepared(folder / "few", "folder", data.card.root, data.pairs[1:2])
-    semantics.run(settings, folder / "few", folder / "b.h5", engine=INLINE)
-    assert sha256_file(semantics.run(settings, prepared, folder / "c.h5", engine=INLINE)) == whole
+    semantics.run(settings, at(prepared=folder / "few", semantics=folder / "b.h5"), engine=INLINE)
+    assert (
+        sha256_file(semantics.run(settings, at(prepared=prepared, semantics=folder / "c.h5"), engine=INLINE)) == whole
+    )
 
     def refuse(*_: object) -> None:
         raise RuntimeError("a model was loaded")
 
     monkeypatch.setattr(SemanticWorker, "__init__", refuse)
     before = path.stat().st_mtime_ns
-    semantics.run(settings, prepared, path, engine=INLINE)
+    semantics.run(settings, at(prepared=prepared, semantics=path), engine=INLINE)
     assert path.stat().st_mtime_ns == before
 
 
 def test_other_settings_and_weights_never_reuse_shards(folder: Path) -> None:
     prepared, settings = make(folder, ((64, 64),))
-    first = semantics.run(settings, prepared, folder / "a.h5", engine=INLINE)
-    second = semantics.run(with_grounding(settings, boxes=2), prepared, folder / "b.h5", engine=INLINE)
+    first = semantics.run(settings, at(prepared=prepared, semantics=folder / "a.h5"), engine=INLINE)
+    second = semantics.run(
+        with_grounding(settings, max_boxes=2), at(prepared=prepared, semantics=folder / "b.h5"), engine=INLINE
+    )
     write_grounding(folder, seed=2)
-    third = semantics.run(settings, prepared, folder / "c.h5", engine=INLINE)
+    third = semantics.run(settings, at(prepared=prepared, semantics=folder / "c.h5"), engine=INLINE)
     assert len(contents(first)[0]) == 6
     assert len(contents(second)[0]) == 2
     assert not np.array_equal(contents(first)[0].boxes, contents(third)[0].boxes)
@@ -148,7 +159,9 @@ def test_what_the_tokenizer_is_built_from_is_recorded(folder: Path) -> None:
     load_text_encoder(settings.grounding.text_encoder)[0].save_pretrained(text_encoder)
     shutil.copy(TEXT_ENCODER / "config.json", text_encoder)
     path = semantics.run(
-        with_grounding(settings, text_encoder=str(text_encoder)), prepared, folder / "a.h5", engine=INLINE
+        with_grounding(settings, text_encoder=str(text_encoder)),
+        at(prepared=prepared, semantics=folder / "a.h5"),
+        engine=INLINE,
     )
     with Cache.open(path, SCHEMA) as cache:
         weights = cache.provenance.weights
@@ -159,7 +172,9 @@ def test_what_the_tokenizer_is_built_from_is_recorded(folder: Path) -> None:
 def test_images_without_regions_are_empty(folder: Path) -> None:
     prepared, settings = make(folder, ((64, 64),))
     none = with_grounding(settings, box_threshold=0.9999)
-    for stored in contents(semantics.run(none, prepared, folder / "semantics.h5", engine=INLINE)):
+    for stored in contents(
+        semantics.run(none, at(prepared=prepared, semantics=folder / "semantics.h5"), engine=INLINE)
+    ):
         assert len(stored) == 0
         assert not stored.map.any()
         assert stored.masks.shape == (0, 64, 64)
@@ -168,9 +183,9 @@ def test_images_without_regions_are_empty(folder: Path) -> None:
 def test_sizes_that_differ_need_a_size_for_the_maps(folder: Path) -> None:
     prepared, settings = make(folder, ((64, 64), (48, 64)))
     with pytest.raises(DataError, match="64×48 pixels, the first one 64×64"):
-        semantics.run(settings, prepared, folder / "semantics.h5", engine=INLINE)
+        semantics.run(settings, at(prepared=prepared, semantics=folder / "semantics.h5"), engine=INLINE)
     resizing = settings.model_copy(update={"map_size": 32})
-    stored = contents(semantics.run(resizing, prepared, folder / "semantics.h5", engine=INLINE))
+    stored = contents(semantics.run(resizing, at(prepared=prepared, semantics=folder / "semantics.h5"), engine=INLINE))
     assert [one.map.shape for one in stored] == [(32, 32)] * 4
     assert [one.masks.shape[1:] for one in stored] == [(64, 64)] * 2 + [(48, 64)] * 2
     assert (stored[2].boxes <= [64, 48, 64, 48]).all()
@@ -179,14 +194,16 @@ def test_sizes_that_differ_need_a_size_for_the_maps(folder: Path) -> None:
 def test_the_aligned_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, settings = make(folder)
     aligned = settings.model_copy(update={"space": "aligned", "alignment_images": 4, "select": "category"})
-    path = semantics.run(aligned, prepared, folder / "a.h5", engine=INLINE)
-    again = semantics.run(aligned, prepared, folder / "b.h5", engine=INLINE)
+    path = semantics.run(aligned, at(prepared=prepared, semantics=folder / "a.h5"), engine=INLINE)
+    again = semantics.run(aligned, at(prepared=prepared, semantics=folder / "b.h5"), engine=INLINE)
     assert sha256_file(path) == sha256_file(again)
     shutil.rmtree(folder / ".work")
-    assert sha256_file(path) == sha256_file(semantics.run(aligned, prepared, folder / "c.h5", engine=INLINE))
+    assert sha256_file(path) == sha256_file(
+        semantics.run(aligned, at(prepared=prepared, semantics=folder / "c.h5"), engine=INLINE)
+    )
     with Cache.open(path, SCHEMA) as cache:
         assert "alignment" in cache.provenance.weights
-    plain = contents(semantics.run(settings, prepared, folder / "d.h5", engine=INLINE))
+    plain = contents(semantics.run(settings, at(prepared=prepared, semantics=folder / "d.h5"), engine=INLINE))
     for one, other in zip(contents(path), plain, strict=True):
         np.testing.assert_array_equal(one.boxes, other.boxes)
         np.testing.assert_array_equal(one.descriptors, other.descriptors)
@@ -195,17 +212,20 @@ def test_the_aligned_space(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         np.testing.assert_array_equal(counts, np.minimum(np.bincount(one.category, minlength=3), settings.top_q))
     nothing = with_grounding(aligned, box_threshold=0.9999)
     with pytest.raises(DataError, match="no map can be fitted"):
-        semantics.run(nothing, prepared, folder / "e.h5", engine=INLINE)
+        semantics.run(nothing, at(prepared=prepared, semantics=folder / "e.h5"), engine=INLINE)
 
 
 def test_a_bad_image_is_named_or_skipped(folder: Path) -> None:
     prepared, settings = make(folder, ((64, 64),) * 2)
     write_image(folder / "images" / "B" / "pair_001.png", 64, 64, np.random.default_rng(7))
     with pytest.raises(DataError, match="changed since"):
-        semantics.run(settings, prepared, folder / "semantics.h5", engine=INLINE)
+        semantics.run(settings, at(prepared=prepared, semantics=folder / "semantics.h5"), engine=INLINE)
     assert not (folder / "semantics.h5").exists()
     skipping = EngineSettings(device="cpu", on_bad_item="skip")
-    with Cache.open(semantics.run(settings, prepared, folder / "semantics.h5", engine=skipping), SCHEMA) as cache:
+    with Cache.open(
+        semantics.run(settings, at(prepared=prepared, semantics=folder / "semantics.h5"), engine=skipping),
+        SCHEMA,
+    ) as cache:
         assert cache.missing.tolist() == [3]
         assert len(read_semantics(cache, 3)) == 0
     assert "pair_001 after" in (folder / "semantics.failures.json").read_text()
@@ -216,12 +236,20 @@ def test_bad_settings_are_refused_before_any_image_is_read(folder: Path) -> None
     (folder / "images" / "A" / "pair_000.png").write_bytes(b"")
     sized = settings.model_copy(update={"map_size": 64})
     with pytest.raises(SettingsError, match="not know every word"):
-        semantics.run(with_grounding(sized, prompts=("quay",)), prepared, folder / "s.h5", engine=INLINE)
+        semantics.run(
+            with_grounding(sized, prompts=("quay",)),
+            at(prepared=prepared, semantics=folder / "s.h5"),
+            engine=INLINE,
+        )
     with pytest.raises(CheckpointError, match="weights of SAM are not there"):
         no_sam = sized.model_copy(update={"sam": settings.sam.model_copy(update={"weights": "sam_vit_b_01ec64.pth"})})
-        semantics.run(no_sam, prepared, folder / "s.h5", engine=INLINE)
+        semantics.run(no_sam, at(prepared=prepared, semantics=folder / "s.h5"), engine=INLINE)
     with pytest.raises(CheckpointError, match="weights of Grounding DINO are not there"):
-        semantics.run(with_grounding(sized, weights="absent.pth"), prepared, folder / "s.h5", engine=INLINE)
+        semantics.run(
+            with_grounding(sized, weights="absent.pth"),
+            at(prepared=prepared, semantics=folder / "s.h5"),
+            engine=INLINE,
+        )
     write_prepared(folder / "empty", "folder", "images", [])
     with pytest.raises(DataError, match="no pairs"):
-        semantics.run(settings, folder / "empty", folder / "s.h5", engine=INLINE)
+        semantics.run(settings, at(prepared=folder / "empty", semantics=folder / "s.h5"), engine=INLINE)

@@ -17,6 +17,7 @@ from pipeline.vision.grounding.worker import SemanticImage, evenly_spread
 from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from stages import masks, semantics
 from stages.settings import MasksSettings, SemanticsSettings
+from tests.places import at
 from tests.stages.region_data import write_sam
 from tests.stages.semantic_data import make
 
@@ -69,10 +70,10 @@ def test_an_unreadable_image_is_left_out_of_the_fit(
     whole = victim.read_bytes()
     victim.write_bytes(whole[:40])
     with pytest.raises(DataError) as caught:
-        semantics.run(aligned(settings), prepared, folder / "s.h5", engine=INLINE)
+        semantics.run(aligned(settings), at(prepared=prepared, semantics=folder / "s.h5"), engine=INLINE)
     assert str(victim) in str(caught.value)
     fitted.clear()
-    path = semantics.run(aligned(settings), prepared, folder / "s.h5", engine=SKIPPING)
+    path = semantics.run(aligned(settings), at(prepared=prepared, semantics=folder / "s.h5"), engine=SKIPPING)
     with Cache.open(path, SCHEMA) as cache:
         assert cache.missing.tolist() == [bad]
         without = cache.provenance.weights["alignment"]
@@ -83,7 +84,9 @@ def test_an_unreadable_image_is_left_out_of_the_fit(
     assert told.count(f"is fitted without {victim}") == 1
     # Mended, the image counts again.
     victim.write_bytes(whole)
-    with Cache.open(semantics.run(aligned(settings), prepared, path, engine=SKIPPING), SCHEMA) as cache:
+    with Cache.open(
+        semantics.run(aligned(settings), at(prepared=prepared, semantics=path), engine=SKIPPING), SCHEMA
+    ) as cache:
         assert cache.missing.size == 0
         assert cache.provenance.weights["alignment"] != without
     assert len(fitted[-1]) == 6
@@ -95,10 +98,14 @@ def test_no_readable_image_at_all(folder: Path) -> None:
         file.write_bytes(b"")
     for space in ("grounding", "aligned"):
         with pytest.raises(DataError, match="none of the images can be read"):
-            semantics.run(settings.model_copy(update={"space": space}), prepared, folder / "s.h5", engine=SKIPPING)
+            semantics.run(
+                settings.model_copy(update={"space": space}),
+                at(prepared=prepared, semantics=folder / "s.h5"),
+                engine=SKIPPING,
+            )
     with pytest.raises(DataError, match="none of 6 images can be read, so no map"):
         sized = aligned(settings).model_copy(update={"map_size": 64})
-        semantics.run(sized, prepared, folder / "s.h5", engine=SKIPPING)
+        semantics.run(sized, at(prepared=prepared, semantics=folder / "s.h5"), engine=SKIPPING)
 
 
 def test_without_a_training_split_all_pairs_do_and_that_is_told(
@@ -106,18 +113,22 @@ def test_without_a_training_split_all_pairs_do_and_that_is_told(
 ) -> None:
     prepared, settings = make(folder)
     data = read_prepared(prepared)
-    semantics.run(aligned(settings), prepared, folder / "a.h5", engine=INLINE)
+    semantics.run(aligned(settings), at(prepared=prepared, semantics=folder / "a.h5"), engine=INLINE)
     assert "no pair is of the training split" not in capfd.readouterr().err
     pairs = [pair.model_copy(update={"split": "test"}) for pair in data.pairs]
     write_prepared(folder / "other", "folder", data.card.root, pairs)
-    semantics.run(aligned(settings), folder / "other", folder / "b.h5", engine=INLINE)
+    semantics.run(aligned(settings), at(prepared=folder / "other", semantics=folder / "b.h5"), engine=INLINE)
     assert "no pair is of the training split" in capfd.readouterr().err
     assert list(map(len, fitted)) == [6, 6]
 
 
 def test_the_map_lies_in_the_work_folder_that_was_asked_for(folder: Path) -> None:
     prepared, settings = make(folder, ((64, 64),))
-    semantics.run(aligned(settings), prepared, folder / "a.h5", engine=INLINE, work=folder / "elsewhere")
+    semantics.run(
+        aligned(settings),
+        at(prepared=prepared, semantics=folder / "a.h5", work=folder / "elsewhere"),
+        engine=INLINE,
+    )
     assert len(list((folder / "elsewhere" / "semantics-alignment").glob("*.safetensors"))) == 1
     assert not (folder / ".work").exists()
 
@@ -143,9 +154,9 @@ def test_why_stored_embeddings_are_not_taken_is_told_once(
     sam = SamSettings(weights=sam.weights, encoder_size=changed.get("encoder_size"))
     how = {name: value for name, value in changed.items() if name in ("precision", "store_embeddings")}
     kept = MasksSettings(sam=sam, generator=GeneratorSettings(points_per_side=2), **{"store_embeddings": True, **how})
-    stored = masks.run(kept, prepared, folder / "masks.h5", engine=INLINE)
+    stored = masks.run(kept, at(prepared=prepared, masks=folder / "masks.h5"), engine=INLINE)
     capfd.readouterr()
-    path = semantics.run(settings, prepared, folder / "s.h5", engine=INLINE, masks=stored)
+    path = semantics.run(settings, at(prepared=prepared, semantics=folder / "s.h5", masks=stored), engine=INLINE)
     told = capfd.readouterr().err
     with Cache.open(path, SCHEMA) as cache:
         assert ("masks.h5" in cache.provenance.upstream) == (reason is None and "store_embeddings" not in changed)

@@ -16,6 +16,7 @@ from pipeline.vision.grounding.cache import SCHEMA, read_semantics
 from stages import prepare, semantics
 from stages.settings import PrepareSettings, SemanticsSettings
 from tests.datasets import fakes
+from tests.places import at
 
 INLINE = EngineSettings(device="cpu")
 OUTPUT = Path("semantics.h5")
@@ -29,7 +30,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     root = fakes.levir_tags(tmp_path / "data")
     settings = PrepareSettings(dataset="levir-cc", root=str(root), images="none", vocabulary={"min_count": 1})
-    prepare.run(settings, Path("prepared"), engine=INLINE)
+    prepare.run(settings, at(prepared=Path("prepared")), engine=INLINE)
     random = np.random.default_rng(0)
     for number, pair in enumerate(read_prepared(Path("prepared")).pairs):
         for date, folder in enumerate("AB"):
@@ -40,7 +41,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(source: dict[str, object], engine: EngineSettings = INLINE) -> Path:
-    return semantics.run(SemanticsSettings(source=source), Path("prepared"), OUTPUT, engine=engine)
+    return semantics.run(
+        SemanticsSettings(source=source), at(prepared=Path("prepared"), semantics=OUTPUT), engine=engine
+    )
 
 
 def test_tags_become_semantic_regions(data: Path) -> None:
@@ -72,7 +75,7 @@ def test_a_file_that_changed_is_noticed(data: Path, capfd: pytest.CaptureFixture
 def test_all_engines_write_the_same_bytes(data: Path) -> None:
     first = sha256_file(run(NPY))
     OUTPUT.unlink()
-    semantics.paths.WORK.rename("elsewhere")
+    at().work.rename("elsewhere")
     assert sha256_file(run(NPY, EngineSettings(device="cpu", engine="local", workers=2))) == first
 
 
@@ -109,4 +112,4 @@ def test_settings_that_are_idle_do_not_show(data: Path) -> None:
 
 def test_without_images_nothing_can_be_detected(data: Path) -> None:
     with pytest.raises(DataError, match="without its images"):
-        semantics.run(SemanticsSettings(), Path("prepared"), OUTPUT, engine=INLINE)
+        semantics.run(SemanticsSettings(), at(prepared=Path("prepared"), semantics=OUTPUT), engine=INLINE)

@@ -18,4 +18,4 @@ def test_kills_leave_no_trace_in_the_bytes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     prepared, settings = make(tmp_path, [(64, 64)] * pairs, batch_size=8)
-    check_kills(tmp_path, "semantics", settings, [prepared], engine=engine, moments=moments)
+    check_kills(tmp_path, "semantics", settings, {"prepared": prepared}, engine=engine, moments=moments)

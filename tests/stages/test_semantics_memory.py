@@ -19,6 +19,7 @@ from pipeline.vision.grounding.cache import SCHEMA, read_semantics
 from pipeline.vision.regions.descriptor import region_descriptors
 from pipeline.vision.sam.encoder import ImageEncoder
 from stages import semantics
+from tests.places import at
 from tests.stages.semantic_data import make
 
 INLINE = EngineSettings(device="cpu")
@@ -53,10 +54,10 @@ def test_out_of_memory_goes_on_with_fewer_images(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     prepared, settings = make(tmp_path)
-    expected = semantics.run(settings, prepared, tmp_path / "a.h5", engine=INLINE)
+    expected = semantics.run(settings, at(prepared=prepared, semantics=tmp_path / "a.h5"), engine=INLINE)
     shutil.rmtree(tmp_path / ".work")
     cramp(monkeypatch, where, 1)
-    found = semantics.run(settings, prepared, tmp_path / "b.h5", engine=INLINE)
+    found = semantics.run(settings, at(prepared=prepared, semantics=tmp_path / "b.h5"), engine=INLINE)
     told = capfd.readouterr().err
     assert told.count("memory ran out") == told.count(f"going on with {said}") == 1
     with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
@@ -69,14 +70,18 @@ def test_out_of_memory_goes_on_with_fewer_images(
             assert (mine.masks == theirs.masks).mean() > 0.999
 
 
-@pytest.mark.parametrize("where", ["encoder", "pooling"])
+@pytest.mark.parametrize(
+    ("where", "setting"),
+    [("encoder", "models.sam.encoder_size"), ("pooling", "semantics.grounding.max_boxes")],
+    ids=["encoder", "pooling"],
+)
 def test_an_image_that_does_not_fit_is_no_bad_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, setting: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     prepared, settings = make(tmp_path, ((64, 64),))
     cramp(monkeypatch, where, 0)
     with pytest.raises(ResourceError, match="one at a time") as caught:
-        semantics.run(settings, prepared, tmp_path / "a.h5", engine=SKIPPING)
-    assert "semantics." in str(caught.value.fix)
+        semantics.run(settings, at(prepared=prepared, semantics=tmp_path / "a.h5"), engine=SKIPPING)
+    assert setting in str(caught.value.fix)
     assert not list(tmp_path.glob("a.*"))

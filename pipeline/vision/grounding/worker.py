@@ -32,7 +32,7 @@ from pipeline.vision.grounding.detector import (
 from pipeline.vision.grounding.settings import SemanticRegionSettings
 from pipeline.vision.masks import encode_rle
 from pipeline.vision.regions.descriptor import build_head, region_descriptors
-from pipeline.vision.sam.boxes import BoxMasks, box_portion, masks_from_boxes
+from pipeline.vision.sam.boxes import BoxMasks, box_batch_size, masks_from_boxes
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.decoder import PromptDecoder
 from pipeline.vision.sam.encoder import ImageEncoder
@@ -137,7 +137,7 @@ class SemanticWorker:
         self._images_per_encoding = AdaptiveBatch(
             batch_size, "images per pass of SAM's encoder", "lower models.sam.encoder_size"
         )
-        self._boxes_per_decoding = box_portion()
+        self._boxes_per_decoding = box_batch_size()
         self._images_at_once = AdaptiveBatch(
             batch_size, "images at once", "make the images smaller, or lower semantics.grounding.max_boxes"
         )
@@ -190,7 +190,7 @@ class SemanticWorker:
             embeddings,
             [image.cpu().numpy() for image in boxes],
             sizes,
-            portion=self._boxes_per_decoding,
+            batch_size=self._boxes_per_decoding,
         )
         scales = [self._encoder.spatial_scale(*size) for size in sizes]
         bitmaps = [torch.from_numpy(image.bitmaps) for image in masks]

@@ -21,7 +21,6 @@ from pipeline.vision.matching.superglue import SuperGlue
 from pipeline.weights import load_exactly, load_state_dict
 
 _PREPARED = "artifacts/prepared"
-_MASKS = "artifacts/caches/masks.h5"
 _NAMES: Mapping[MatchMethod, str] = {"superglue": "SuperGlue", "lightglue": "LightGlue", "nearest": "nearest"}
 
 
@@ -152,7 +151,7 @@ def training_hint(matcher: MatcherSettings, pretrain: MatcherLayout | None = Non
     ]
     out = _training_output(Path(matcher.weights))
     command = [
-        *("sagecc", "pretrain", "matcher", "--prepared", _PREPARED, "--masks", _MASKS),
+        *("sagecc", "pretrain", "matcher", "--prepared", _PREPARED),
         *(word for override in overrides for word in ("--set", override)),
         *("--out", str(out)),
     ]

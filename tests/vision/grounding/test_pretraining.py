@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.paths import Paths
 from pipeline.vision.grounding.model import build_grounding_dino
 from pipeline.vision.grounding.oracle import box_iou
 from pipeline.vision.grounding.pretraining import (
@@ -123,7 +123,10 @@ def test_a_few_steps_lower_the_loss(scenes: Scenes) -> None:
 def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = PretrainGroundingSettings(world=WORLD, epochs=2, batch_size=4)
-    run = partial(grounding_dino.run, settings, engine=ENGINE)
+
+    def run(output: Path) -> Path:
+        return grounding_dino.run(settings, Paths.under(), engine=ENGINE, output=output)
+
     whole = run(tmp_path / "whole.safetensors")
     history = json.loads((tmp_path / "whole.json").read_text())["validation"]
     assert [record["epoch"] for record in history] == [1, 2]

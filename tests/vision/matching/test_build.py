@@ -15,7 +15,6 @@ from pipeline.vision.matching.build import build_matcher, learned_matcher, train
 from pipeline.vision.matching.matcher import LearnedMatcher, collate
 from pipeline.vision.matching.settings import PUBLISHED, LightGlueSettings, MatcherSettings, SuperGlueSettings
 from pipeline.vision.matching.superglue import SuperGlue
-from stages import paths
 from stages.settings import PretrainSettings
 from tests.vision.matching.region_data import WIDTH, matcher_settings, random_pairs
 
@@ -80,7 +79,7 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path, method: str) -> Non
         build_matcher(settings, WIDTH)
     fix = str(caught.value.fix)
     # On one's own regions: the mini SAM's have other descriptors than any other SAM's.
-    assert f"sagecc pretrain matcher --prepared {paths.PREPARED} --masks {paths.MASKS} " in fix
+    assert "sagecc pretrain matcher --prepared artifacts/prepared " in fix
     assert f"--set pretrain.matcher.method={method} " in fix
     assert f"--out {settings.weights}`" in fix
     assert "nearest" in fix
@@ -115,7 +114,7 @@ def test_descriptors_of_another_width_are_told_from_another_layout(tmp_path: Pat
         build_matcher(settings, 32)
     assert caught.value.what == "the regions' descriptors have 32 channels, this matcher was trained on 24"
     assert caught.value.where == settings.weights
-    assert f"sagecc pretrain matcher --prepared {paths.PREPARED} --masks {paths.MASKS} " in str(caught.value.fix)
+    assert "sagecc pretrain matcher --prepared artifacts/prepared " in str(caught.value.fix)
 
 
 def test_a_file_that_runs_code_or_is_cut_short_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.errors import SettingsError
 from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 from pipeline.vision.sam import pretraining
 from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.pretraining import (
@@ -21,10 +21,9 @@ from pipeline.vision.sam.pretraining import (
     batches,
     borders,
     box_sides,
-    boxes_of,
+    draw_prompts,
     mask_costs,
     mask_ious,
-    prompted,
     segment,
     validate,
 )
@@ -76,7 +75,7 @@ def test_a_surface_joins_the_objects_of_a_class_that_touch() -> None:
 
 
 def test_targets_hold_their_points_and_boxes_hold_their_targets() -> None:
-    batch = prompted(squares(3), 5, 4, np.random.default_rng(0))
+    batch = draw_prompts(squares(3), 5, 4, np.random.default_rng(0))
     assert batch.pixels.shape == (3, 3, 32, 32)
     assert batch.points.shape == (3, 5, 2)
     assert batch.boxes.shape == (3, 4, 4)
@@ -87,7 +86,7 @@ def test_targets_hold_their_points_and_boxes_hold_their_targets() -> None:
             assert target[y, x]
             assert surface[y, x]
             assert torch.equal(target, batch.segments[image] == batch.segments[image, y, x])
-    exact = boxes_of(batch.targets[:, :4, 0].flatten(0, 1)).view(3, 4, 4)
+    exact = boxes_of_masks(batch.targets[:, :4, 0].flatten(0, 1)).view(3, 4, 4)
     sides = (exact[..., 2:] - exact[..., :2]).repeat(1, 1, 2)
     moved = (batch.boxes - exact).abs() / sides
     assert 0 < moved.max() < 0.5
@@ -128,13 +127,13 @@ def test_batches_hold_every_image_once_and_repeat_themselves() -> None:
 def test_small_segments_are_not_asked_for() -> None:
     images = squares(1)
     images.segments[0, 0, 0] = 77
-    batch = prompted(images, 200, 0, np.random.default_rng(0))
+    batch = draw_prompts(images, 200, 0, np.random.default_rng(0))
     assert 77 not in batch.segments[0][batch.points[0, :, 1], batch.points[0, :, 0]]
     assert len(batch.segments[0][batch.points[0, :, 1], batch.points[0, :, 0]].unique()) == 4
 
 
 def test_no_prompts_at_all() -> None:
-    batch = prompted(squares(2), 0, 0, np.random.default_rng(0))
+    batch = draw_prompts(squares(2), 0, 0, np.random.default_rng(0))
     assert batch.targets.shape[1] == 0
     assert batch.points.shape == (2, 0, 2)
 
@@ -144,7 +143,7 @@ def test_the_smallest_segment_that_is_asked_for_has_eight_pixels(area: int) -> N
     images = squares(1)
     images.segments.zero_()
     images.segments[0, 0, :area] = 5
-    batch = prompted(images, 300, 0, np.random.default_rng(0))
+    batch = draw_prompts(images, 300, 0, np.random.default_rng(0))
     asked = (batch.segments[0][batch.points[0, :, 1], batch.points[0, :, 0]] == 5).any()
     assert bool(asked) == (area == 8)
 
@@ -221,9 +220,9 @@ def test_dense_head_predicts_at_sub_cells() -> None:
 def test_losses_go_to_all_parts_that_are_asked(model: SamPretraining) -> None:
     model.train()
     images = one_square()
-    assert model.losses(prompted(images, 0, 0, np.random.default_rng(0))).keys() == {"dense"}
-    assert model.losses(prompted(images, 0, 2, np.random.default_rng(0))).keys() == {"dense", "box", "iou"}
-    losses = model.losses(prompted(images, 3, 2, np.random.default_rng(0)))
+    assert model.losses(draw_prompts(images, 0, 0, np.random.default_rng(0))).keys() == {"dense"}
+    assert model.losses(draw_prompts(images, 0, 2, np.random.default_rng(0))).keys() == {"dense", "box", "iou"}
+    losses = model.losses(draw_prompts(images, 3, 2, np.random.default_rng(0)))
     assert losses.keys() == {"dense", "box", "point", "iou"}
     assert all(value.isfinite() for value in losses.values())
     torch.stack(list(losses.values())).sum().backward()
@@ -236,7 +235,7 @@ def test_losses_go_to_all_parts_that_are_asked(model: SamPretraining) -> None:
 def test_a_better_fitting_model_costs_less(model: SamPretraining) -> None:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    batch = prompted(one_square(), 4, 2, np.random.default_rng(0))
+    batch = draw_prompts(one_square(), 4, 2, np.random.default_rng(0))
     totals = []
     for _ in range(12):
         total = torch.stack(list(model.losses(batch).values())).sum()
@@ -280,7 +279,10 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypa
         boxes=1,
     )
     engine = EngineSettings(device="cpu", workers=1)
-    run = partial(pretrain_sam.run, settings, engine=engine)
+
+    def run(output: Path) -> Path:
+        return pretrain_sam.run(settings, Paths.under(), engine=engine, output=output)
+
     whole = run(tmp_path / "whole.safetensors")
     history = json.loads((tmp_path / "whole.json").read_text())["validation"]
     assert [record["epoch"] for record in history] == [1, 2]
@@ -297,7 +299,7 @@ def test_a_world_whose_size_is_no_multiple_of_the_patch_is_refused(
     monkeypatch.chdir(tmp_path)
     settings = PretrainSamSettings(world=WorldSettings(train=2, val=1, test=0, size=100), epochs=1)
     with pytest.raises(SettingsError, match="multiple of 8"):
-        pretrain_sam.run(settings, tmp_path / "x.safetensors", engine=EngineSettings(device="cpu", workers=1))
+        pretrain_sam.run(settings, Paths.under(), engine=EngineSettings(device="cpu", workers=1))
     assert not (tmp_path / ".work" / "worlds").exists()
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 
 from pipeline.datasets.world.settings import WorldSettings
 from pipeline.execution.settings import EngineSettings
+from pipeline.paths import Paths
 from pipeline.vision.scenes.backbones import build_backbone
 from pipeline.vision.scenes.pretraining import ScenePairs, ScenePretraining, batches, validate
 from pipeline.vision.scenes.settings import BackboneSettings
@@ -91,7 +91,10 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, monkeypa
         world=WorldSettings(train=4, val=2, test=0, size=96, seed=3), epochs=2, batch_size=2
     )
     engine = EngineSettings(device="cpu", workers=1)
-    run = partial(pretrain_scenes.run, settings, engine=engine)
+
+    def run(output: Path) -> Path:
+        return pretrain_scenes.run(settings, Paths.under(), engine=engine, output=output)
+
     whole = run(tmp_path / "whole.safetensors")
     history = json.loads((tmp_path / "whole.json").read_text())["validation"]
     assert [record["epoch"] for record in history] == [1, 2]
