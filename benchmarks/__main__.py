@@ -46,12 +46,12 @@ def measure(name: str, *, quick: bool) -> tuple[dict[str, Any], Mapping[str, flo
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run, print. Returns the exit code: 0, or 2 for a mistake of the user."""
-    known = available()
+    benchmarks = available()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="benchmarks:\n" + "\n".join(f"  {name:<16} {summary}" for name, summary in known.items()),
+        epilog="benchmarks:\n" + "\n".join(f"  {name:<16} {summary}" for name, summary in benchmarks.items()),
     )
     parser.add_argument("name", nargs="?", help="the benchmark to run; without one they are listed")
     parser.add_argument("--quick", action="store_true", help="the same ratios on less work: within 45 s on two cores")
@@ -60,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.name is None:
         parser.print_help()
         return 0
-    if options.name not in known:
-        near = difflib.get_close_matches(options.name, known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}"
+    if options.name not in benchmarks:
+        near = difflib.get_close_matches(options.name, benchmarks, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(benchmarks)}"
         print(f"no benchmark is called `{options.name}`\n  fix:   {hint}", file=sys.stderr)
         return 2
     # A benchmark that has `main` prints tables of its own and knows more options; its figures are those of --json.
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SageccError as error:
         print(error, file=sys.stderr)
         return 2
-    _print(result, bars, known[options.name])
+    _print(result, bars, benchmarks[options.name])
     return 0
 
 

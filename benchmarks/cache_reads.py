@@ -63,25 +63,27 @@ def run(quick: bool) -> Figures:
 def measure(*, images: int, batches: int, rounds: int) -> Figures:
     content = _Images(images, seed=0)
     names = [f"image_{unit:06}.png" for unit in range(images)]
-    asked = np.random.default_rng(1).integers(0, images, (batches, _BATCH))
+    batch_units = np.random.default_rng(1).integers(0, images, (batches, _BATCH))
     with tempfile.TemporaryDirectory() as folder:
         path, groups, flat = (Path(folder) / name for name in ("cache.h5", "groups.h5", "flat.bin"))
         pack(path, _SCHEMA, Provenance("regions", 1, {}, ""), names, content)
         _write_groups(groups, names, content)
         content.flat.tofile(flat)
         mapped = np.asarray(np.memmap(flat, np.float16, "r").reshape(-1, _WIDTH))
-        with Cache.open(path, _SCHEMA) as cache, h5py.File(groups, "r") as kept:
+        with Cache.open(path, _SCHEMA) as cache, h5py.File(groups, "r") as file:
             reads: dict[str, Read] = {
                 "cache": lambda units: cache.rows("features", units),
-                "group_kept": lambda units: _joined([kept[names[unit]]["features"][()] for unit in units]),
+                "group_kept": lambda units: _joined([file[names[unit]]["features"][()] for unit in units]),
                 "group_reopened": lambda units: _joined([_reopened(groups, names[unit]) for unit in units]),
                 "memory_map": lambda units: _sliced(mapped, content.offsets, units),
                 "ram": lambda units: _sliced(content.flat, content.offsets, units),
             }
-            _check_equal(reads, asked[0])
+            _check_equal(reads, batch_units[0])
             # The slow sides get fewer batches, so that a round of theirs takes no longer than need be.
             share = {"group_kept": 8, "group_reopened": 16}
-            sides = {name: _side(read, asked[: -(-batches // share.get(name, 1))]) for name, read in reads.items()}
+            sides = {
+                name: _side(read, batch_units[: -(-batches // share.get(name, 1))]) for name, read in reads.items()
+            }
             measured = interleaved(sides, rounds)
     return {
         **{f"{name}_images_per_s": measured.median(name) for name in reads},
@@ -104,8 +106,8 @@ def _reopened(path: Path, name: str) -> npt.NDArray[Any]:
         return rows
 
 
-def _joined(parts: list[npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    return np.concatenate(parts), np.array([len(part) for part in parts])
+def _joined(arrays: list[npt.NDArray[Any]]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    return np.concatenate(arrays), np.array([len(array) for array in arrays])
 
 
 def _sliced(
@@ -118,8 +120,8 @@ def _sliced(
 def _check_equal(reads: Mapping[str, Read], units: npt.NDArray[np.int64]) -> None:
     expected, lengths = reads["ram"](units)
     for name, read in reads.items():
-        found, counts = read(units)
-        if found.tobytes() != expected.tobytes() or counts.tolist() != lengths.tolist():
+        values, counts = read(units)
+        if values.tobytes() != expected.tobytes() or counts.tolist() != lengths.tolist():
             raise ValueError(f"side {name} reads something else than the others")
 
 

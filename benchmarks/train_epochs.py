@@ -3,7 +3,8 @@
 6,815 pairs with five captions each, steps of 32 pairs, random features of the true shapes:
 
 - `scenes`: the captioner of scenes alone with the default settings, all five captions in each step;
-- `full`: the same with `fusion: paper`, 20 unmatched and 20 semantic regions of 256 channels a pair, a graph of 60 nodes;
+- `full`: the same with `fusion: paper`, 20 unmatched and 20 semantic regions of 256 channels a pair, a graph
+  of 60 nodes;
 - `tags`: the captioner of the profile `levir-cc-tags`, 18 tags a pair, one caption in each step;
 - `finetuned`: `scenes` with ResNet-101 trained along from layer2 on, images at hand as arrays.
 

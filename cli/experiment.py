@@ -47,8 +47,8 @@ def experiment(
     from pipeline.experiments.rows import BUILTIN, builtin, read_experiment
 
     if listed:
-        for table in BUILTIN.values():
-            typer.echo(f"{table.name:<8}{table.title}: {', '.join(row.label for row in table.all_rows)}")
+        for each in BUILTIN.values():
+            typer.echo(f"{each.name:<8}{each.title}: {', '.join(row.label for row in each.all_rows)}")
         return
     if name is None:
         raise SettingsError("which experiment?", fix="sagecc experiment NAME; `sagecc experiment --list` names them")

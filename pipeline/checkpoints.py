@@ -186,10 +186,10 @@ def _fetch_file(
                 where=checkpoint.url,
                 fix=f"fetch the file on a machine with network and put it at {path}",
             ) from error
-        found = sha256_file(temporary)
-        if not found.startswith(checkpoint.sha256):
+        digest = sha256_file(temporary)
+        if not digest.startswith(checkpoint.sha256):
             raise CheckpointError(
-                f"the download is not the published {checkpoint.name}: SHA-256 {found[:16]}…, expected "
+                f"the download is not the published {checkpoint.name}: SHA-256 {digest[:16]}…, expected "
                 f"{checkpoint.sha256}…",
                 where=checkpoint.url,
                 fix="try again; if it repeats, something between you and the publisher changes files",

@@ -68,13 +68,13 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    found, absent = [], []
+    installed, absent = [], []
     for name in PACKAGES:
         try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
+            installed.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             absent.append(name)
-    yield Finding("ok", "packages", ", ".join(found))
+    yield Finding("ok", "packages", ", ".join(installed))
     if absent:
         yield Finding("problem", "packages", f"not installed: {', '.join(absent)}", "run `make setup`")
 

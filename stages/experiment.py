@@ -29,6 +29,7 @@ from pipeline.progress import say
 from pipeline.training.distributed import Interrupted
 from pipeline.training.inputs import open_inputs
 from pipeline.training.run import SECONDS, read_seconds
+from pipeline.training.settings import TrainSettings
 from pipeline.vision.matching.cache import SCHEMA
 from stages import caption, evaluate, graph, matches, train
 from stages.code import stage_digest
@@ -38,7 +39,6 @@ from stages.settings import (
     EvaluateSettings,
     GraphSettings,
     MatchesSettings,
-    TrainSettings,
     parse_sections,
     render_sections,
 )
