@@ -184,7 +184,7 @@ def load_model(folder: Path, device: torch.device) -> Trained:
             front = ImageFront(backbone_of(card.inputs["images"].caches["scenes"].settings), None, "frozen")
         shapes = {"scenes" if name == "images" else name: source.shape for name, source in card.inputs.items()}
         model = build_model(settings.captioner, vocabulary.size, shapes, seed=card.seed, front=front)
-    except (SettingsError, ValidationError, KeyError) as error:
+    except (SettingsError, LookupError, TypeError, ValueError) as error:
         what = error.what if isinstance(error, SettingsError) else "its inputs are not described"
         raise CheckpointError(f"the card contradicts itself: {what}", where=folder / CARD, fix=_TRAIN_AGAIN) from error
     weights, _ = load_tensors(path, fix=_TRAIN_AGAIN)
