@@ -89,7 +89,7 @@ def show(
 
 @app.command(short_help="What is stated most often about an entity.")
 def neighbours(
-    entity: Annotated[str, typer.Argument(help="An entity, such as road; merged and plural names are stored too.")],
+    entity: Annotated[str, typer.Argument(help="An entity, such as road; merged and plural names are found too.")],
     graph: Graph = PATHS.graph,
     top: Annotated[int, typer.Option("--top", min=1, help="Triples to list in each direction.")] = 20,
 ) -> None:

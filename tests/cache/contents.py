@@ -58,6 +58,7 @@ def provenance(**changes: Any) -> Provenance:
         "settings_hash": "5" * 64,
         "weights": {"backbone": "6" * 64},
         "upstream": {"pairs.jsonl": "7" * 64},
+        "code": "8" * 64,
     }
     return Provenance(**(values | changes))
 

@@ -263,6 +263,11 @@ class TestRefusal:
             del file.attrs["complete"]
         self.refused(path, "unfinished")
 
+    def test_written_before_the_code_was_noted(self, path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            del file.attrs["code"]
+        self.refused(path, "written by an earlier version")
+
     def test_still_being_written(self, path: Path) -> None:
         with h5py.File(path, "r+", libver="v110") as file:
             file.attrs.modify("complete", np.bool_(False))

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from pipeline.cache.schema import Field, Schema
+from pipeline.cache.schema import Field, Provenance, Schema
+from pipeline.config import Section, settings_hash
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,16 @@ def test_open_shapes_accept_what_fits() -> None:
     assert Field("x", "int8", None).accepts((1, 2, 3))
     with pytest.raises(ValueError, match="not decided"):
         _ = field.row_shape
+
+
+def test_the_provenance_of_a_stages_settings() -> None:
+    class Settings(Section):
+        size: int = 3
+
+    schema = Schema("s", 2, "pair", ())
+    assert Provenance.of(schema, Settings(), code="c", weights={"w": "1"}) == Provenance(
+        "s", 2, {"size": 3}, settings_hash(Settings()), weights={"w": "1"}, upstream={}, code="c"
+    )
 
 
 def test_declaring_a_schema_loads_neither_numpy_nor_hdf5() -> None:

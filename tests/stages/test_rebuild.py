@@ -1,124 +1,162 @@
-"""What an edit of the code computes again and what not, on a copy of the source that the keys are made from."""
+"""Edited code makes results anew, edited words do not: the sources are a copy, read in place of the project's own."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline import code
-from pipeline.captioners.settings import GenerationSettings
+from pipeline.cache.reader import Cache
 from pipeline.execution.settings import EngineSettings
-from pipeline.paths import Paths
-from stages import scenes, train
-from stages.code import CODE
-from stages.settings import ScenesSettings
+from pipeline.files import sha256_file
+from pipeline.vision.scenes.worker import SCHEMA, SceneWorker
+from stages import scenes
+from stages.code import stage_digest
+from stages.settings import render_sections
+from tests.places import at
 from tests.stages.scene_data import make_data
-from tests.training import world
+
+PACKAGES = ("pipeline", "stages", "cli")
+WORKER = "pipeline/vision/scenes/worker.py"
 
 Edit = Callable[[str, str, str], None]
-COMMENT = "# a comment that says nothing new\n"
+
+
+def copy_sources(folder: Path) -> Path:
+    for package in PACKAGES:
+        shutil.copytree(code.ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, (path, old)
+    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 @pytest.fixture
-def edit(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edit]:
-    """Edit a file of a copy of the project's source, from which digests are then taken."""
-    root = tmp_path_factory.mktemp("source")
-    for package in code.PACKAGES:
-        shutil.copytree(code.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(code, "ROOT", root)
+def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edit]:
+    sources = copy_sources(tmp_path / "sources")
+    monkeypatch.setattr(code, "ROOT", sources)
     code.forget()
 
-    def edit(file: str, old: str, new: str) -> None:
-        text = (root / file).read_text(encoding="utf-8")
-        assert text.count(old) >= 1, f"{file} holds no {old!r}"
-        (root / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+    def change(file: str, old: str, new: str) -> None:
+        replace(sources / file, old, new)
         code.forget()
 
-    yield edit
-    monkeypatch.undo()
+    yield change
     code.forget()
 
 
 @pytest.fixture
-def training(
-    project: Path, prepared: Path, engine: EngineSettings, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], int]:
-    """Run the stage `train` on six tiny pairs; returns how many seeds were trained."""
-    paths = Paths.under(project).at(prepared=prepared, scenes=world.write_scenes(project / "scenes.h5", prepared))
-    trained: list[int] = []
-    real = train.train_seeds
-    monkeypatch.setattr(train, "train_seeds", lambda job, ranks: trained.extend(job.seeds) or real(job, ranks))
-
-    def run() -> int:
-        trained.clear()
-        # DVC empties the outputs of a stage before it runs.
-        shutil.rmtree(paths.models, ignore_errors=True)
-        train.run(world.train_settings(epochs=1), paths, engine=engine)
-        assert (paths.models / "seed-1" / "model.safetensors").is_file()
-        return len(trained)
-
-    return run
-
-
-def test_an_edited_line_of_the_decoder_trains_again(training: Callable[[], int], edit: Edit) -> None:
-    assert training() == 1
-    assert training() == 0
-    edit("pipeline/captioners/decoder.py", "math.sqrt(self.width)", "math.sqrt(self.width) * 1.0")
-    assert training() == 1
-    assert training() == 0
-
-
-@pytest.mark.parametrize("file", ["captioners/decoder.py", "training/loop.py", "files.py", "datasets/records.py"])
-def test_an_edited_comment_or_docstring_does_not(training: Callable[[], int], edit: Edit, file: str) -> None:
-    assert training() == 1
-    edit(f"pipeline/{file}", "from __future__", f"{COMMENT}from __future__")
-    edit(f"pipeline/{file}", '"""', '"""Reworded. ')
-    assert training() == 0
-
-
-def test_an_edit_of_the_inspection_of_caches_makes_nothing_stale(training: Callable[[], int], edit: Edit) -> None:
-    assert training() == 1
-    edit("pipeline/cache/inspect.py", "def render(", "def unused() -> None: ...\n\n\ndef render(")
-    assert training() == 0
-    assert not any("pipeline/cache/inspect.py" in files for files in CODE.values())
-
-
-def test_another_captioner_in_the_registry_trains_no_other_again(training: Callable[[], int], edit: Edit) -> None:
-    assert training() == 1
-    edit(
-        "pipeline/captioners/registry.py",
-        "CAPTIONERS.register(",
-        'CAPTIONERS.register("x", "a:B")\nCAPTIONERS.register(',
-    )
-    assert training() == 0
-
-
-def test_an_edited_line_of_a_worker_computes_its_cache_again(
-    tmp_path: Path, edit: Edit, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Run the stage `scenes` on two pairs; return how many batches it computed."""
     monkeypatch.chdir(tmp_path)
-    folder, settings = make_data(tmp_path, 3)
-    paths = Paths.under(tmp_path).at(prepared=folder)
+    prepared, settings = make_data(tmp_path, 2, batch_size=2)
+    batches = []
+    compute = SceneWorker.compute
 
-    def computed(settings: ScenesSettings = settings) -> bool:
-        paths.scenes.unlink(missing_ok=True)
-        capfd.readouterr()
-        scenes.run(settings, paths, engine=EngineSettings(device="cpu"))
-        return "nothing to do" not in capfd.readouterr().err
+    def counting(self: SceneWorker, loaded: list[Any]) -> list[dict[str, np.ndarray]]:
+        batches.append(len(loaded))
+        return compute(self, loaded)
 
-    assert computed()
-    assert not computed()
-    edit("pipeline/vision/scenes/worker.py", "from __future__", f"{COMMENT}from __future__")
-    assert not computed()
-    edit("pipeline/vision/scenes/worker.py", "\nclass SceneWorker", "\n_TWICE = 2\n\n\nclass SceneWorker")
-    assert computed()
-    assert not computed()
+    monkeypatch.setattr(SceneWorker, "compute", counting)
+
+    def run_scenes() -> int:
+        batches.clear()
+        scenes.run(settings, at(prepared=prepared), engine=EngineSettings(device="cpu"))
+        return len(batches)
+
+    return run_scenes
 
 
-def test_the_edits_are_of_code_that_the_stages_run() -> None:
-    assert "pipeline/captioners/decoder.py" in CODE["train"] and "pipeline/captioners/decoder.py" in CODE["caption"]
-    assert "pipeline/vision/scenes/worker.py" in CODE["scenes"]
-    assert GenerationSettings.__module__.replace(".", "/") + ".py" in CODE["caption"]
+def test_an_edit_of_a_workers_code_computes_again(edit: Edit, run: Callable[[], int]) -> None:
+    output = at().scenes
+    assert (run(), run()) == (2, 0)
+    output.unlink()
+    assert run() == 0
+    before = sha256_file(output)
+    edit(WORKER, "def load(", "LIMIT = 1\n\n    def load(")
+    assert run() == 2
+    assert sha256_file(output) != before
+    with Cache.open(output, SCHEMA) as cache:
+        assert cache.provenance.code == stage_digest("scenes", "pipeline.vision.scenes.backbones:mini")
+
+
+def test_an_edit_of_a_module_that_the_worker_imports_computes_again(edit: Edit, run: Callable[[], int]) -> None:
+    assert run() == 2
+    edit("pipeline/files.py", "import errno\n", "import errno\nimport math\n")
+    assert run() == 2
+
+
+def test_edits_of_words_compute_nothing(edit: Edit, run: Callable[[], int], capfd: pytest.CaptureFixture[str]) -> None:
+    assert run() == 2
+    capfd.readouterr()
+    edit(WORKER, "from __future__ import annotations\n", "from __future__ import annotations\n\n# Another comment.\n")
+    assert run() == 0
+    assert "is up to date" in capfd.readouterr().err
+    at().scenes.unlink()
+    assert run() == 0
+    assert "nothing to do" in capfd.readouterr().err
+
+
+def test_an_edit_of_inspection_makes_no_stage_stale(edit: Edit, run: Callable[[], int]) -> None:
+    assert run() == 2
+    before = {stage: stage_digest(stage) for stage in ("scenes", "regions", "graph", "train", "caption")}
+    edit("pipeline/cache/inspect.py", "_SAMPLE = 4 << 20", "_SAMPLE = 5 << 20")
+    assert run() == 0
+    assert {stage: stage_digest(stage) for stage in before} == before
+
+
+def test_an_edit_of_the_decoder_concerns_the_training_alone(edit: Edit) -> None:
+    stages = ("prepare", "scenes", "masks", "regions", "matches", "semantics", "graph", "evaluate", "train", "caption")
+
+    def digests() -> list[str]:
+        return [stage_digest(stage, *captioner[: 1 if stage in ("train", "caption") else 0]) for stage in stages]
+
+    captioner = ("pipeline.captioners.sage_cc:SageCC",)
+    before = digests()
+    edit(
+        "pipeline/captioners/decoder.py",
+        "from __future__ import annotations\n",
+        "from __future__ import annotations\n\n# x\n",
+    )
+    assert digests() == before
+    edit("pipeline/captioners/decoder.py", "# x\n", "import math as _math\n")
+    changed = [stage for stage, old, new in zip(stages, before, digests(), strict=True) if old != new]
+    assert changed == ["train", "caption"]
+
+
+@pytest.mark.slow
+def test_the_command_gives_the_values_of_the_edited_code(tmp_path: Path) -> None:
+    sources = copy_sources(tmp_path / "sources")
+    prepared, settings = make_data(tmp_path, 2)
+    sections = {"scenes": settings, "engine": EngineSettings(device="cpu")}
+    (tmp_path / "params.yaml").write_text(render_sections(sections, heading="Test."), encoding="utf-8")
+    command = [sys.executable, "-c", "from cli.main import main; main()", "scenes", "--prepared", str(prepared)]
+    output = tmp_path / at().scenes
+
+    def features() -> tuple[np.ndarray, str]:
+        done = subprocess.run(
+            command, cwd=tmp_path, env={"PYTHONPATH": str(sources)}, capture_output=True, text=True, check=True
+        )
+        with Cache.open(output, SCHEMA) as cache:
+            return cache.rows("features", range(len(cache)))[0], done.stderr
+
+    first, _ = features()
+    output.unlink()
+    again, told = features()
+    assert "nothing to do" in told
+    np.testing.assert_array_equal(first, again)
+    output.unlink()
+    replace(sources / WORKER, '{"features": ', '{"features": 2 * ')
+    doubled, told = features()
+    assert "nothing to do" not in told
+    np.testing.assert_array_equal(doubled, 2 * first)
