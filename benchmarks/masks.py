@@ -1,13 +1,13 @@
 """SAM's automatic masks by the batched generator against segment_anything's own, at equal settings and weights.
 
 On a CPU: the mini SAM at 128 pixels with 16 points a side, and beyond `--quick` ViT-B at 512 pixels and the mini SAM in
-bf16; one thread, as every process of the stage has. On a GPU: ViT-B and ViT-H at 1,024 pixels with 32 points a side on
-pictures of 256, ours in bf16, and ViT-B also in fp32; the reference as it is, in fp32. Where weights are absent they
+bf16; one thread, as in every process of the stage. On a GPU: ViT-B and ViT-H at 1,024 pixels with 32 points a side on
+images of 256, ours in bf16, and ViT-B also in fp32; the reference in fp32. Where weights are absent they
 are random, with thresholds that let about as many masks pass as trained ones do at the published thresholds.
 
 `vs_reference` is the smallest ratio of the cases (on a GPU `vs_reference_gpu`, in bf16); `mean_iou` the smallest mean
 IoU of the reference's masks with ours in fp32, `equal_counts` whether there are equally many of them. `…_hours` are
-those of LEVIR-CC's 20,154 images; `…_encoder_ms` and the like say where an image's time goes.
+those of LEVIR-CC's 20,154 images; `…_encoder_ms` and the like divide an image's time.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from benchmarks._sams import Case, build, draw, mean_iou
 from benchmarks.harness import Figures, interleaved, rate
 from pipeline.runtime import one_thread
 from pipeline.vision.sam import amg, generator
+from pipeline.vision.sam.cache import MaskSet
 from pipeline.vision.sam.generator import MaskGenerator
 from pipeline.vision.sam.settings import GeneratorSettings, Precision, SamSettings
 
@@ -38,24 +39,24 @@ _VIT_H = SamSettings(variant="vit_h", weights="sam_vit_h_4b8939.pth")
 _MINI = Case(SamSettings(), points=16, side=128, images=8, reference_images=2)
 _SMALL = Case(_VIT_B.model_copy(update={"encoder_size": 512}), points=16, side=256, images=1, reference_images=1)
 
-Pictures = Sequence[NDArray[np.uint8]]
+Images = Sequence[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """What a case gave.
+class _CaseResult:
+    """Results of a case.
 
     Attributes:
         figures: To print.
-        ratio: Images per second of ours by those of the reference.
+        ratio: Images per second of our generator over those of the reference.
         iou: Mean IoU of the reference's masks with ours.
-        equal: Whether there are equally many.
+        equal_counts: Whether there are equally many.
     """
 
     figures: Figures
     ratio: float
     iou: float
-    equal: bool
+    equal_counts: bool
 
 
 def run(quick: bool) -> Figures:
@@ -77,99 +78,99 @@ def run(quick: bool) -> Figures:
     return {
         **ratios,
         "mean_iou": min(case.iou for case in checked),
-        "equal_counts": float(all(case.equal for case in checked)),
+        "equal_counts": float(all(case.equal_counts for case in checked)),
         **{name: value for case in cases for name, value in case.figures.items()},
     }
 
 
-def _measure(name: str, case: Case, precision: Precision, rounds: int) -> _Measured:
+def _measure(name: str, case: Case, precision: Precision, rounds: int) -> _CaseResult:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pictures = draw(case.images, case.side)
-    sam, settings = build(case, pictures, device)
+    images = draw(case.images, case.side)
+    sam, settings = build(case, images, device)
     ours = MaskGenerator(sam, case.sam, settings, device, precision=precision)
     theirs = _reference(sam, settings)
 
-    def find() -> list[Any]:
-        return ours.generate(pictures)
+    def run_ours() -> list[MaskSet]:
+        return ours.generate(images)
 
-    def find_theirs() -> list[Any]:
-        return [theirs.generate(picture) for picture in pictures[: case.reference_images]]
+    def run_theirs() -> list[list[dict[str, Any]]]:
+        return [theirs.generate(image) for image in images[: case.reference_images]]
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    found = find()
+    masks = run_ours()
     memory = {f"{name}_memory_gib": torch.cuda.max_memory_allocated() / 2**30} if device.type == "cuda" else {}
-    expected = find_theirs()
-    sides = {"ours": rate(find, case.images), "theirs": rate(find_theirs, case.reference_images)}
+    expected = run_theirs()
+    sides = {"ours": rate(run_ours, case.images), "theirs": rate(run_theirs, case.reference_images)}
     measured = interleaved(sides, rounds, warm_up=False)
     ratio = measured.ratio("ours", "theirs")
-    pairs = list(zip(found, expected, strict=False))
-    iou = float(np.mean([mean_iou(mine, [record["segmentation"] for record in other]) for mine, other in pairs]))
-    equal = all(len(mine) == len(other) for mine, other in pairs)
+    pairs = list(zip(masks, expected, strict=False))
+    iou = float(np.mean([mean_iou(a, [record["segmentation"] for record in b]) for a, b in pairs]))
+    equal_counts = all(len(a) == len(b) for a, b in pairs)
     figures = {
         **ratio.figures(f"{name}_vs_reference"),
         f"{name}_mean_iou": iou,
-        f"{name}_masks": float(np.mean([len(mine) for mine, _ in pairs])),
-        f"{name}_reference_masks": float(np.mean([len(other) for other in expected])),
+        f"{name}_masks": float(np.mean([len(a) for a, _ in pairs])),
+        f"{name}_reference_masks": float(np.mean([len(b) for b in expected])),
         f"{name}_images_per_s": ratio.a,
         f"{name}_reference_images_per_s": ratio.b,
         f"{name}_hours": LEVIR_CC / ratio.a / 3600,
         f"{name}_reference_hours": LEVIR_CC / ratio.b / 3600,
         **memory,
-        **{f"{name}_{part}_ms": value for part, value in _parts(ours, pictures).items()},
+        **{f"{name}_{part}_ms": value for part, value in _milliseconds(ours, images).items()},
     }
-    return _Measured(figures, ratio.value, iou, equal)
+    return _CaseResult(figures, ratio.value, iou, equal_counts)
 
 
 def _reference(sam: Sam, settings: GeneratorSettings) -> SamAutomaticMaskGenerator:
     return SamAutomaticMaskGenerator(
         sam,
         points_per_side=settings.points_per_side,
-        pred_iou_thresh=settings.predicted_iou,
-        stability_score_thresh=settings.stability,
-        stability_score_offset=settings.stability_offset,
-        box_nms_thresh=settings.box_nms,
+        pred_iou_thresh=settings.pred_iou_thresh,
+        stability_score_thresh=settings.stability_score_thresh,
+        stability_score_offset=settings.stability_score_offset,
+        box_nms_thresh=settings.box_nms_thresh,
     )
 
 
-def _parts(ours: MaskGenerator, pictures: Pictures) -> dict[str, float]:
-    """Return the milliseconds per image of each part of the work, each waited for by itself."""
-    asker = ours._asker
-    places: dict[str, tuple[Any, str]] = {
+def _milliseconds(ours: MaskGenerator, images: Images) -> dict[str, float]:
+    """Return the milliseconds per image of each part of the work, synchronised with the device after each."""
+    prompter = ours._prompter
+    functions: dict[str, tuple[Any, str]] = {
         "encoder": (ours, "encode"),
-        "decoder": (asker.decoder, "decode"),
-        "masks": (asker.decoder, "logits"),
-        "filtering": (asker, "_judged"),
-        "nms": (amg, "best"),
-        "packing": (generator, "finished"),
+        "decoder": (prompter.decoder, "decode"),
+        "masks": (prompter.decoder, "logits"),
+        "filtering": (prompter, "_filter"),
+        "nms": (amg, "box_nms"),
+        "packing": (generator, "postprocess"),
     }
-    seconds = dict.fromkeys(places, 0.0)
-    before = {part: getattr(owner, name) for part, (owner, name) in places.items()}
+    seconds = dict.fromkeys(functions, 0.0)
+    originals = {part: getattr(owner, name) for part, (owner, name) in functions.items()}
     try:
-        for part, (owner, name) in places.items():
-            setattr(owner, name, _timed(before[part], seconds, part))
+        for part, (owner, name) in functions.items():
+            setattr(owner, name, _timed(originals[part], seconds, part))
         start = time.perf_counter()
-        ours.generate(pictures)
-        whole = time.perf_counter() - start
+        ours.generate(images)
+        total = time.perf_counter() - start
     finally:
-        for part, (owner, name) in places.items():
-            setattr(owner, name, before[part])
-    seconds["rest"] = whole - sum(seconds.values())
-    return {part: 1000 * value / len(pictures) for part, value in seconds.items()}
+        for part, (owner, name) in functions.items():
+            setattr(owner, name, originals[part])
+    seconds["rest"] = total - sum(seconds.values())
+    return {part: 1000 * value / len(images) for part, value in seconds.items()}
 
 
 def _timed(work: Callable[..., Any], seconds: dict[str, float], part: str) -> Callable[..., Any]:
     def timed(*arguments: Any, **named: Any) -> Any:
-        _wait()
+        _synchronise()
         start = time.perf_counter()
         result = work(*arguments, **named)
-        _wait()
+        _synchronise()
         seconds[part] += time.perf_counter() - start
         return result
 
     return timed
 
 
-def _wait() -> None:
+def _synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

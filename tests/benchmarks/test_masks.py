@@ -12,7 +12,7 @@ from pipeline.vision.sam.settings import SamSettings
 def test_both_sides_find_the_same_and_every_part_is_timed() -> None:
     case = _sams.Case(SamSettings(weights="absent", encoder_size=64), points=4, side=64, images=2, reference_images=1)
     measured = masks._measure("tiny", case, "fp32", 1)
-    assert measured.equal
+    assert measured.equal_counts
     assert measured.iou > 0.999
     figures = measured.figures
     assert figures["tiny_masks"] > 0

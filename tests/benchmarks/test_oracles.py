@@ -8,10 +8,10 @@ from pipeline.vision.sam import oracle as sam
 from stages.settings import PretrainGroundingSettings, PretrainSamSettings
 
 FOUND = [
-    sam.FoundObject("house", 40, 0.9),
-    sam.FoundObject("tree", 40, 0.3),
-    sam.FoundObject("house", 200, 0.7),
-    sam.FoundObject("road", 900, 0.5),
+    sam.ObjectScore("house", 40, 0.9),
+    sam.ObjectScore("tree", 40, 0.3),
+    sam.ObjectScore("house", 200, 0.7),
+    sam.ObjectScore("road", 900, 0.5),
 ]
 TABLES = oracles.Tables(
     recall=sam.report(FOUND),

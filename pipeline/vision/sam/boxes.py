@@ -1,4 +1,4 @@
-"""Masks of objects that are known by their boxes: SAM's box prompts, batched over images."""
+"""Masks from boxes: SAM's box prompts, batched over images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.vision.adaptive_batch import EVERYTHING, AdaptiveBatch, padded_chunks
-from pipeline.vision.sam.amg import THRESHOLD, upsample
-from pipeline.vision.sam.decoder import ImageSide, PromptDecoder
+from pipeline.vision.sam.amg import MASK_THRESHOLD, upsample
+from pipeline.vision.sam.decoder import ImageTokens, PromptDecoder
 from pipeline.vision.sam.encoder import input_size
 
 _FIRST = slice(0, 1)
-"""The mask that the decoder gives for prompts that mean one object."""
+"""The mask that the decoder gives for unambiguous prompts."""
 _PIXELS = {"cpu": 1 << 24, "cuda": 1 << 26}
 """Pixels of masks that are drawn at once."""
 
@@ -43,7 +43,7 @@ def masks_from_boxes(
     sizes: Sequence[tuple[int, int]],
     *,
     boxes_per_pass: int = 16,
-    portion: AdaptiveBatch | None = None,
+    batch_size: AdaptiveBatch | None = None,
 ) -> list[BoxMasks]:
     """Turn boxes into masks, one each.
 
@@ -56,7 +56,7 @@ def masks_from_boxes(
         boxes: For each image (N, 4): left, top, right, bottom in its pixels; N may be 0.
         sizes: Height and width of each image in pixels.
         boxes_per_pass: Boxes of each image that go through the decoder at once.
-        portion: Boxes of all images that do; what `box_portion` gives, kept from call to call so that it halves but
+        batch_size: Boxes of all images that do; of `box_batch_size`, reused from call to call so that it is halved only
             once. None: a new one.
 
     Raises:
@@ -65,12 +65,12 @@ def masks_from_boxes(
     """
     if not len(embeddings) == len(boxes) == len(sizes):
         raise ValueError(f"{len(embeddings)} embeddings, {len(boxes)} lists of boxes and {len(sizes)} sizes")
-    found = partial(_masks, decoder, embeddings, boxes, sizes, boxes_per_pass)
-    return (portion or box_portion()).run(found, count=max(1, len(boxes) * boxes_per_pass))
+    predict = partial(_masks, decoder, embeddings, boxes, sizes, boxes_per_pass)
+    return (batch_size or box_batch_size()).run(predict, count=max(1, len(boxes) * boxes_per_pass))
 
 
-def box_portion() -> AdaptiveBatch:
-    """Return what halves when the boxes of a pass do not fit into memory."""
+def box_batch_size() -> AdaptiveBatch:
+    """Return the batch size that is halved when the boxes of a pass do not fit into memory."""
     return AdaptiveBatch(
         EVERYTHING, "boxes per pass of SAM's mask decoder", "lower the size of SAM's encoder or of the images"
     )
@@ -82,55 +82,58 @@ def _masks(
     boxes: Sequence[NDArray[np.floating]],
     sizes: Sequence[tuple[int, int]],
     boxes_per_pass: int,
-    at_once: int,
+    boxes_at_once: int,
 ) -> list[BoxMasks]:
-    """Turn boxes into masks, `at_once` boxes per pass: of fewer images where that leaves several of each."""
-    each = min(boxes_per_pass, at_once)
-    together = max(1, min(at_once // each, len(boxes)))
-    found: list[list[BoxMasks]] = [[] for _ in sizes]
-    for owners, real in padded_chunks(np.arange(len(boxes)), together):
-        images = decoder.image_side(embeddings if together == len(boxes) else embeddings[owners])
-        mine, shapes = [boxes[owner] for owner in owners], [sizes[owner] for owner in owners]
-        for start in range(0, max(map(len, mine)), each):
-            parts = _pass(decoder, images, [some[start : start + each] for some in mine], shapes, each)
-            for owner, part in list(zip(owners, parts, strict=True))[:real]:
-                found[owner].append(part)
-    return [_joined(parts, size) for parts, size in zip(found, sizes, strict=True)]
+    """Turn boxes into masks, `boxes_at_once` per pass: of fewer images where that leaves several of each."""
+    each = min(boxes_per_pass, boxes_at_once)
+    images_at_once = max(1, min(boxes_at_once // each, len(boxes)))
+    results: list[list[BoxMasks]] = [[] for _ in sizes]
+    for rows, real in padded_chunks(np.arange(len(boxes)), images_at_once):
+        images = decoder.image_tokens(embeddings if images_at_once == len(boxes) else embeddings[rows])
+        image_boxes, image_sizes = [boxes[row] for row in rows], [sizes[row] for row in rows]
+        for start in range(0, max(map(len, image_boxes)), each):
+            chunks = [chunk[start : start + each] for chunk in image_boxes]
+            masks = _single_pass(decoder, images, chunks, image_sizes, each)
+            for row, chunk_masks in zip(rows[:real], masks[:real], strict=True):
+                results[row].append(chunk_masks)
+    return [_concat(chunks, size) for chunks, size in zip(results, sizes, strict=True)]
 
 
-def _pass(
+def _single_pass(
     decoder: PromptDecoder,
-    images: ImageSide,
+    images: ImageTokens,
     boxes: Sequence[NDArray[np.floating]],
     sizes: Sequence[tuple[int, int]],
     each: int,
 ) -> list[BoxMasks]:
     """Turn at most `each` boxes of every image into masks."""
     side = decoder.encoder_size
-    shown = [input_size(*size, side) for size in sizes]
+    valid_sizes = [input_size(*size, side) for size in sizes]
     prompts = np.zeros((len(boxes), each, 4), dtype=np.float32)
-    for row, mine, size, inside in zip(prompts, boxes, sizes, shown, strict=True):
-        row[: len(mine)] = np.asarray(mine, dtype=np.float64) * np.tile([inside[1] / size[1], inside[0] / size[0]], 2)
-    sparse = decoder.boxes(torch.from_numpy(prompts).flatten(0, 1)).unflatten(0, (len(boxes), each))
-    decoded = decoder.decode(images, sparse)
-    everyone = torch.arange(len(decoded.iou), device=decoder.device)
-    logits = decoder.logits(decoded, everyone, _FIRST)[:, 0].unflatten(0, (len(boxes), each))
-    scores = decoded.iou[:, 0].view(len(boxes), each).cpu().numpy()
+    for row, image_boxes, (height, width), valid in zip(prompts, boxes, sizes, valid_sizes, strict=True):
+        scale = np.tile([valid[1] / width, valid[0] / height], 2)
+        row[: len(image_boxes)] = np.asarray(image_boxes, dtype=np.float64) * scale
+    embedded = decoder.boxes(torch.from_numpy(prompts).flatten(0, 1)).unflatten(0, (len(boxes), each))
+    decoded = decoder.decode(images, embedded)
+    all_prompts = torch.arange(len(decoded.iou), device=decoder.device)
+    logits = decoder.logits(decoded, all_prompts, _FIRST)[:, 0].unflatten(0, (len(boxes), each))
+    iou = decoded.iou[:, 0].view(len(boxes), each).cpu().numpy()
     masks = []
-    for image, mine in enumerate(boxes):
-        size = sizes[image]
-        at_once = max(1, _PIXELS[decoder.device.type] // max(side**2, size[0] * size[1]))
-        whole = [
-            (upsample(part, encoder=side, shown=shown[image], original=size) > THRESHOLD).cpu().numpy()
-            for part in logits[image, : len(mine)].split(at_once)
+    for image, (size, valid) in enumerate(zip(sizes, valid_sizes, strict=True)):
+        count = len(boxes[image])
+        masks_at_once = max(1, _PIXELS[decoder.device.type] // max(side**2, size[0] * size[1]))
+        bitmaps = [
+            (upsample(batch, encoder_size=side, valid_size=valid, original_size=size) > MASK_THRESHOLD).cpu().numpy()
+            for batch in logits[image, :count].split(masks_at_once)
         ]
-        masks.append(BoxMasks(np.concatenate(whole), scores[image, : len(mine)]))
+        masks.append(BoxMasks(np.concatenate(bitmaps), iou[image, :count]))
     return masks
 
 
-def _joined(parts: Sequence[BoxMasks], size: tuple[int, int]) -> BoxMasks:
-    none = BoxMasks(np.zeros((0, *size), dtype=np.bool_), np.zeros(0, dtype=np.float32))
-    every = [none, *parts]
+def _concat(chunks: Sequence[BoxMasks], size: tuple[int, int]) -> BoxMasks:
+    """Concatenate the masks of one image of the given size, of none too."""
+    empty = BoxMasks(np.zeros((0, *size), dtype=np.bool_), np.zeros(0, dtype=np.float32))
+    chunks = [empty, *chunks]
     return BoxMasks(
-        np.concatenate([part.bitmaps for part in every]), np.concatenate([part.predicted_iou for part in every])
+        np.concatenate([chunk.bitmaps for chunk in chunks]), np.concatenate([chunk.predicted_iou for chunk in chunks])
     )

@@ -1,4 +1,4 @@
-"""What masks.h5 holds, and the masks of one image read from it."""
+"""Schema of masks.h5, and reading the masks of an image from it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SCHEMA = Schema(
         ),
     ),
 )
-"""What masks.h5 holds."""
+"""Schema of masks.h5."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class MaskSet:
         return decode_rles(self.runs, self.counts, *self.size)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what `SCHEMA` names, other than the embedding."""
+        """Return the arrays that `SCHEMA` names, except for the embedding."""
         return {
             "boxes": self.boxes,
             "centroids": self.centroids,
@@ -90,7 +90,7 @@ class MaskSet:
 
 
 def read_masks(cache: Cache, unit: int) -> MaskSet:
-    """Read the masks of one image; unit 2i + t is pair i at date t. An image that was skipped has none, and size 0."""
+    """Read the masks of one image; unit 2i + t is pair i at date t. A skipped image has none, and size 0."""
     height, width = cache.row("size", unit).tolist()
     ragged = {name: cache.row(name, unit) for name in ("boxes", "centroids", "areas", "predicted_iou", "stability")}
     return MaskSet(**ragged, runs=cache.row("runs", unit), counts=cache.row("counts", unit), size=(height, width))

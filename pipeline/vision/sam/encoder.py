@@ -1,4 +1,4 @@
-"""Images to SAM's image embeddings: brought to size as segment_anything does, many per pass, attention fused."""
+"""SAM's image encoder: images resized as segment_anything does, many per pass, with fused attention."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pipeline.vision.sam.model import LAYOUTS, encoder_size
 from pipeline.vision.sam.settings import Precision, SamSettings
 
-_FEW = 1024
+_MAX_PLAIN_TOKENS = 1024
 """Tokens up to which plain attention is faster on a CPU."""
 
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -44,14 +44,14 @@ class ImageEncoder:
     """SAM's image encoder, for images of any size.
 
     Attributes:
-        size: Side in pixels that the longer side of an image is brought to.
+        size: Side in pixels that the longer side of an image is resized to.
         patch: Pixels per token.
         grid: Tokens a side: embeddings are (channels, grid, grid).
         channels: Channels of an embedding.
         device: Where it computes.
 
     Args:
-        sam: The model; its image encoder is copied, so that others may go on using it.
+        sam: The model; its image encoder is copied and left as it is.
         settings: What `sam` was built from.
         device: Where to compute.
         precision: fp32, or bf16 in weights and activations.
@@ -76,7 +76,7 @@ class ImageEncoder:
         self._dtype = DTYPES[precision]
         self._mean = sam.pixel_mean.to(self.device)
         self._std = sam.pixel_std.to(self.device)
-        encoder = fused(sam.image_encoder).to(self.device, self._dtype)
+        encoder = _with_fused_attention(sam.image_encoder).to(self.device, self._dtype)
         self._encode: Callable[[Tensor], Tensor] = torch.compile(encoder) if compiled else encoder
 
     def scale(self, height: int, width: int) -> float:
@@ -93,7 +93,7 @@ class ImageEncoder:
 
         Args:
             images: RGB (H, W, 3), of any and of different sizes; those of the encoder's own size (see `resize`) are
-                taken as they are.
+                used as they are.
 
         Returns:
             Embeddings (B, channels, grid, grid) float32 on the device. Where an image is not square, what lies right of
@@ -106,7 +106,7 @@ class ImageEncoder:
         return self._encode(batch.to(self._dtype)).float()
 
 
-def fused(encoder: ImageEncoderViT) -> ImageEncoderViT:
+def _with_fused_attention(encoder: ImageEncoderViT) -> ImageEncoderViT:
     """Return a copy of an image encoder with faster attention and the same results."""
     copied = copy.deepcopy(encoder)
     grid = copied.img_size // copied.patch_embed.proj.stride[0]
@@ -116,12 +116,12 @@ def fused(encoder: ImageEncoderViT) -> ImageEncoderViT:
 
 
 class _Attention(nn.Module):
-    """segment_anything's Attention over squares of `side` × `side` tokens, with the tables of positions made once.
+    """segment_anything's Attention over squares of `side` × `side` tokens, its tables of positions computed once.
 
     The decomposed relative position of query q and key k adds rel_h[q, row(k)] + rel_w[q, column(k)] to their scalar
-    product. Where there are many tokens, the matrix of all products is never made: with rel_h[q] and rel_w[q] appended
-    to the query, and one-hot codes of row and column to the key, the sum is the scalar product of longer vectors, which
-    scaled_dot_product_attention takes. Few tokens on a CPU are faster by the plain formula.
+    product. Where there are many tokens, the matrix of all products is never computed: with rel_h[q] and rel_w[q]
+    appended to the query, and one-hot codes of row and column to the key, the sum is the scalar product of longer
+    vectors, which scaled_dot_product_attention takes. Few tokens on a CPU are faster by the plain formula.
     """
 
     rows: Tensor
@@ -148,15 +148,16 @@ class _Attention(nn.Module):
         grid = q.unflatten(2, (height, width))
         rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, self.rows)
         rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, self.columns)
-        if x.device.type == "cpu" and tokens <= _FEW:
+        if x.device.type == "cpu" and tokens <= _MAX_PLAIN_TOKENS:
             scores = (q * self._scale) @ k.transpose(-2, -1)
-            placed = scores.view(batch, self._heads, height, width, height, width)
-            placed += rel_h[..., :, None]
-            placed += rel_w[..., None, :]
+            # A view, so that the relative positions are added to the scores in place.
+            grid_scores = scores.view(batch, self._heads, height, width, height, width)
+            grid_scores += rel_h[..., :, None]
+            grid_scores += rel_w[..., None, :]
             out = scores.softmax(dim=-1) @ v
         else:
-            asking = torch.cat([q * self._scale, rel_h.flatten(2, 3), rel_w.flatten(2, 3)], dim=-1)
-            asked = torch.cat([k, self.code.expand(batch, self._heads, -1, -1)], dim=-1)
-            out = F.scaled_dot_product_attention(asking, asked, v, scale=1.0)
+            query = torch.cat([q * self._scale, rel_h.flatten(2, 3), rel_w.flatten(2, 3)], dim=-1)
+            key = torch.cat([k, self.code.expand(batch, self._heads, -1, -1)], dim=-1)
+            out = F.scaled_dot_product_attention(query, key, v, scale=1.0)
         result: Tensor = self.proj(out.transpose(1, 2).reshape(batch, height, width, -1))
         return result

@@ -19,26 +19,26 @@ from pipeline.weights import load_exactly, load_state_dict
 
 @dataclass(frozen=True)
 class SamLayout:
-    """The numbers that make a variant.
+    """Dimensions of a variant.
 
     Attributes:
         width: Channels of the image encoder's tokens.
         depth: Its blocks.
         heads: Its attention heads.
-        whole: Blocks that attend over the whole image; the others within windows.
-        size: Side in pixels that it was trained at.
+        global_blocks: Blocks with global attention; the others attend within windows.
+        size: Side in pixels of the images that it was trained on.
         patch: Pixels per token.
         window: Tokens a side of an attention window.
         channels: Channels of the image embedding, and of prompts and mask decoder.
         decoder_heads: Attention heads of the mask decoder.
-        decoder_mlp: Hidden units of its feed-forward parts.
+        decoder_mlp: Hidden units of its feed-forward networks.
         iou_hidden: Hidden units of the head that predicts a mask's IoU.
     """
 
     width: int
     depth: int
     heads: int
-    whole: tuple[int, ...]
+    global_blocks: tuple[int, ...]
     size: int = 1024
     patch: int = 16
     window: int = 14
@@ -51,12 +51,12 @@ class SamLayout:
 LAYOUTS: Mapping[SamVariant, SamLayout] = {
     # 128 pixels at a metre each show a scene of the synthetic world; windows of 8 tokens divide its 16 × 16 evenly.
     "mini": SamLayout(
-        width=128, depth=6, heads=4, whole=(2, 5), size=128, patch=8, window=8, channels=64, decoder_heads=4,
+        width=128, depth=6, heads=4, global_blocks=(2, 5), size=128, patch=8, window=8, channels=64, decoder_heads=4,
         decoder_mlp=256, iou_hidden=64,
     ),
-    "vit_b": SamLayout(width=768, depth=12, heads=12, whole=(2, 5, 8, 11)),
-    "vit_l": SamLayout(width=1024, depth=24, heads=16, whole=(5, 11, 17, 23)),
-    "vit_h": SamLayout(width=1280, depth=32, heads=16, whole=(7, 15, 23, 31)),
+    "vit_b": SamLayout(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
+    "vit_l": SamLayout(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
+    "vit_h": SamLayout(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
 }  # fmt: skip
 
 # Of the published normalisation; the mini one is trained with the same.
@@ -64,7 +64,7 @@ _MEAN, _STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
 def encoder_size(settings: SamSettings) -> int:
-    """Return the side in pixels that images are brought to.
+    """Return the side in pixels that images are resized to.
 
     Raises:
         SettingsError: It is no multiple of the variant's patch.
@@ -99,7 +99,7 @@ def build_sam(settings: SamSettings, *, random_weights: bool = False, seed: int 
 
     Args:
         settings: Variant, weights, size.
-        random_weights: Leave the file alone and initialise by `seed`, as for training from scratch.
+        random_weights: Initialise by `seed` instead of reading the file, as for training from scratch.
         seed: Seed of that initialisation.
 
     Raises:
@@ -113,7 +113,7 @@ def build_sam(settings: SamSettings, *, random_weights: bool = False, seed: int 
         sam = _modules(layout, size)
     if not random_weights:
         path = Path(settings.weights)
-        _load(sam, _at_size(load_state_dict(path), layout, size // layout.patch), settings.variant, path)
+        _load(sam, _resize_positions(load_state_dict(path), layout, size // layout.patch), settings.variant, path)
     return sam.eval()
 
 
@@ -132,7 +132,7 @@ def _modules(layout: SamLayout, size: int) -> Sam:
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
             window_size=layout.window,
-            global_attn_indexes=layout.whole,
+            global_attn_indexes=layout.global_blocks,
         ),
         prompt_encoder=PromptEncoder(
             embed_dim=layout.channels,
@@ -154,32 +154,34 @@ def _modules(layout: SamLayout, size: int) -> Sam:
     )
 
 
-def _at_size(state: dict[str, Tensor], layout: SamLayout, grid: int) -> dict[str, Tensor]:
-    """Bring the position embeddings of a state dict to a grid of `grid` × `grid` tokens.
+def _resize_positions(state: dict[str, Tensor], layout: SamLayout, grid: int) -> dict[str, Tensor]:
+    """Interpolate the position embeddings of a state dict to a grid of `grid` × `grid` tokens.
 
-    The absolute one is interpolated bicubically. Relative ones of blocks over the whole image have 2·grid − 1 entries
-    and are interpolated linearly; those of windows do not depend on the image.
+    The absolute one is interpolated bicubically. Relative ones of global attention have 2·grid − 1 entries and are
+    interpolated linearly; those of windows do not depend on the image's size.
     """
     absolute = state.get("image_encoder.pos_embed")
     if absolute is None or absolute.ndim != 4 or absolute.shape[1] == grid:
         return state
-    moved = dict(state)
-    moved["image_encoder.pos_embed"] = F.interpolate(
+    resized = dict(state)
+    resized["image_encoder.pos_embed"] = F.interpolate(
         absolute.float().permute(0, 3, 1, 2), size=(grid, grid), mode="bicubic", antialias=True, align_corners=False
     ).permute(0, 2, 3, 1)
-    for name in (f"image_encoder.blocks.{block}.attn.rel_pos_{side}" for block in layout.whole for side in "hw"):
+    for name in (
+        f"image_encoder.blocks.{block}.attn.rel_pos_{side}" for block in layout.global_blocks for side in "hw"
+    ):
         if name in state and state[name].ndim == 2:
             line = state[name].float().T[None]
-            moved[name] = F.interpolate(line, size=2 * grid - 1, mode="linear", align_corners=False)[0].T
-    return moved
+            resized[name] = F.interpolate(line, size=2 * grid - 1, mode="linear", align_corners=False)[0].T
+    return resized
 
 
 def _load(sam: Sam, state: dict[str, Tensor], variant: SamVariant, path: Path) -> None:
-    # Published files carry the normalisation in older versions; it is a constant here.
-    found = {name: tensor for name, tensor in state.items() if name not in ("pixel_mean", "pixel_std")}
+    # Older published files contain the normalisation, which is a constant here.
+    weights = {name: tensor for name, tensor in state.items() if name not in ("pixel_mean", "pixel_std")}
     load_exactly(
         sam,
-        found,
+        weights,
         kind=f"a SAM {variant}",
         path=path,
         fix="set the variant to the model that the file belongs to, or the weights to another file",

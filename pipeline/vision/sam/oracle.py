@@ -1,4 +1,4 @@
-"""Masks against what is known about an image of the synthetic world: objects found, and what masks are worth."""
+"""Masks against the ground truth of the synthetic world: recall of objects, and quality of masks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SIZES = (30, 60, 120, 240, 480)
 
 
 @dataclass(frozen=True)
-class FoundObject:
-    """An object of the oracle, and how well a set of masks shows it.
+class ObjectScore:
+    """An object of the ground truth, and how well the best of a set of masks matches it.
 
     Attributes:
         kind: Object class.
@@ -30,7 +30,7 @@ class FoundObject:
 
 @dataclass(frozen=True)
 class Recall:
-    """How many objects were found.
+    """How many objects are matched by a mask.
 
     Attributes:
         objects: How many there are.
@@ -48,7 +48,7 @@ class RecallReport:
     """Recall over many images.
 
     Attributes:
-        threshold: IoU at which an object counts as found.
+        threshold: IoU at which an object counts as matched.
         whole: Of all objects.
         by_kind: By object class, in alphabetical order.
         by_size: By the least area of the class of size, rising.
@@ -78,30 +78,30 @@ def best_ious(truths: NDArray[np.bool_], masks: NDArray[np.bool_]) -> NDArray[np
     return best
 
 
-def find_objects(
-    instances: NDArray[np.integer], objects: Sequence[dict[str, Any]], masks: NDArray[np.bool_], *, smallest: int = 30
-) -> list[FoundObject]:
-    """Look for an image's objects among its masks.
+def score_objects(
+    instances: NDArray[np.integer], objects: Sequence[dict[str, Any]], masks: NDArray[np.bool_], *, min_area: int = 30
+) -> list[ObjectScore]:
+    """Return the best IoU of each of an image's objects with its masks.
 
     Args:
         instances: (H, W): instance numbers.
         objects: Records of `read_objects`, of that date: id, class, area.
         masks: (M, H, W) bool.
-        smallest: Objects of fewer visible pixels are left out.
+        min_area: Objects of fewer visible pixels are left out.
 
     Raises:
         ValueError: The masks are of another size than the image.
     """
-    large = [item for item in objects if item["area"] >= smallest]
+    large = [item for item in objects if item["area"] >= min_area]
     numbers = np.array([item["id"] for item in large], dtype=np.int64)
     ious = best_ious(instances[None] == numbers[:, None, None], masks)
     return [
-        FoundObject(str(item["class"]), int(item["area"]), float(iou)) for item, iou in zip(large, ious, strict=True)
+        ObjectScore(str(item["class"]), int(item["area"]), float(iou)) for item, iou in zip(large, ious, strict=True)
     ]
 
 
 def mask_quality(maps: Sequence[NDArray[np.integer]], masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return for each mask (M, H, W) its best IoU with any segment of any of the maps, as (M): what it is worth.
+    """Return for each mask (M, H, W) its best IoU with any segment of any of the maps, as (M).
 
     Args:
         maps: Maps (H, W) of segment numbers, as of `pipeline.vision.sam.pretraining.segment`.
@@ -111,29 +111,30 @@ def mask_quality(maps: Sequence[NDArray[np.integer]], masks: NDArray[np.bool_]) 
     return best_ious(masks, np.concatenate(truths))
 
 
-def report(found: Iterable[FoundObject], *, threshold: float = 0.5) -> RecallReport:
+def report(scores: Iterable[ObjectScore], *, threshold: float = 0.5) -> RecallReport:
     """Summarise objects of any number of images.
 
     Args:
-        found: Of `find_objects`.
-        threshold: IoU from which an object counts as found.
+        scores: Of `score_objects`.
+        threshold: IoU from which an object counts as matched.
     """
-    every = list(found)
-    kinds = {kind: [item for item in every if item.kind == kind] for kind in sorted({item.kind for item in every})}
+    scores = list(scores)
+    kinds = {kind: [item for item in scores if item.kind == kind] for kind in sorted({item.kind for item in scores})}
     upper = (*SIZES[1:], np.inf)
     sizes = {
-        least: [item for item in every if least <= item.area < limit] for least, limit in zip(SIZES, upper, strict=True)
+        least: [item for item in scores if least <= item.area < limit]
+        for least, limit in zip(SIZES, upper, strict=True)
     }
     return RecallReport(
         threshold=threshold,
-        whole=_recall(every, threshold),
-        by_kind={kind: _recall(part, threshold) for kind, part in kinds.items()},
-        by_size={least: _recall(part, threshold) for least, part in sizes.items() if part},
+        whole=_recall(scores, threshold),
+        by_kind={kind: _recall(group, threshold) for kind, group in kinds.items()},
+        by_size={least: _recall(group, threshold) for least, group in sizes.items() if group},
     )
 
 
-def _recall(found: Sequence[FoundObject], threshold: float) -> Recall:
-    if not found:
+def _recall(scores: Sequence[ObjectScore], threshold: float) -> Recall:
+    if not scores:
         return Recall(0, 0.0, 0.0)
-    ious = np.array([item.iou for item in found])
-    return Recall(len(found), float((ious >= threshold).mean()), float(ious.mean()))
+    ious = np.array([item.iou for item in scores])
+    return Recall(len(scores), float((ious >= threshold).mean()), float(ious.mean()))

@@ -1,22 +1,10 @@
-"""Training the mini SAM from scratch, after SAM (arXiv 2304.02643, section 3 and appendix A).
+"""Training of the mini SAM from scratch, after SAM (arXiv 2304.02643, section 3 and appendix A).
 
-A point may mean several things, so three masks answer it and the best of them is trained; a box means one. An encoder
-pass serves all prompts of an image.
-
-
-Images with their segments, and the prompts drawn from them: what a SAM is trained on.
-
-A prompt may mean its object or the larger surface that the object is part of, as a point on a road may mean this road
-or the whole network; so every prompt has two targets. Each is given by a map of segment numbers, in which every pixel
-is of one segment.
-
-
-What masks cost against targets, and how well they overlap: every output of a prompt against every target of it.
-
-Dense tasks that teach an image encoder what segments are, before and beside the masks of single prompts.
-
-A prompt tells about one segment; these tell about all of an image at a fraction of the cost: what covers the ground,
-where segments meet, and how far it is from each place to the four sides of its own segment's box.
+One pass of the encoder serves all prompts of an image. A point is ambiguous: it may mean an object or the larger
+surface that the object is part of, as a point on a road may mean this road or the whole network. So every prompt has
+two targets, three masks answer a point, and the best of them is trained; a box means its object. Dense tasks on the
+image embedding, before and beside the masks, teach the encoder what segments are at a fraction of the cost of prompts:
+what covers the ground, where segments meet, and how far it is from each pixel to the sides of its segment's box.
 """
 
 from __future__ import annotations
@@ -32,22 +20,22 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.vision.sam.amg import THRESHOLD
+from pipeline.vision.sam.amg import MASK_THRESHOLD
 from pipeline.vision.sam.decoder import decode, embed_boxes, embed_points
-from pipeline.vision.tensors import TensorBatch, rotate_and_flip
+from pipeline.vision.tensors import TensorBatch, boxes_of_masks, rotate_and_flip
 
-_EVERY_SIDE = np.ones((3, 3), dtype=np.bool_)
-_SMALLEST = 8
-"""Segments of fewer pixels are not asked for."""
-_POPULARITY = 0.2
-"""A segment is drawn in proportion to its area to this power: between once per segment and once per pixel."""
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=np.bool_)
+_MIN_AREA = 8
+"""Segments of fewer pixels are not prompted for."""
+_AREA_POWER = 0.2
+"""A segment's probability is proportional to its area to this power: 0 is uniform over segments, 1 over pixels."""
 _BOX_JITTER = 0.1
 """Standard deviation of a box's edges as a share of its sides (SAM, arXiv 2304.02643, appendix A)."""
 
 
 @dataclass(frozen=True)
 class SegmentedImages(TensorBatch):
-    """Images with the numbers of their segments, as tensors.
+    """Images with their segments, each as a map of segment numbers.
 
     Attributes:
         images: (N, 3, H, W) uint8.
@@ -67,8 +55,8 @@ class SegmentedImages(TensorBatch):
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """A batch: images, and as many prompts on each.
+class PromptBatch(TensorBatch):
+    """A batch of images with equally many prompts on each.
 
     Attributes:
         pixels: (B, 3, H, W) float32, 0–255, colours changed a little.
@@ -86,10 +74,6 @@ class Prompted:
     points: Tensor
     targets: Tensor
 
-    def to(self, device: torch.device) -> Prompted:
-        """Return the batch on `device`."""
-        return Prompted(*(tensor.to(device) for tensor in vars(self).values()))
-
 
 def segment(
     instances: NDArray[np.integer], land_cover: NDArray[np.uint8]
@@ -102,45 +86,47 @@ def segment(
 
     Returns:
         Segments and surfaces as `SegmentedImages` has them. Parts of open ground are connected by their sides, so that
-        a path one pixel wide parts them; surfaces by sides or corners.
+        a path one pixel wide separates them; surfaces by sides or corners.
     """
     _, objects = np.unique(instances, return_inverse=True)
     # Without open ground the lowest number is an object's.
     segments = (objects.reshape(instances.shape) + (0 if (instances == 0).any() else 1)).astype(np.int16)
     surfaces = np.zeros(instances.shape, dtype=np.int16)
-    parts = areas = 0
+    grounds = connected = 0
     for value in np.unique(land_cover):
         ground, count = ndimage.label((land_cover == value) & (instances == 0))
-        segments[ground > 0] = -(ground[ground > 0] + parts)
-        parts += count
-        ground, count = ndimage.label(land_cover == value, structure=_EVERY_SIDE)
-        surfaces[ground > 0] = ground[ground > 0] + areas
-        areas += count
+        segments[ground > 0] = -(ground[ground > 0] + grounds)
+        grounds += count
+        surface, count = ndimage.label(land_cover == value, structure=_EIGHT_NEIGHBOURS)
+        surfaces[surface > 0] = surface[surface > 0] + connected
+        connected += count
     return segments, surfaces
 
 
 def batches(
     images: SegmentedImages, size: int, points: int, boxes: int, rng: np.random.Generator
-) -> Iterator[Prompted]:
-    """Yield shuffled batches with freshly drawn prompts, turned and mirrored at random; a short last one is left out.
+) -> Iterator[PromptBatch]:
+    """Yield shuffled batches with freshly drawn prompts, rotated and mirrored at random; a short last one is left out.
 
     Args:
         images: What to draw from.
         size: Images per batch.
         points: Prompts of one point, per image.
         boxes: Prompts of one box, per image.
-        rng: Source of all that is random.
+        rng: Random generator.
     """
     order = torch.from_numpy(rng.permutation(len(images)))
     for start in range(0, len(images) - size + 1, size):
-        part = images.select(order[start : start + size]).rotated(int(rng.integers(4)), bool(rng.integers(2)))
-        yield prompted(part, points, boxes, rng)
+        batch = images.select(order[start : start + size]).rotated(int(rng.integers(4)), bool(rng.integers(2)))
+        yield draw_prompts(batch, points, boxes, rng)
 
 
-def prompted(images: SegmentedImages, points: int, boxes: int, rng: np.random.Generator) -> Prompted:
+def draw_prompts(images: SegmentedImages, points: int, boxes: int, rng: np.random.Generator) -> PromptBatch:
     """Draw prompts on images, and change their colours a little."""
     count, _, height, width = images.images.shape
-    pixels = torch.from_numpy(np.stack([_draw_pixels(part, boxes + points, rng) for part in images.segments.numpy()]))
+    pixels = torch.from_numpy(
+        np.stack([_draw_pixels(segments, boxes + points, rng) for segments in images.segments.numpy()])
+    )
     each, flat = torch.arange(count)[:, None], pixels
     segments, surfaces = images.segments.flatten(1), images.surfaces.flatten(1)
     targets = torch.stack(
@@ -150,12 +136,12 @@ def prompted(images: SegmentedImages, points: int, boxes: int, rng: np.random.Ge
         ],
         dim=2,
     )
-    exact = boxes_of(targets[:, :boxes, 0].flatten(0, 1)).unflatten(0, (count, boxes))
+    exact = boxes_of_masks(targets[:, :boxes, 0].flatten(0, 1)).unflatten(0, (count, boxes))
     sides = (exact[..., 2:] - exact[..., :2]).repeat(1, 1, 2)
     jittered = exact + torch.from_numpy(rng.normal(0, _BOX_JITTER, exact.shape)).float() * sides
     gain = rng.uniform(0.85, 1.15, (count, 3, 1, 1)).astype(np.float32)
     offset = rng.uniform(-12, 12, (count, 1, 1, 1)).astype(np.float32)
-    return Prompted(
+    return PromptBatch(
         pixels=images.images.float() * torch.from_numpy(gain) + torch.from_numpy(offset),
         land_cover=images.land_cover,
         segments=images.segments,
@@ -165,24 +151,17 @@ def prompted(images: SegmentedImages, points: int, boxes: int, rng: np.random.Ge
     )
 
 
-def boxes_of(masks: Tensor) -> Tensor:
-    """Return the boxes (K, 4) float32 of masks (K, H, W) bool: left, top, right, bottom, the last two exclusive."""
-    columns, rows = masks.any(1).int(), masks.any(2).int()
-    left, top = columns.argmax(1), rows.argmax(1)
-    right, bottom = columns.shape[1] - columns.flip(1).argmax(1), rows.shape[1] - rows.flip(1).argmax(1)
-    return torch.stack([left, top, right, bottom], dim=1).float()
-
-
 def _draw_pixels(segments: NDArray[np.int16], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return `count` pixels as indices into the flattened image: a segment each, and a pixel anywhere within it."""
     flat = segments.ravel()
     numbers, areas = np.unique(flat, return_counts=True)
-    weight = np.where(areas >= _SMALLEST, areas, 0) ** _POPULARITY
+    weight = np.where(areas >= _MIN_AREA, areas, 0) ** _AREA_POWER
     drawn = rng.choice(len(numbers), count, p=weight / weight.sum())
-    places = rng.random(count)
+    positions = rng.random(count)
     inside = [np.flatnonzero(flat == numbers[row]) for row in drawn]
     return np.array(
-        [pixels[int(place * len(pixels))] for pixels, place in zip(inside, places, strict=True)], dtype=np.int64
+        [pixels[int(position * len(pixels))] for pixels, position in zip(inside, positions, strict=True)],
+        dtype=np.int64,
     )
 
 
@@ -206,9 +185,9 @@ def mask_costs(logits: Tensor, targets: Tensor) -> Tensor:
     """
     x, truth = logits.flatten(2), targets.flatten(2).transpose(1, 2)
     inside, outside = x.sigmoid(), (-x).sigmoid()
-    surprise = F.softplus(-x)
-    present = _ALPHA * outside.square() * surprise
-    absent = (1 - _ALPHA) * inside.square() * (surprise + x)
+    negative_log = F.softplus(-x)
+    present = _ALPHA * outside.square() * negative_log
+    absent = (1 - _ALPHA) * inside.square() * (negative_log + x)
     focal = (torch.bmm(present - absent, truth) + absent.sum(-1, keepdim=True)) / x.shape[-1]
     overlap = torch.bmm(inside, truth)
     dice = 1 - (2 * overlap + 1) / (inside.sum(-1, keepdim=True) + truth.sum(1)[:, None] + 1)
@@ -227,7 +206,7 @@ def mask_ious(logits: Tensor, targets: Tensor) -> Tensor:
         (P, K, L) in [0, 1]; 0 where both are empty.
     """
     whole = F.interpolate(logits.detach(), size=targets.shape[-2:], mode="bilinear", align_corners=False)
-    masks, truth = (whole > THRESHOLD).float().flatten(2), targets.float().flatten(2)
+    masks, truth = (whole > MASK_THRESHOLD).float().flatten(2), targets.float().flatten(2)
     overlap = torch.bmm(masks, truth.transpose(1, 2))
     union = masks.sum(-1, keepdim=True) + truth.sum(-1)[:, None] - overlap
     return overlap / union.clamp(min=1)
@@ -247,12 +226,12 @@ class DenseHead(nn.Module):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self._parts = (classes, 1, 4)
-        self.linear = nn.Conv2d(channels, sum(self._parts) * DETAIL**2, 1)
+        self._channels = (classes, 1, 4)
+        self.linear = nn.Conv2d(channels, sum(self._channels) * DETAIL**2, 1)
 
     def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map embeddings (B, C, h, w) to logits of land cover and of borders, and sides, at DETAIL·h × DETAIL·w."""
-        land_cover, border, sides = F.pixel_shuffle(self.linear(embeddings), DETAIL).split(self._parts, dim=1)
+        land_cover, border, sides = F.pixel_shuffle(self.linear(embeddings), DETAIL).split(self._channels, dim=1)
         return land_cover, border, sides
 
     def loss(self, embeddings: Tensor, land_cover: Tensor, segments: Tensor) -> Tensor:
@@ -275,13 +254,13 @@ class DenseHead(nn.Module):
 
 def borders(segments: Tensor) -> Tensor:
     """Return where a pixel of (B, H, W) has a neighbour to its side, above or below of another segment."""
-    found = torch.zeros_like(segments, dtype=torch.bool)
+    border = torch.zeros_like(segments, dtype=torch.bool)
     across, down = segments[:, :, 1:] != segments[:, :, :-1], segments[:, 1:] != segments[:, :-1]
-    found[:, :, 1:] |= across
-    found[:, :, :-1] |= across
-    found[:, 1:] |= down
-    found[:, :-1] |= down
-    return found
+    border[:, :, 1:] |= across
+    border[:, :, :-1] |= across
+    border[:, 1:] |= down
+    border[:, :-1] |= down
+    return border
 
 
 def box_sides(segments: Tensor) -> Tensor:
@@ -292,14 +271,14 @@ def box_sides(segments: Tensor) -> Tensor:
     """
     images, height, width = segments.shape
     numbers = segments.long() - segments.min().long()
-    many = int(numbers.max()) + 1
-    key = (numbers + many * torch.arange(images, device=segments.device)[:, None, None]).flatten()
+    count = int(numbers.max()) + 1
+    key = (numbers + count * torch.arange(images, device=segments.device)[:, None, None]).flatten()
     y, x = torch.meshgrid(
         torch.arange(height, device=key.device), torch.arange(width, device=key.device), indexing="ij"
     )
 
     def reduced(values: Tensor, how: str, start: int) -> Tensor:
-        table = torch.full((images * many,), start, device=key.device)
+        table = torch.full((images * count,), start, device=key.device)
         table = table.scatter_reduce(0, key, values.expand(images, -1, -1).flatten(), how)
         return table[key].view(images, height, width)
 
@@ -308,8 +287,8 @@ def box_sides(segments: Tensor) -> Tensor:
     return torch.stack([left, top, right, bottom], dim=1).float()
 
 
-SMALLEST_OBJECT = 30
-"""Objects of fewer visible pixels are not validated on: at 8 pixels per token little is left of them."""
+MIN_OBJECT_AREA = 30
+"""Objects of fewer visible pixels are not validated on: at 8 pixels per token they are hardly visible."""
 
 
 class SamPretraining(nn.Module):
@@ -338,7 +317,7 @@ class SamPretraining(nn.Module):
             embeddings: Tensor = self.sam.image_encoder(normalised)
         return embeddings.float()
 
-    def losses(self, batch: Prompted) -> dict[str, Tensor]:
+    def losses(self, batch: PromptBatch) -> dict[str, Tensor]:
         """Return the losses of a batch, each a scalar; without prompts only the dense tasks'.
 
         `point` is the cost of the best of the three masks, for the segment and with half the weight for the surface,
@@ -372,7 +351,7 @@ class SamPretraining(nn.Module):
 
 @torch.inference_mode()
 def validate(model: SamPretraining, images: SegmentedImages) -> dict[str, float]:
-    """Prompt every object of at least `SMALLEST_OBJECT` pixels by a random point of it and by its box.
+    """Prompt every object of at least `MIN_OBJECT_AREA` pixels by a random point of it and by its box.
 
     Returns:
         Means over objects, in [0, 1]. `point_iou`: of the best of three masks with the object. `point_recall`: share of
@@ -394,7 +373,7 @@ def validate(model: SamPretraining, images: SegmentedImages) -> dict[str, float]
         best.append(ious[..., 0].amax(dim=1).cpu())
         chosen.append(either.gather(1, guessed.argmax(dim=1, keepdim=True))[:, 0].cpu())
         errors.append((guessed - either).abs().mean(dim=1).cpu())
-        corners = boxes_of(objects)[None].to(device)
+        corners = boxes_of_masks(objects)[None].to(device)
         logits, _ = decode(model.sam, embeddings, embed_boxes(model.sam.prompt_encoder, corners))
         box.append(mask_ious(logits[0, :, :1], targets[:, :1])[:, 0, 0].cpu())
     means = {"point_iou": best, "chosen_iou": chosen, "box_iou": box, "iou_error": errors}
@@ -407,12 +386,12 @@ def _objects(images: SegmentedImages, rng: np.random.Generator) -> Iterator[tupl
     for row in range(len(images)):
         segments, surfaces = images.segments[row], images.surfaces[row]
         numbers, areas = segments[segments > 0].unique(return_counts=True)
-        numbers = numbers[areas >= SMALLEST_OBJECT]
+        numbers = numbers[areas >= MIN_OBJECT_AREA]
         if len(numbers) == 0:
             continue
         objects = segments[None] == numbers[:, None, None]
-        places = [mask.nonzero() for mask in objects]
-        rows, columns = torch.stack([place[rng.integers(len(place))] for place in places]).unbind(1)
+        pixels = [mask.nonzero() for mask in objects]
+        rows, columns = torch.stack([inside[rng.integers(len(inside))] for inside in pixels]).unbind(1)
         whole = surfaces[None] == surfaces[rows, columns][:, None, None]
         yield images.images[row : row + 1].float(), torch.stack([columns, rows], dim=1), objects, whole
 

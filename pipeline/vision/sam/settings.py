@@ -1,4 +1,4 @@
-"""Which SAM, and at what size its image encoder sees an image."""
+"""Settings of SAM and of its automatic masks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class SamSettings(Section):
 class GeneratorSettings(Section):
     """Automatic masks of whole images: a grid of points, each of which may give up to three masks.
 
-    The defaults are those of the mini SAM; the profiles of real data sets set the published ones.
+    Names are those of segment_anything's SamAutomaticMaskGenerator where it has the setting. The defaults are those of
+    the mini SAM; the profiles of real data sets set the published ones.
     """
 
     points_per_side: int = Field(
@@ -45,47 +46,47 @@ class GeneratorSettings(Section):
         5,
         ge=1,
         le=32,
-        description="every this many points of the grid, in both directions, are asked first, and of the others only "
-        "those that no mask found by then covers, even with its threshold moved up by stability_offset; 1: all are "
-        "asked (published)",
+        description="SAM is prompted with every this many points of the grid, in both directions, first, and then only "
+        "with points that none of their masks covers, even with its threshold moved up by stability_score_offset; "
+        "1: with all points (published)",
     )
-    crop_layers: int = Field(
+    crop_n_layers: int = Field(
         0,
         ge=0,
         le=4,
         description="further layers of crops, layer i cutting the image into 2^i × 2^i of them, for objects too small "
         "for the whole image (published: 0)",
     )
-    crop_overlap: float = Field(
-        512 / 1500, ge=0, lt=1, description="overlap of the crops of the first layer, as a share of the shorter side"
+    crop_overlap_ratio: float = Field(
+        512 / 1500, ge=0, lt=1, description="overlap of the crops of layer 1, as a share of the shorter side"
     )
-    crop_points_downscale: int = Field(
+    crop_n_points_downscale_factor: int = Field(
         1, ge=1, description="in crop layer i the grid has this number to the power of i fewer points a side"
     )
-    predicted_iou: float = Field(
+    pred_iou_thresh: float = Field(
         0.4,
         ge=0,
         le=1,
         description="masks whose IoU the model predicts to be no higher are dropped; 0: none (published: 0.88)",
     )
-    stability: float = Field(
+    stability_score_thresh: float = Field(
         0.2, ge=0, le=1, description="masks of a lower stability score are dropped (published: 0.95)"
     )
-    stability_offset: float = Field(
+    stability_score_offset: float = Field(
         1.0, ge=0, description="how far the logits' threshold is moved up and down for the stability score"
     )
-    box_nms: float = Field(
-        1.0, ge=0, le=1, description="of two masks whose boxes overlap by more IoU, one is dropped (published: 0.7)"
+    box_nms_thresh: float = Field(
+        1.0, ge=0, le=1, description="of two masks whose boxes have a higher IoU, one is dropped (published: 0.7)"
     )
-    mask_nms: float | None = Field(
+    mask_nms_thresh: float | None = Field(
         0.5,
         ge=0,
         le=1,
-        description="of two masks of one crop that themselves overlap by more IoU, one is dropped too; unlike boxes "
-        "this tells crossing roads from one road found twice; null: boxes alone decide (published)",
+        description="of two masks of one crop that themselves have a higher IoU, one is dropped too; unlike boxes this "
+        "distinguishes crossing roads from one road found twice; null: boxes alone decide (published)",
     )
-    crop_nms: float = Field(0.7, ge=0, le=1, description="the same between masks of different crops")
-    min_region_area: int = Field(
+    crop_nms_thresh: float = Field(0.7, ge=0, le=1, description="box_nms_thresh between masks of different crops")
+    min_mask_region_area: int = Field(
         0,
         ge=0,
         description="holes and islands of masks smaller than this many pixels are filled and removed (published: 0); "
@@ -93,15 +94,15 @@ class GeneratorSettings(Section):
     )
     min_area: int = Field(0, ge=0, description="masks of fewer pixels are dropped")
     max_area_share: float = Field(1.0, gt=0, le=1, description="masks that cover more of the image are dropped")
-    keep: int = Field(50, ge=1, le=4096, description="masks kept per image, best predicted IoU first (paper: 50)")
-    images_per_pass: int | None = Field(
+    max_masks: int = Field(50, ge=1, le=4096, description="most masks per image, best predicted IoU first (paper: 50)")
+    images_per_batch: int | None = Field(
         None,
         ge=1,
         le=1024,
         description="images per pass of the encoder; null: 4 on a CPU, 8 on a GPU; halved when "
         "the GPU's memory runs out",
     )
-    prompts_per_pass: int | None = Field(
+    points_per_batch: int | None = Field(
         None,
         ge=1,
         le=16384,
@@ -111,6 +112,11 @@ class GeneratorSettings(Section):
 
 
 PUBLISHED_GENERATOR = GeneratorSettings(
-    points_per_side=32, coarse_stride=1, predicted_iou=0.88, stability=0.95, box_nms=0.7, mask_nms=None
+    points_per_side=32,
+    coarse_stride=1,
+    pred_iou_thresh=0.88,
+    stability_score_thresh=0.95,
+    box_nms_thresh=0.7,
+    mask_nms_thresh=None,
 )
-"""What segment_anything's SamAutomaticMaskGenerator does unless told otherwise."""
+"""segment_anything's defaults of SamAutomaticMaskGenerator."""

@@ -1,4 +1,4 @@
-"""The worker that computes masks.h5: a picture in, its masks and, if wanted, its embedding out."""
+"""The worker that computes masks.h5: from images to their masks and, if stored, embeddings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.vision.sam.settings import GeneratorSettings, Precision, SamSettin
 
 @dataclass(frozen=True)
 class MaskImage:
-    """One image to find masks in: its file, and the content that `prepare` saw."""
+    """An image to compute masks of: its file, and the checksum that `prepare` recorded."""
 
     path: Path
     sha256: str
@@ -28,18 +28,18 @@ class MaskImage:
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A picture in its own size (H, W, 3), and brought to the encoder's."""
+    """An image in its own size (H, W, 3), and resized for the encoder."""
 
     pixels: NDArray[np.uint8]
     resized: NDArray[np.uint8]
 
 
 class MaskWorker:
-    """Finds masks; see `pipeline.execution.compute.Worker`.
+    """Computes masks; see `pipeline.execution.compute.Worker`.
 
     Args:
-        sam: Which SAM.
-        generator: How it is asked.
+        sam: The model.
+        generator: Points and thresholds.
         device: Where to compute.
         precision: fp32 or bf16.
         compiled: Whether the model goes through torch.compile.
@@ -62,7 +62,7 @@ class MaskWorker:
         self._generator = MaskGenerator(
             build_sam(sam), sam, generator, resolve_device(device), precision=precision, compiled=compiled
         )
-        self.batch_size = self._generator.images_per_pass
+        self.batch_size = self._generator.images_per_batch
         self._store_embeddings = store_embeddings
 
     def load(self, image: MaskImage) -> LoadedImage:
@@ -79,7 +79,9 @@ class MaskWorker:
         embeddings = self._generator.encode([image.resized for image in images])
         masks = self._generator.generate([image.pixels for image in images], embeddings)
         if self._store_embeddings:
-            kept = embeddings.half().cpu().numpy()
+            stored = embeddings.half().cpu().numpy()
         else:
-            kept = np.zeros((len(images), 0, 0, 0), dtype=np.float16)
-        return [{**mine.arrays(), "embedding": embedding} for mine, embedding in zip(masks, kept, strict=True)]
+            stored = np.zeros((len(images), 0, 0, 0), dtype=np.float16)
+        return [
+            {**mask_set.arrays(), "embedding": embedding} for mask_set, embedding in zip(masks, stored, strict=True)
+        ]

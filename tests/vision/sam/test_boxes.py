@@ -6,19 +6,19 @@ import torch
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from benchmarks._random_sam import lively_sam, picture
 from pipeline.errors import ResourceError
-from pipeline.vision.sam.boxes import box_portion, masks_from_boxes
-from pipeline.vision.sam.decoder import Decoded, ImageSide, PromptDecoder
+from pipeline.vision.sam.boxes import box_batch_size, masks_from_boxes
+from pipeline.vision.sam.decoder import Decoded, ImageTokens, PromptDecoder
 from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.settings import SamSettings
+from tests.vision.sam.random_sam import random_image, random_sam
 
 SIZES = [(128, 128), (90, 200), (64, 64)]
 
 
 @pytest.fixture(scope="module")
 def sam() -> Sam:
-    return lively_sam(SamSettings())
+    return random_sam(SamSettings())
 
 
 def _boxes(count: int, height: int, width: int) -> np.ndarray:
@@ -27,18 +27,18 @@ def _boxes(count: int, height: int, width: int) -> np.ndarray:
 
 
 def test_masks_are_segment_anythings(sam: Sam) -> None:
-    images = [picture(*size, seed=number) for number, size in enumerate(SIZES)]
+    images = [random_image(*size, seed=number) for number, size in enumerate(SIZES)]
     boxes = [_boxes(count, *size) for count, size in zip((2, 7, 0), SIZES, strict=True)]
     embeddings = ImageEncoder(sam, SamSettings(), "cpu").encode(images)
-    found = masks_from_boxes(PromptDecoder(sam, "cpu"), embeddings, boxes, SIZES, boxes_per_pass=4)
+    results = masks_from_boxes(PromptDecoder(sam, "cpu"), embeddings, boxes, SIZES, boxes_per_pass=4)
     predictor = SamPredictor(sam)
-    for image, mine, size, masks in zip(images, boxes, SIZES, found, strict=True):
-        assert masks.bitmaps.shape == (len(mine), *size)
+    for image, image_boxes, size, masks in zip(images, boxes, SIZES, results, strict=True):
+        assert masks.bitmaps.shape == (len(image_boxes), *size)
         assert masks.predicted_iou.dtype == np.float32
-        if len(mine) == 0:
+        if len(image_boxes) == 0:
             continue
         predictor.set_image(image)
-        transformed = predictor.transform.apply_boxes_torch(torch.from_numpy(mine), size)
+        transformed = predictor.transform.apply_boxes_torch(torch.from_numpy(image_boxes), size)
         expected, iou, _ = predictor.predict_torch(None, None, transformed, multimask_output=False)
         assert (masks.bitmaps != expected[:, 0].numpy()).mean() < 1e-4
         np.testing.assert_allclose(masks.predicted_iou, iou[:, 0].numpy(), atol=1e-4)
@@ -46,12 +46,12 @@ def test_masks_are_segment_anythings(sam: Sam) -> None:
 
 
 def test_masks_do_not_depend_on_other_images_or_boxes(sam: Sam) -> None:
-    images = [picture(128, 128, seed=seed) for seed in range(2)]
+    images = [random_image(128, 128, seed=seed) for seed in range(2)]
     encoder, decoder = ImageEncoder(sam, SamSettings(), "cpu"), PromptDecoder(sam, "cpu")
-    mine, others = _boxes(3, 128, 128), _boxes(21, 128, 128)
+    few, many = _boxes(3, 128, 128), _boxes(21, 128, 128)
     sizes = [(128, 128)] * 2
-    one = masks_from_boxes(decoder, encoder.encode(images), [mine, others], sizes)[0]
-    two = masks_from_boxes(decoder, encoder.encode(images), [mine, others[:0]], sizes)[0]
+    one = masks_from_boxes(decoder, encoder.encode(images), [few, many], sizes)[0]
+    two = masks_from_boxes(decoder, encoder.encode(images), [few, many[:0]], sizes)[0]
     np.testing.assert_array_equal(one.bitmaps, two.bitmaps)
     np.testing.assert_array_equal(one.predicted_iou, two.predicted_iou)
 
@@ -64,30 +64,30 @@ def test_lists_that_do_not_fit_are_refused(sam: Sam) -> None:
 def test_boxes_that_do_not_fit_into_memory_go_in_smaller_passes(
     sam: Sam, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images = [picture(*size, seed=number) for number, size in enumerate(SIZES)]
+    images = [random_image(*size, seed=number) for number, size in enumerate(SIZES)]
     boxes = [_boxes(count, *size) for count, size in zip((5, 19, 0), SIZES, strict=True)]
     embeddings, decoder = ImageEncoder(sam, SamSettings(), "cpu").encode(images), PromptDecoder(sam, "cpu")
     expected = masks_from_boxes(decoder, embeddings, boxes, SIZES)
     decode = PromptDecoder.decode
-    seen: list[tuple[int, ...]] = []
-    room = {"boxes": 50}
+    shapes: list[tuple[int, ...]] = []
+    capacity = {"boxes": 50}
 
-    def cramped(self: PromptDecoder, side: ImageSide, sparse: torch.Tensor) -> Decoded:
-        seen.append(tuple(sparse.shape[:2]))
-        if sparse.shape[0] * sparse.shape[1] > room["boxes"]:
+    def decode_few(self: PromptDecoder, images: ImageTokens, prompts: torch.Tensor) -> Decoded:
+        shapes.append(tuple(prompts.shape[:2]))
+        if prompts.shape[0] * prompts.shape[1] > capacity["boxes"]:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return decode(self, side, sparse)
+        return decode(self, images, prompts)
 
-    monkeypatch.setattr(PromptDecoder, "decode", cramped)
-    portion = box_portion()
-    for room["boxes"], shape in ((50, (3, 16)), (20, (1, 16)), (5, (1, 3))):
-        found = masks_from_boxes(decoder, embeddings, boxes, SIZES, portion=portion)
-        assert seen[-1] == shape
-        for mine, theirs in zip(found, expected, strict=True):
-            assert mine.bitmaps.shape == theirs.bitmaps.shape
-            assert (mine.bitmaps != theirs.bitmaps).sum() <= 1e-3 * theirs.bitmaps.size
-            np.testing.assert_allclose(mine.predicted_iou, theirs.predicted_iou, atol=1e-4)
+    monkeypatch.setattr(PromptDecoder, "decode", decode_few)
+    batch_size = box_batch_size()
+    for capacity["boxes"], shape in ((50, (3, 16)), (20, (1, 16)), (5, (1, 3))):
+        results = masks_from_boxes(decoder, embeddings, boxes, SIZES, batch_size=batch_size)
+        assert shapes[-1] == shape
+        for masks, reference in zip(results, expected, strict=True):
+            assert masks.bitmaps.shape == reference.bitmaps.shape
+            assert (masks.bitmaps != reference.bitmaps).sum() <= 1e-3 * reference.bitmaps.size
+            np.testing.assert_allclose(masks.predicted_iou, reference.predicted_iou, atol=1e-4)
     assert capsys.readouterr().err.count("memory ran out") == 4
-    room["boxes"] = 0
+    capacity["boxes"] = 0
     with pytest.raises(ResourceError, match="boxes per pass"):
-        masks_from_boxes(decoder, embeddings, boxes, SIZES, portion=portion)
+        masks_from_boxes(decoder, embeddings, boxes, SIZES, batch_size=batch_size)

@@ -52,18 +52,20 @@ def _bitmaps(count: int, height: int, width: int) -> NDArray[np.bool_]:
 def test_masks_come_back(tmp_path: Path) -> None:
     bitmaps = [_bitmaps(3, 9, 7), _bitmaps(0, 9, 7), _bitmaps(1, 4, 12)]
     none = np.zeros((0, 0, 0), dtype=np.float16)
-    arrays: list[Arrays | None] = [{**_masks(mine).arrays(), "embedding": none} for mine in bitmaps]
+    arrays: list[Arrays | None] = [{**_masks(masks).arrays(), "embedding": none} for masks in bitmaps]
     with _write(tmp_path / "masks.h5", [*arrays, None]) as cache:
         cache.verify()
         for unit, expected in enumerate(bitmaps):
-            found = read_masks(cache, unit)
-            assert len(found) == len(expected)
-            assert found.size == expected.shape[1:]
-            np.testing.assert_array_equal(found.bitmaps(), expected)
-            np.testing.assert_array_equal(found.areas, expected.sum(axis=(1, 2)))
-            for name, array in found.arrays().items():
-                np.testing.assert_array_equal(array, arrays[unit][name])
-                assert array.dtype == arrays[unit][name].dtype
+            masks = read_masks(cache, unit)
+            assert len(masks) == len(expected)
+            assert masks.size == expected.shape[1:]
+            np.testing.assert_array_equal(masks.bitmaps(), expected)
+            np.testing.assert_array_equal(masks.areas, expected.sum(axis=(1, 2)))
+            written = arrays[unit]
+            assert written is not None
+            for name, array in masks.arrays().items():
+                np.testing.assert_array_equal(array, written[name])
+                assert array.dtype == written[name].dtype
         # What was skipped is empty, and no image at all.
         skipped = read_masks(cache, 3)
         assert (len(skipped), skipped.size, cache.missing.tolist()) == (0, (0, 0), [3])
@@ -71,7 +73,7 @@ def test_masks_come_back(tmp_path: Path) -> None:
         assert cache.row("embedding", 0).shape == (0, 0, 0)
 
 
-def test_embeddings_may_be_kept(tmp_path: Path) -> None:
+def test_embeddings_may_be_stored(tmp_path: Path) -> None:
     embeddings = np.random.default_rng(0).random((2, 4, 3, 3)).astype(np.float16)
     arrays = [{**_masks(_bitmaps(2, 6, 6)).arrays(), "embedding": embedding} for embedding in embeddings]
     with _write(tmp_path / "masks.h5", arrays) as cache:

@@ -5,10 +5,10 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from benchmarks._random_sam import lively_sam
 from pipeline.vision.sam.decoder import PromptDecoder, decode, embed_boxes, embed_points
 from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import SamSettings
+from tests.vision.sam.random_sam import random_sam
 
 SETTINGS = {
     "mini": SamSettings(),
@@ -19,7 +19,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module", params=list(SETTINGS))
 def sam(request: pytest.FixtureRequest) -> Sam:
-    return lively_sam(SETTINGS[request.param])
+    return random_sam(SETTINGS[request.param])
 
 
 @pytest.fixture
@@ -37,21 +37,21 @@ def _points(count: int) -> Tensor:
 def test_points_of_many_images_are_segment_anythings(sam: Sam, embeddings: Tensor) -> None:
     decoder = PromptDecoder(sam, "cpu")
     points = _points(9)
-    sparse = torch.stack([decoder.points(mine) for mine in points])
-    decoded = decoder.decode(decoder.image_side(embeddings), sparse)
-    chosen = torch.tensor([10, 3, 3, 17])
-    logits = decoder.logits(decoded, chosen, slice(1, 4))
-    expected_logits, expected_iou = _reference(sam, embeddings, [(mine[:, None], torch.ones(9, 1)) for mine in points])
+    sparse = torch.stack([decoder.points(p) for p in points])
+    decoded = decoder.decode(decoder.image_tokens(embeddings), sparse)
+    prompts = torch.tensor([10, 3, 3, 17])
+    logits = decoder.logits(decoded, prompts, slice(1, 4))
+    expected_logits, expected_iou = _reference(sam, embeddings, [(p[:, None], torch.ones(9, 1)) for p in points])
     torch.testing.assert_close(decoded.iou[:, 1:], expected_iou[:, 1:], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(logits, expected_logits[chosen, 1:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, expected_logits[prompts, 1:], atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_boxes_are_segment_anythings(sam: Sam, embeddings: Tensor) -> None:
     decoder = PromptDecoder(sam, "cpu")
     boxes = torch.cat([_points(5), _points(5) + 9], dim=2).float()
-    sparse = torch.stack([decoder.boxes(mine) for mine in boxes])
-    decoded = decoder.decode(decoder.image_side(embeddings), sparse)
+    sparse = torch.stack([decoder.boxes(b) for b in boxes])
+    decoded = decoder.decode(decoder.image_tokens(embeddings), sparse)
     logits = decoder.logits(decoded, torch.arange(10), slice(0, 1))
     expected_logits, expected_iou = _reference(sam, embeddings, list(boxes))
     torch.testing.assert_close(decoded.iou[:, :1], expected_iou[:, :1], atol=1e-5, rtol=1e-4)
@@ -61,24 +61,24 @@ def test_boxes_are_segment_anythings(sam: Sam, embeddings: Tensor) -> None:
 @torch.inference_mode()
 def test_prompts_do_not_depend_on_neighbours(sam: Sam, embeddings: Tensor) -> None:
     decoder = PromptDecoder(sam, "cpu")
-    sparse = torch.stack([decoder.points(mine) for mine in _points(4)])
-    whole = decoder.decode(decoder.image_side(embeddings), sparse)
-    turned = decoder.decode(decoder.image_side(embeddings.flip(0)), sparse.flip(0).flip(1))
-    assert torch.equal(turned.iou.flip(0), whole.iou)
-    mine = decoder.logits(whole, torch.tensor([5, 0]), slice(1, 4))
-    assert torch.equal(decoder.logits(turned, torch.tensor([0, 2]), slice(1, 4))[1], mine[0])
+    sparse = torch.stack([decoder.points(p) for p in _points(4)])
+    whole = decoder.decode(decoder.image_tokens(embeddings), sparse)
+    reversed_order = decoder.decode(decoder.image_tokens(embeddings.flip(0)), sparse.flip(0).flip(1))
+    assert torch.equal(reversed_order.iou.flip(0), whole.iou)
+    logits = decoder.logits(whole, torch.tensor([5, 0]), slice(1, 4))
+    assert torch.equal(decoder.logits(reversed_order, torch.tensor([0, 2]), slice(1, 4))[1], logits[0])
 
 
 @torch.inference_mode()
 def test_half_precision_is_near_and_leaves_the_model_alone(sam: Sam, embeddings: Tensor) -> None:
     exact, half = (PromptDecoder(sam, "cpu", precision=precision) for precision in ("fp32", "bf16"))
-    sparse = torch.stack([exact.points(mine) for mine in _points(4)])
-    expected = exact.decode(exact.image_side(embeddings), sparse)
-    found = half.decode(half.image_side(embeddings), sparse)
-    assert found.image.dtype == torch.bfloat16
-    assert found.iou.dtype == torch.float32
-    assert 0 < (found.iou - expected.iou).abs().mean() < 0.1 * expected.iou.std()
-    logits = half.logits(found, torch.arange(8), slice(1, 4))
+    sparse = torch.stack([exact.points(p) for p in _points(4)])
+    expected = exact.decode(exact.image_tokens(embeddings), sparse)
+    decoded = half.decode(half.image_tokens(embeddings), sparse)
+    assert decoded.image.dtype == torch.bfloat16
+    assert decoded.iou.dtype == torch.float32
+    assert 0 < (decoded.iou - expected.iou).abs().mean() < 0.1 * expected.iou.std()
+    logits = half.logits(decoded, torch.arange(8), slice(1, 4))
     assert logits.dtype == torch.float32
     difference = logits - exact.logits(expected, torch.arange(8), slice(1, 4))
     assert difference.abs().mean() < 0.1 * logits.std()
@@ -107,18 +107,18 @@ POINTS = torch.tensor([[[5.0, 60.0]], [[33.0, 12.0]]])
 
 
 @pytest.fixture
-def sam_prompting() -> Sam:
+def mini_sam() -> Sam:
     return build_sam(SamSettings(encoder_size=64), random_weights=True, seed=3)
 
 
-def test_masks_and_gradients_are_segment_anythings(sam_prompting: Sam) -> None:
+def test_masks_and_gradients_of_training_are_segment_anythings(mini_sam: Sam) -> None:
     embeddings = torch.randn((2, 64, 8, 8), generator=torch.Generator().manual_seed(0), requires_grad=True)
-    parameters = [embeddings, *sam_prompting.mask_decoder.parameters(), *sam_prompting.prompt_encoder.parameters()]
+    parameters = [embeddings, *mini_sam.mask_decoder.parameters(), *mini_sam.prompt_encoder.parameters()]
 
     prompts = torch.cat(
-        [embed_boxes(sam_prompting.prompt_encoder, BOXES), embed_points(sam_prompting.prompt_encoder, POINTS)], dim=1
+        [embed_boxes(mini_sam.prompt_encoder, BOXES), embed_points(mini_sam.prompt_encoder, POINTS)], dim=1
     )
-    logits, ious = decode(sam_prompting, embeddings, prompts)
+    logits, ious = decode(mini_sam, embeddings, prompts)
     assert logits.shape == (2, 3, 4, 32, 32)
     assert ious.shape == (2, 3, 4)
     (logits.square().mean() + ious.square().mean()).backward()
@@ -128,12 +128,12 @@ def test_masks_and_gradients_are_segment_anythings(sam_prompting: Sam) -> None:
         parameter.grad = None
     expected_logits, expected_ious = [], []
     for image in range(2):
-        boxes, dense = sam_prompting.prompt_encoder(None, BOXES[image], None)
+        boxes, dense = mini_sam.prompt_encoder(None, BOXES[image], None)
         labels = torch.ones((1, 1))
-        points, _ = sam_prompting.prompt_encoder((POINTS[image][:, None], labels), None, None)
-        masks, quality = sam_prompting.mask_decoder.predict_masks(
+        points, _ = mini_sam.prompt_encoder((POINTS[image][:, None], labels), None, None)
+        masks, quality = mini_sam.mask_decoder.predict_masks(
             embeddings[image : image + 1],
-            sam_prompting.prompt_encoder.get_dense_pe(),
+            mini_sam.prompt_encoder.get_dense_pe(),
             torch.cat([boxes, points]),
             dense[:1].expand(3, -1, -1, -1),
         )
@@ -143,9 +143,11 @@ def test_masks_and_gradients_are_segment_anythings(sam_prompting: Sam) -> None:
     torch.testing.assert_close(logits, theirs_logits, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(ious, theirs_ious, atol=1e-5, rtol=1e-4)
     (theirs_logits.square().mean() + theirs_ious.square().mean()).backward()
-    for parameter, mine in zip(parameters, ours, strict=True):
+    for parameter, gradient in zip(parameters, ours, strict=True):
         # A key's bias cannot be seen through a softmax: segment_anything's own gradient of it is rounding.
         theirs = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        torch.testing.assert_close(torch.zeros_like(parameter) if mine is None else mine, theirs, atol=1e-6, rtol=1e-3)
+        torch.testing.assert_close(
+            torch.zeros_like(parameter) if gradient is None else gradient, theirs, atol=1e-6, rtol=1e-3
+        )
     assert embeddings.grad is not None
     assert embeddings.grad.abs().max() > 0

@@ -28,7 +28,7 @@ def test_sizes_are_the_published_ones(variant: SamVariant, millions: float) -> N
     assert embedding_shape(SamSettings(variant=variant)) == (layout.channels, *[layout.size // layout.patch] * 2)
 
 
-def test_embeddings_have_the_shape_that_is_told(mini: Sam) -> None:
+def test_embeddings_have_the_shape_of_embedding_shape(mini: Sam) -> None:
     small = SamSettings(encoder_size=64)
     for sam, settings in ((mini, SamSettings()), (build_sam(small, random_weights=True), small)):
         size = encoder_size(settings)
@@ -111,10 +111,10 @@ def test_unexpected_and_missing_keys_are_refused(tmp_path: Path, mini: Sam) -> N
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("kept", [0, 100, 200_000])
-def test_truncated_weights_are_refused(tmp_path: Path, mini: Sam, suffix: str, kept: int) -> None:
+@pytest.mark.parametrize("length", [0, 100, 200_000])
+def test_truncated_weights_are_refused(tmp_path: Path, mini: Sam, suffix: str, length: int) -> None:
     path = _saved(mini.state_dict(), tmp_path / f"sam{suffix}")
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(CheckpointError, match="cannot be read"):
         build_sam(SamSettings(weights=str(path)))
 

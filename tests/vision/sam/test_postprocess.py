@@ -19,20 +19,20 @@ from pipeline.vision.sam.postprocess import pack
 def test_masks_are_described_as_a_plain_loop_does(bitmaps: NDArray[np.bool_]) -> None:
     bitmaps = bitmaps[bitmaps.any(axis=(1, 2))]
     scores = np.linspace(0.9, 0.5, len(bitmaps), dtype=np.float32)
-    found = pack(torch.from_numpy(bitmaps), torch.from_numpy(scores), torch.from_numpy(scores[::-1].copy()))
-    assert len(found) == len(bitmaps)
-    assert found.size == bitmaps.shape[1:]
-    np.testing.assert_array_equal(found.bitmaps(), bitmaps)
-    np.testing.assert_array_equal(found.predicted_iou, scores)
-    np.testing.assert_array_equal(found.stability, scores[::-1])
+    masks = pack(torch.from_numpy(bitmaps), torch.from_numpy(scores), torch.from_numpy(scores[::-1].copy()))
+    assert len(masks) == len(bitmaps)
+    assert masks.size == bitmaps.shape[1:]
+    np.testing.assert_array_equal(masks.bitmaps(), bitmaps)
+    np.testing.assert_array_equal(masks.predicted_iou, scores)
+    np.testing.assert_array_equal(masks.stability, scores[::-1])
     expected = [encode_rle(mask) for mask in bitmaps]
-    assert found.runs.tolist() == [len(counts) for counts in expected]
-    np.testing.assert_array_equal(found.counts, np.concatenate([np.zeros(0, np.uint32), *expected]))
+    assert masks.runs.tolist() == [len(counts) for counts in expected]
+    np.testing.assert_array_equal(masks.counts, np.concatenate([np.zeros(0, np.uint32), *expected]))
     for number, mask in enumerate(bitmaps):
         y, x = np.nonzero(mask)
-        assert found.areas[number] == len(x)
-        assert found.boxes[number].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
-        np.testing.assert_allclose(found.centroids[number], [x.mean() + 0.5, y.mean() + 0.5], rtol=1e-6)
+        assert masks.areas[number] == len(x)
+        assert masks.boxes[number].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+        np.testing.assert_allclose(masks.centroids[number], [x.mean() + 0.5, y.mean() + 0.5], rtol=1e-6)
 
 
 def test_types_are_those_of_the_cache() -> None:

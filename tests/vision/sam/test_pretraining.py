@@ -28,6 +28,7 @@ from pipeline.vision.sam.pretraining import (
     validate,
 )
 from pipeline.vision.sam.settings import SamSettings
+from pipeline.vision.tensors import boxes_of_masks
 from stages.pretrain import sam as pretrain_sam
 from stages.settings import PretrainSamSettings
 from tests.training.resuming import check_resumed
@@ -94,14 +95,7 @@ def test_targets_hold_their_points_and_boxes_hold_their_targets() -> None:
     assert batch.boxes.max() <= 32
 
 
-def test_boxes_are_exclusive_to_the_right_and_below() -> None:
-    mask = torch.zeros((2, 6, 8), dtype=torch.bool)
-    mask[0, 1:3, 2:7] = True
-    mask[1, 5, 0] = True
-    assert boxes_of(mask).tolist() == [[2, 1, 7, 3], [0, 5, 1, 6]]
-
-
-def test_turning_moves_images_and_maps_together() -> None:
+def test_rotation_moves_images_and_maps_together() -> None:
     images = squares(1)
     rotated = images.rotated(1, True)
     assert torch.equal(rotated.images[0, 0], torch.rot90(images.images[0, 0]).flip(-1))
@@ -112,19 +106,19 @@ def test_turning_moves_images_and_maps_together() -> None:
 
 def test_batches_hold_every_image_once_and_repeat_themselves() -> None:
     images = squares(7)
-    # Squares know their number by their brightness, which colour changes keep apart.
+    # Brightness tells the images apart, also after the changes of colour.
     images.images.copy_((torch.arange(7, dtype=torch.uint8) * 40)[:, None, None, None].expand_as(images.images))
 
     def run(seed: int) -> list[torch.Tensor]:
-        return [part.pixels for part in batches(images, 3, 2, 1, np.random.default_rng(seed))]
+        return [batch.pixels for batch in batches(images, 3, 2, 1, np.random.default_rng(seed))]
 
     first, again, other = run(0), run(0), run(1)
-    assert [len(part) for part in first] == [3, 3]
+    assert [len(pixels) for pixels in first] == [3, 3]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_small_segments_are_not_asked_for() -> None:
+def test_small_segments_are_not_prompted_for() -> None:
     images = squares(1)
     images.segments[0, 0, 0] = 77
     batch = draw_prompts(images, 200, 0, np.random.default_rng(0))
@@ -139,13 +133,13 @@ def test_no_prompts_at_all() -> None:
 
 
 @pytest.mark.parametrize("area", [7, 8])
-def test_the_smallest_segment_that_is_asked_for_has_eight_pixels(area: int) -> None:
+def test_the_smallest_segment_that_is_prompted_for_has_eight_pixels(area: int) -> None:
     images = squares(1)
     images.segments.zero_()
     images.segments[0, 0, :area] = 5
     batch = draw_prompts(images, 300, 0, np.random.default_rng(0))
-    asked = (batch.segments[0][batch.points[0, :, 1], batch.points[0, :, 0]] == 5).any()
-    assert bool(asked) == (area == 8)
+    prompted = (batch.segments[0][batch.points[0, :, 1], batch.points[0, :, 0]] == 5).any()
+    assert bool(prompted) == (area == 8)
 
 
 WEIGHTS = Path(__file__).parents[3] / "artifacts" / "pretrained" / "sam-mini.safetensors"
@@ -217,7 +211,7 @@ def test_dense_head_predicts_at_sub_cells() -> None:
     assert sides.shape == (2, 4, 16, 16)
 
 
-def test_losses_go_to_all_parts_that_are_asked(model: SamPretraining) -> None:
+def test_losses_have_gradients_in_all_used_parameters(model: SamPretraining) -> None:
     model.train()
     images = one_square()
     assert model.losses(draw_prompts(images, 0, 0, np.random.default_rng(0))).keys() == {"dense"}
@@ -229,7 +223,7 @@ def test_losses_go_to_all_parts_that_are_asked(model: SamPretraining) -> None:
     without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     # Neither masks nor background points are prompts here, and a softmax does not see the bias of its keys.
     unused = ("mask_downscaling", "point_embeddings.0", "k_proj.bias")
-    assert {name for name in without if not any(part in name for part in unused)} == set()
+    assert {name for name in without if not any(pattern in name for pattern in unused)} == set()
 
 
 def test_a_better_fitting_model_costs_less(model: SamPretraining) -> None:
@@ -247,22 +241,22 @@ def test_a_better_fitting_model_costs_less(model: SamPretraining) -> None:
 
 
 @pytest.mark.parametrize(("guess", "error"), [(1.0, 0.0), (0.75, 0.25)])
-def test_a_perfect_answer_scores_one(
+def test_perfect_masks_score_one(
     model: SamPretraining, monkeypatch: pytest.MonkeyPatch, guess: float, error: float
 ) -> None:
     images = one_square()
 
-    def answer(_: object, embeddings: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def perfect(_: object, embeddings: torch.Tensor, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mask = (images.segments[0, ::2, ::2] > 0).float() - 0.5
         return mask.expand(1, prompts.shape[1], 4, -1, -1), torch.full((1, prompts.shape[1], 4), guess)
 
-    monkeypatch.setattr(pretraining, "decode", answer)
+    monkeypatch.setattr(pretraining, "decode", perfect)
     assert validate(model, images) == {
         "point_iou": 1.0, "chosen_iou": 1.0, "box_iou": 1.0, "iou_error": error, "point_recall": 1.0
     }  # fmt: skip
 
 
-def test_images_without_large_objects_are_passed_over(model: SamPretraining) -> None:
+def test_images_without_large_objects_are_skipped(model: SamPretraining) -> None:
     images = one_square()
     images.segments[:] = -1
     assert set(validate(model, images).values()) == {0.0}

@@ -1,4 +1,4 @@
-"""Random SAMs whose masks differ from point to point, to measure and to test with where trained weights are absent."""
+"""SAMs of random weights whose masks differ from point to point, and random images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.vision.sam.model import build_sam
 from pipeline.vision.sam.settings import SamSettings
 
 
-def lively_sam(settings: SamSettings, *, seed: int = 3) -> Sam:
+def random_sam(settings: SamSettings, *, seed: int = 3) -> Sam:
     """Build a SAM of random weights, larger ones where the usual would give every point the same mask.
 
     About half of its masks have a predicted IoU above 0.5. Their boxes overlap almost wholly, so that non-maximum
@@ -39,7 +39,7 @@ def lively_sam(settings: SamSettings, *, seed: int = 3) -> Sam:
             bias = network.layers[-1].bias
             bias.sub_(24 / len(bias))
         size = sam.image_encoder.img_size
-        probe = torch.from_numpy(picture(size, size).copy()).permute(2, 0, 1)
+        probe = torch.from_numpy(random_image(size, size).copy()).permute(2, 0, 1)
         points = torch.rand((64, 1, 2), generator=generator) * size
         sparse, dense = sam.prompt_encoder((points, torch.ones(64, 1)), None, None)
         embedding = sam.image_encoder(sam.preprocess(probe)[None])
@@ -48,7 +48,7 @@ def lively_sam(settings: SamSettings, *, seed: int = 3) -> Sam:
     return sam
 
 
-def picture(height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
+def random_image(height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
     """Draw smooth blobs of random colours (H, W, 3)."""
     blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(blocks).resize((width, height), Image.Resampling.BICUBIC))
