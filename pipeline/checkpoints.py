@@ -1,4 +1,4 @@
-"""Registry of published weights and vocabularies: address, SHA-256, size, licence. Nothing is fetched unasked."""
+"""Registry of published weights and vocabularies: address, SHA-256, size, licence. Only `fetch` downloads them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FOLDER = Path("artifacts/checkpoints")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One published file: weights, or what else a model is read with.
+    """One published file: weights, a vocabulary or a configuration.
 
     Attributes:
-        name: What the user asks for.
+        name: Its name in `sagecc checkpoints fetch`.
         file: Its file name, with the folder where one model has several files.
         url: Its address.
         sha256: The SHA-256 of its content, or the leading digits of it that its publisher states.
         megabytes: Its size in units of 2^20 bytes.
         licence: Terms of the weights.
         used_by: The setting that takes its path, or its folder's.
-        beside: Small files of the same folder that it is of no use without; fetched with it.
+        companions: Small files of the same folder that it needs; fetched with it.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Checkpoint:
     megabytes: float
     licence: str
     used_by: str
-    beside: tuple[Checkpoint, ...] = ()
+    companions: tuple[Checkpoint, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -72,12 +72,19 @@ def _grounding_dino(name: str, release: str, file: str, megabytes: float, sha256
     return Checkpoint(name, file, address, sha256, megabytes, "Apache-2.0", "models.grounding_dino.weights")
 
 
-def _bert(name: str, file: str, megabytes: float, sha256: str, beside: tuple[Checkpoint, ...] = ()) -> Checkpoint:
+def _bert(name: str, file: str, megabytes: float, sha256: str, companions: tuple[Checkpoint, ...] = ()) -> Checkpoint:
     # One revision of the repository, since a later one may not have these bytes.
     folder = "https://huggingface.co/google-bert/bert-base-uncased/resolve/86b5e0934494bd15c9632b12f734a8a67f723594"
     path = f"bert-base-uncased/{file}"
     return Checkpoint(
-        name, path, f"{folder}/{file}", sha256, megabytes, "Apache-2.0", "models.grounding_dino.text_encoder", beside
+        name,
+        path,
+        f"{folder}/{file}",
+        sha256,
+        megabytes,
+        "Apache-2.0",
+        "models.grounding_dino.text_encoder",
+        companions,
     )
 
 
@@ -137,15 +144,15 @@ def fetch(
     opener: Callable[[str], AbstractContextManager[IO[bytes]]] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Path:
-    """Download a registered checkpoint and what it needs beside it, check and put them in place.
+    """Download a registered checkpoint and its companions, and check their SHA-256.
 
-    Files that are there and right are kept.
+    Files that exist with the right content are kept.
 
     Args:
         name: Name in `CHECKPOINTS`.
-        folder: Where to put it.
+        folder: Folder to put it into.
         opener: Opens an address for reading; None: `urllib.request.urlopen`.
-        advance: Told the number of bytes of each piece that arrives.
+        advance: Called with the number of bytes of each block that arrives.
 
     Returns:
         The checkpoint's file.
@@ -158,9 +165,9 @@ def fetch(
     if checkpoint is None:
         raise CheckpointError(f"no checkpoint is called {name!r}", fix=f"one of: {', '.join(CHECKPOINTS)}")
     open_address = opener or (lambda address: urllib.request.urlopen(address, timeout=60))
-    # It comes last, so that where it is all of it is.
-    for part in checkpoint.beside:
-        _fetch_file(part, folder / part.file, open_address, advance)
+    # Last, so that its companions exist wherever it does.
+    for companion in checkpoint.companions:
+        _fetch_file(companion, folder / companion.file, open_address, advance)
     return _fetch_file(checkpoint, folder / checkpoint.file, open_address, advance)
 
 
@@ -175,10 +182,10 @@ def _fetch_file(
     with atomic_path(path) as temporary:
         try:
             with open_address(checkpoint.url) as source, temporary.open("wb") as target:
-                while piece := source.read(1 << 20):
-                    target.write(piece)
+                while block := source.read(1 << 20):
+                    target.write(block)
                     if advance:
-                        advance(len(piece))
+                        advance(len(block))
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", error)
             raise ServiceError(
@@ -206,7 +213,7 @@ def weights_sha256(path: Path, *, whose: str, setting: str) -> str:
         setting: The setting that takes its path.
 
     Raises:
-        CheckpointError: It is not there; the message says how to get it.
+        CheckpointError: It does not exist; the message says how to get it.
     """
     if not path.is_file():
         fix = missing_advice(path) or f"correct {setting}, or put the file there"
@@ -215,7 +222,7 @@ def weights_sha256(path: Path, *, whose: str, setting: str) -> str:
 
 
 def missing_advice(path: Path) -> str | None:
-    """Say how to get a file that is not at `path`; None when it is there, or neither published nor a mini model's."""
+    """Return how to get the missing file `path`; None if it exists, or is neither published nor a mini model's."""
     if path.is_file():
         return None
     # Names as vocab.txt say nothing without their folder.
@@ -224,7 +231,7 @@ def missing_advice(path: Path) -> str | None:
         if name in _TRAINED_HERE:
             return f"train them with `sagecc pretrain {_TRAINED_HERE[name]}`"
     for checkpoint in CHECKPOINTS.values():
-        if any(part.file in names for part in (checkpoint, *checkpoint.beside)):
+        if any(file.file in names for file in (checkpoint, *checkpoint.companions)):
             return (
                 f"run `sagecc checkpoints fetch {checkpoint.name}` "
                 f"({checkpoint.size} from {checkpoint.url}; {checkpoint.licence})"

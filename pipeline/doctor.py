@@ -1,4 +1,4 @@
-"""Is this machine ready? Versions, devices, Java, checkpoints, disk: each as one finding with a cure."""
+"""Checks of the machine: versions, devices, Java, checkpoints, disk; one finding each, with what to do about it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _FEW_GIGABYTES = 5.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's report.
+    """Result of one check.
 
     Attributes:
-        state: ok, note (works, but something is absent that one may want) or problem (a stage will fail).
-        topic: What was looked at.
-        text: What was found.
+        state: ok, note (works, but something optional is missing) or problem (a stage will fail).
+        topic: What was checked.
+        text: The result.
         fix: What to do about it, if anything.
     """
 
@@ -68,15 +68,15 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    installed, absent = [], []
+    installed, missing = [], []
     for name in PACKAGES:
         try:
             installed.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            absent.append(name)
+            missing.append(name)
     yield Finding("ok", "packages", ", ".join(installed))
-    if absent:
-        yield Finding("problem", "packages", f"not installed: {', '.join(absent)}", "run `make setup`")
+    if missing:
+        yield Finding("problem", "packages", f"not installed: {', '.join(missing)}", "run `make setup`")
 
 
 def _devices() -> Finding:
@@ -92,7 +92,6 @@ def _devices() -> Finding:
 
 
 def _java() -> Finding:
-
     try:
         java = find_java()
     except ServiceError as error:
@@ -103,7 +102,6 @@ def _java() -> Finding:
 
 
 def _checkpoints(project: Path) -> Iterator[Finding]:
-
     shipped = sorted((project / "artifacts" / "pretrained").glob("*.safetensors"))
     if shipped:
         sizes = ", ".join(f"{path.stem} ({path.stat().st_size / 2**20:.1f} MB)" for path in shipped)

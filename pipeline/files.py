@@ -1,7 +1,4 @@
-"""Folders that are whole or absent.
-
-Files that are whole or absent, and the hashes by which content is known.
-"""
+"""Atomic writing of files and folders, JSON files, and hashes of content."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ def sha256_file(path: Path) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """Write `value` as JSON in the one form that hashes are taken of: sorted keys, no spaces, no NaN."""
+    """Return `value` as JSON in the form that hashes are taken of: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -48,7 +45,7 @@ def content_key(*parts: Any) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and rename it into place.
+    """Yield a temporary path beside `path`; on success flush the file to disk and rename it to `path`.
 
     Readers see the old file or the new one, never a part. On any exception the temporary file is removed.
 
@@ -74,13 +71,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files that killed writers of `path` left beside it; only where no other writer is at work."""
+    """Remove the temporary files of killed writers of `path`; call it only while no other writer is at work."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         leftover.unlink(missing_ok=True)
 
 
 def output_error(error: OSError, path: Path) -> OutputError:
-    """Turn an operating system's refusal to write `path` into an error that says what to do."""
+    """Return the project's error for an OSError raised while writing `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError("the disk is full", where=path, fix="free some space and run the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -104,7 +101,7 @@ def read_json(path: Path, *, fix: str | None = None) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: It is missing, not UTF-8, truncated or not JSON; the message names the place.
+        DataError: It is missing, not UTF-8, truncated or not JSON; the message says where.
     """
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
@@ -113,17 +110,17 @@ def read_json(path: Path, *, fix: str | None = None) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8: byte {error.start} cannot be decoded", where=path, fix=fix) from error
     except (json.JSONDecodeError, RecursionError) as error:
-        place = (
+        position = (
             f"line {error.lineno}, column {error.colno}: {error.msg}"
             if isinstance(error, json.JSONDecodeError)
             else "nested too deeply"
         )
-        raise DataError(f"not valid JSON ({place})", where=path, fix=fix) from error
+        raise DataError(f"not valid JSON ({position})", where=path, fix=fix) from error
 
 
 @contextmanager
 def atomic_folder(path: Path, *, replaces: Collection[str]) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success rename it into place, instead of what was there.
+    """Yield a temporary folder beside `path`; on success rename it to `path`, replacing an older result.
 
     Readers see the old folder or the new one, never a part. On any exception the temporary folder is removed and the
     old one stays as it was.
@@ -131,10 +128,10 @@ def atomic_folder(path: Path, *, replaces: Collection[str]) -> Iterator[Path]:
     Args:
         path: The folder to write.
         replaces: Names that an older result may hold. A folder that holds anything else is not replaced, so that a
-            mistyped output never costs other files.
+            mistyped output does not delete other files.
 
     Raises:
-        OutputError: The place cannot be written, the disk is full, or the folder there holds other files.
+        OutputError: The folder cannot be written, the disk is full, or `path` holds other files.
     """
     temporary: Path | None = None
     try:
@@ -166,7 +163,7 @@ def _refuse_foreign(path: Path, replaces: Collection[str]) -> None:
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Put `new` in the place of `path`; POSIX renames a folder over an empty one only, so the old one steps aside."""
+    """Rename `new` to `path`. POSIX renames a folder over an empty one only, so an older one is moved aside first."""
     if not path.exists():
         new.rename(path)
         return

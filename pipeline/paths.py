@@ -1,4 +1,4 @@
-"""Where stages read and write: made once, by the command line or a test, and passed to every stage."""
+"""Files and folders that stages read and write; the command line makes them once and passes them to every stage."""
 
 from __future__ import annotations
 
@@ -93,25 +93,25 @@ class Paths:
         Raises:
             SettingsError: An assignment is not of this form, or names no cache.
         """
-        places: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         if folder is not None:
-            places = {name: folder / getattr(self, name).name for name in CACHES}
+            paths = {name: folder / getattr(self, name).name for name in CACHES}
         for assignment in assignments:
             name, separator, value = assignment.partition("=")
             if not separator or not value or name not in CACHES:
                 raise SettingsError(
                     f"cannot read {assignment!r}", where="--cache", fix=f"NAME=PATH, NAME one of {', '.join(CACHES)}"
                 )
-            places[name] = Path(value)
-        return replace(self, **places)
+            paths[name] = Path(value)
+        return replace(self, **paths)
 
-    def at(self, **places: Path) -> Paths:
-        """Return the same with some files or folders elsewhere.
+    def at(self, **paths: Path) -> Paths:
+        """Return a copy with other paths for the attributes that are named.
 
         Raises:
             TypeError: A name is not one of the attributes.
         """
-        unknown = places.keys() - {field.name for field in fields(self)}
+        unknown = paths.keys() - {field.name for field in fields(self)}
         if unknown:
             raise TypeError(f"no such path: {', '.join(sorted(unknown))}")
-        return replace(self, **places)
+        return replace(self, **paths)

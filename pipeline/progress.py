@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, now and then a line elsewhere. All of it goes to standard error."""
+"""Progress on standard error: a bar on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _EVERY_SECONDS = 10.0
 
 
 class Bar(Protocol):
-    """Shows how far some work has come."""
+    """Interface of a progress bar."""
 
     def advance(self, count: int = 1) -> None:
-        """Count `count` steps as done."""
+        """Add `count` finished steps."""
 
     def say(self, text: str) -> None:
         """Print one line without disturbing the bar."""
@@ -32,7 +32,7 @@ _silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show and print nothing while the block runs: for stages that are a small part of something else."""
+    """Suppress progress and messages within the block, for stages that run as a part of another command."""
     token = _silent.set(True)
     try:
         yield
@@ -47,14 +47,14 @@ def track(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
     Args:
         title: What is being done.
         total: Number of steps.
-        done: Steps that an earlier run has done; they do not count towards the speed.
+        done: Steps that an earlier run finished; they do not count towards the speed.
     """
     if _silent.get():
-        yield _Nothing()
+        yield _SilentBar()
         return
     console = _console()
     if not console.is_terminal:
-        lines = _Lines(console, title, total, done)
+        lines = _LineBar(console, title, total, done)
         yield lines
         lines.finish()
         return
@@ -75,7 +75,7 @@ def track(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        yield _Rich(progress, progress.add_task(title, total=total, completed=done))
+        yield _RichBar(progress, progress.add_task(title, total=total, completed=done))
 
 
 def say(text: str) -> None:
@@ -90,7 +90,7 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
-class _Nothing:
+class _SilentBar:
     def advance(self, count: int = 1) -> None:
         pass
 
@@ -98,7 +98,7 @@ class _Nothing:
         pass
 
 
-class _Rich:
+class _RichBar:
     def __init__(self, progress: RichProgress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
@@ -110,12 +110,12 @@ class _Rich:
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class _Lines:
+class _LineBar:
     def __init__(self, console: Console, title: str, total: int, done: int) -> None:
         self._console = console
         self._title = title
         self._total = total
-        self._before = done
+        self._done_before = done
         self._done = done
         self._started = time.monotonic()
         self._shown_at = self._started
@@ -136,12 +136,13 @@ class _Lines:
     def _show(self) -> None:
         self._shown_at, self._shown = time.monotonic(), self._done
         seconds = self._shown_at - self._started
-        rate = (self._done - self._before) / seconds if seconds > 0 else 0.0
+        rate = (self._done - self._done_before) / seconds if seconds > 0 else 0.0
         share = f" ({self._done / self._total:.0%})" if self._total else ""
-        left = f", {_duration((self._total - self._done) / rate)} left" if rate > 0 and self._done < self._total else ""
-        self.say(
-            f"{self._title}: {self._done:,}/{self._total:,}{share}, {_duration(seconds)}, {rate:,.1f} a second{left}"
+        remaining = (
+            f", {_duration((self._total - self._done) / rate)} left" if rate > 0 and self._done < self._total else ""
         )
+        count = f"{self._done:,}/{self._total:,}{share}"
+        self.say(f"{self._title}: {count}, {_duration(seconds)}, {rate:,.1f} a second{remaining}")
 
 
 def _duration(seconds: float) -> str:

@@ -1,9 +1,4 @@
-"""Same seed, same weights: how torch is set up while a model is trained or asked.
-
-Where tensors live.
-
-Computing on one thread: the order of additions, and with it the last digit, then depends on no machine's cores.
-"""
+"""Set-up of torch: device, number of threads, and deterministic computation."""
 
 from __future__ import annotations
 
@@ -19,10 +14,10 @@ from pipeline.errors import ServiceError
 
 
 def resolve_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Turn the setting `engine.device` into a device; `auto` takes a GPU when there is one.
+    """Return the device of the setting `engine.device`; `auto` takes a GPU if one is usable.
 
     Raises:
-        ServiceError: A GPU is asked for and none is usable.
+        ServiceError: The setting is `cuda`, and no GPU is usable.
     """
     if choice == "cuda" and not torch.cuda.is_available():
         raise ServiceError("no usable GPU", where="engine.device", fix="set engine.device to auto or cpu")
@@ -33,7 +28,10 @@ def resolve_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one CPU thread within, and as many as before afterwards."""
+    """Let torch use one CPU thread within the block, and as many as before afterwards.
+
+    The order of additions, and with it the last digit of a sum, then does not depend on the machine's cores.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -42,31 +40,31 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-_filling: Any = torch.utils.deterministic
-"""Has its switch from a class that the module takes on as it is imported, which type checkers do not see."""
+# Its attribute `fill_uninitialized_memory` is set up when the module is imported, so that type checkers do not see it.
+_torch_deterministic: Any = torch.utils.deterministic
 
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Compute reproducibly within, and leave torch's global state as it was.
+    """Let torch compute deterministically within the block, and restore its global state afterwards.
 
-    On a CPU an operation without a reproducible form is an error. On a GPU it is a warning: a few backward passes
-    of attention have none.
+    On a CPU an operation without a deterministic implementation raises an error. On a GPU it warns: a few backward
+    passes of attention have none.
     """
-    # Read by cuBLAS when its first handle is made.
+    # cuBLAS reads it when its first handle is created.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     enabled = torch.are_deterministic_algorithms_enabled()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = _filling.fill_uninitialized_memory
+    filled = _torch_deterministic.fill_uninitialized_memory
     tuned = torch.backends.cudnn.benchmark
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-            # Nothing here reads memory that it has not written; filling it costs time in every step.
-            _filling.fill_uninitialized_memory = False
+            # No code here reads memory that it has not written; filling it costs time in every step.
+            _torch_deterministic.fill_uninitialized_memory = False
             torch.backends.cudnn.benchmark = False
             yield
         finally:
             torch.use_deterministic_algorithms(enabled, warn_only=only_warned)
-            _filling.fill_uninitialized_memory = filled
+            _torch_deterministic.fill_uninitialized_memory = filled
             torch.backends.cudnn.benchmark = tuned

@@ -1,7 +1,4 @@
-"""Tensors and a little JSON in one safetensors file: read as data, written whole, byte for byte the same each time.
-
-Reading weight files as data: safetensors, or torch state dicts without executing anything.
-"""
+"""Reading and writing of weights as data, without executing code: safetensors files and torch state dicts."""
 
 from __future__ import annotations
 
@@ -62,27 +59,27 @@ def load_exactly(
     """Load a state dict into a module whose tensors must have the same names and shapes.
 
     Args:
-        module: What is filled.
+        module: The module to load into.
         state: Tensors by name.
-        kind: What the weights should be, with its article: "a mini", "a SAM vit_h".
-        path: Where they come from, for messages.
-        fix: What to do about weights of another model.
-        same_types: Whether tensors of another type are another model's too; otherwise they take on the module's.
+        kind: What the weights should be, with its article, for messages: "a mini", "a SAM vit_h".
+        path: Their file, for messages.
+        fix: What to do about weights of another model, for messages.
+        same_types: Whether tensors of another type are refused; otherwise they are converted to the module's.
 
     Raises:
         CheckpointError: They are another model's.
     """
     expected = module.state_dict()
-    unknown, absent = sorted(state.keys() - expected.keys()), sorted(expected.keys() - state.keys())
-    other = [
+    unknown, missing = sorted(state.keys() - expected.keys()), sorted(expected.keys() - state.keys())
+    different = [
         name
         for name in sorted(state.keys() & expected.keys())
         if state[name].shape != expected[name].shape or (same_types and state[name].dtype != expected[name].dtype)
     ]
-    if unknown or absent or other:
-        examples = ", ".join([*unknown, *absent, *other][:3])
+    if unknown or missing or different:
+        examples = ", ".join([*unknown, *missing, *different][:3])
         raise CheckpointError(
-            f"these weights are not {kind}: {len(unknown)} unknown, {len(absent)} missing and {len(other)} "
+            f"these weights are not {kind}: {len(unknown)} unknown, {len(missing)} missing and {len(different)} "
             f"differently shaped{' or typed' if same_types else ''} tensors (for example {examples})",
             where=path,
             fix=fix,
@@ -90,12 +87,12 @@ def load_exactly(
     module.load_state_dict(dict(state))
 
 
-# One key: the writer gives no fixed order to several.
+# All metadata are one entry, since the library writes several entries in no fixed order.
 _META = "sagecc"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> Path:
-    """Write tensors, and JSON-able values `about` them in the order given, to a safetensors file.
+    """Write tensors and JSON-able metadata `about` to a safetensors file; equal arguments give equal bytes.
 
     Raises:
         OutputError: The file cannot be written.
@@ -106,7 +103,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         try:
             save_file(plain, temporary, metadata=metadata)
         except SafetensorError as error:
-            # Its own errors hide the operating system's number.
+            # The library's errors do not carry the operating system's error number.
             raise OutputError(
                 f"cannot write: {error}", where=path, fix="make room on the disk and try again"
             ) from error
@@ -114,7 +111,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
 
 
 def load_tensors(path: Path, *, fix: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote: the tensors, on the CPU, and what was said about them.
+    """Read the tensors, on the CPU, and the metadata that `save_tensors` wrote.
 
     Raises:
         CheckpointError: The file is missing, damaged, or not such a file.

@@ -73,12 +73,12 @@ def test_a_folder_is_fetched_whole_and_its_main_file_last(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = CHECKPOINTS["bert-base-uncased"]
-    (config,) = published.beside
+    (config,) = published.companions
 
     def register_bert(config_sha256: str) -> None:
         here = dataclasses.replace(config, url=f"{server}/{config.file}", sha256=config_sha256)
         entry = dataclasses.replace(
-            published, url=f"{server}/{published.file}", sha256=hashlib.sha256(CONTENT).hexdigest(), beside=(here,)
+            published, url=f"{server}/{published.file}", sha256=hashlib.sha256(CONTENT).hexdigest(), companions=(here,)
         )
         monkeypatch.setitem(checkpoints.CHECKPOINTS, "bert-base-uncased", entry)
 

@@ -63,12 +63,12 @@ def test_whatever_is_packed_comes_back(content: tuple[Schema, list[str], list[di
             assert cache.missing.tolist() == [number for number, unit in enumerate(units) if unit is None]
             for number, unit in enumerate(units):
                 for field in schema.fields:
-                    found = cache.row(field.name, number)
+                    stored = cache.row(field.name, number)
                     if unit is not None:
-                        assert found.tobytes() == unit[field.name].tobytes()
-                        assert found.shape == unit[field.name].shape
+                        assert stored.tobytes() == unit[field.name].tobytes()
+                        assert stored.shape == unit[field.name].shape
                     else:
-                        assert not found.any()
+                        assert not stored.any()
             cache.verify()
 
 

@@ -34,9 +34,9 @@ def test_every_row_comes_back(cache: Cache) -> None:
     assert len(cache) == 6
     for unit, expected in enumerate(arrays()):
         for name, values in expected.items():
-            found = cache.row(name, unit)
-            assert found.dtype == values.dtype
-            np.testing.assert_array_equal(found, values)
+            stored = cache.row(name, unit)
+            assert stored.dtype == values.dtype
+            np.testing.assert_array_equal(stored, values)
 
 
 def test_several_units_in_any_order_with_repetitions(cache: Cache) -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cli.graph import app
 from pipeline.errors import OutputError, SageccError
-from tests.stages.test_graph import make, prepare, run
+from tests.stages.graph_data import make, prepare, run
 
 RUNNER = CliRunner()
 

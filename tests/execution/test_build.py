@@ -191,8 +191,8 @@ def test_results_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     store = run_items(items(30), Squares, work=tmp_path, engine=engine(), group=7)
     for one in items(30):
         values = np.array(one.payload, np.float32)
-        found = store.read(one.key)
-        np.testing.assert_array_equal(found["squares"], np.stack([values, values**2], axis=1))
+        stored = store.read(one.key)
+        np.testing.assert_array_equal(stored["squares"], np.stack([values, values**2], axis=1))
         assert store.lengths(one.key) == {"squares": len(values)}
 
 

@@ -122,8 +122,8 @@ def test_what_a_lost_worker_has_written_is_not_computed_again(tmp_path: Path, mo
     # Nothing is left to do, so no worker is built.
     good = [one for one in todo if one.label != "bad"]
     written = engines.compute_group(partial(Squares, batch_size=1), good, str(tmp_path), "a run")
-    found = engines.compute_group(Refuses, good, str(tmp_path), "another run")
-    assert sorted(found, key=_shard) == sorted(written, key=_shard)
+    outcomes = engines.compute_group(Refuses, good, str(tmp_path), "another run")
+    assert sorted(outcomes, key=_shard) == sorted(written, key=_shard)
 
 
 def _shard(finished: compute.Finished) -> str:

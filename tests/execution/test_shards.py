@@ -25,11 +25,11 @@ def test_everything_a_cache_may_hold_comes_back(tmp_path: Path) -> None:
     assert dropped == 0
     assert len(store) == 3
     for key, arrays in results().items():
-        found = store.read(key)
+        stored = store.read(key)
         assert store.shapes(key) == {name: array.shape for name, array in arrays.items()}
         for name, array in arrays.items():
-            assert found[name].dtype == array.dtype
-            np.testing.assert_array_equal(found[name], array)
+            assert stored[name].dtype == array.dtype
+            np.testing.assert_array_equal(stored[name], array)
     assert store.lengths("two") == {"empty": 0}
 
 
@@ -61,10 +61,10 @@ def test_any_damage_is_noticed_when_scanned_or_read(tmp_path: Path) -> None:
             if key not in store:
                 continue
             try:
-                found = store.read(key)
+                stored = store.read(key)
             except CacheError:
                 continue
-            assert all(name in arrays and found[name].tobytes() == arrays[name].tobytes() for name in found)
+            assert all(name in arrays and stored[name].tobytes() == arrays[name].tobytes() for name in stored)
 
 
 def test_a_damaged_shard_is_removed_when_it_is_read(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from stages.settings import GraphSettings, render_sections
 from tests.caption_graph.llm.captions import make_captions, oracle
 from tests.caption_graph.llm.server import Endpoint, Fault
 from tests.places import at
-from tests.stages.test_graph import HASHED, make
+from tests.stages.graph_data import HASHED, make
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-stage-5b0c77d1"
