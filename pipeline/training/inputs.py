@@ -282,7 +282,7 @@ def check_cards(
         current: The inputs at hand.
         model: The model's folder.
         paths: Where the inputs at hand are.
-        settings: Whether the settings of the caches are compared.
+        settings: Whether the settings of the caches are compared too; else they are those of the card by construction.
         same_pairs: Whether both are about the same pairs: then the caches must have been made from the same inputs.
 
     Raises:
@@ -294,11 +294,12 @@ def check_cards(
             if stage in current[name].caches:
                 made_with = _difference(cache, current[name].caches[stage], settings, same_pairs)
                 if made_with is not None:
+                    card_path = model / "settings.json"
+                    again = f"run `sagecc {stage}` with the settings in {card_path}, or `sagecc train` on these"
                     raise CacheError(
                         f"the {stage} were made with {made_with} than those that {model.name} was trained on",
-                        where=getattr(paths, stage),
-                        fix=f"run `sagecc {stage}` with the settings in {model / 'settings.json'}, or `sagecc train` "
-                        "on these",
+                        where=getattr(paths, stage) if settings else model / "settings.json",
+                        fix=again if settings else "bring back the weights that it names, or train again",
                     )
         files = current[name].files
         if changed := sorted(file for file, sha in files.items() if card.files.get(file, sha) != sha):

@@ -79,8 +79,9 @@ def test_leaves_nothing_behind(model: Path) -> None:
 
 def test_other_weights_than_the_trainings_are_refused(model: Path) -> None:
     lively_weights(Path.cwd(), seed=4)
-    with pytest.raises(CacheError, match="were made with other weights than those that seed-1 was trained on"):
+    with pytest.raises(CacheError, match=r"masks were made with other weights \(sam\) than those that seed-1") as caught:
         say(model)
+    assert caught.value.where == str(model / "settings.json") and "bring back the weights" in caught.value.fix
 
 
 def test_another_graph_is_refused(model: Path) -> None:
