@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.execution.settings import EngineSettings
-from tests.training import world
+from tests.worlds import world
 
 
 @pytest.fixture

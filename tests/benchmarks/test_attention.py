@@ -12,11 +12,11 @@ from pipeline.cache.writer import pack
 from pipeline.datasets.records import Pair, read_prepared, write_prepared
 from pipeline.errors import DataError
 from pipeline.training.inference import SCHEMA
-from tests.stages.region_data import units_of
+from tests.worlds.region_data import units_of
 
 
 def write(folder: Path, *, masks: bool = True) -> Path:
-    """Two changed pairs and an unchanged one of 4×4 pixels, and looks of two words at a grid of 2×2."""
+    """Two changed pairs and an unchanged one of 4×4 pixels, and attention maps of two words at a grid of 2×2."""
     changed = np.zeros((4, 4), np.uint8)
     changed[:2, :2] = 255
     Image.fromarray(changed).save(folder / "change.png")

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from pipeline.errors import SageccError, SettingsError
-from tests.stages import experiment_data as data
+from tests.worlds import experiment_data as data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from tests.training import world
+from tests.worlds import world
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

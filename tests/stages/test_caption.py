@@ -19,8 +19,8 @@ from pipeline.training.inference import caption_batches
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages import caption, train
 from stages.settings import CaptionSettings
-from tests.training import world
-from tests.training.world import train_settings
+from tests.worlds import world
+from tests.worlds.world import train_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,7 @@ from pipeline.training.inference import caption_batches
 from pipeline.training.inputs import open_inputs
 from stages import caption, train
 from stages.settings import CaptionSettings
-from tests.training import evidence_world, world
+from tests.worlds import cache_world, world
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,14 +24,14 @@ MODELS, OUTPUT = Path("models/baseline"), Path("captions/baseline")
 
 @pytest.fixture
 def where(project: Path, prepared: Path, scenes: Path) -> Paths:
-    written = evidence_world.write_all(project, prepared)
+    written = cache_world.write_all(project, prepared)
     return written.at(prepared=prepared, scenes=scenes, models=MODELS, captions=OUTPUT)
 
 
 @pytest.fixture(params=["paper", "release"])
 def models(request, engine: EngineSettings, where: Paths) -> Path:
     """Two seeds of a tiny model with a fusion, trained a little."""
-    settings = world.train_settings(seeds=(2, 11), epochs=1, captioner=evidence_world.captioner(request.param))
+    settings = world.train_settings(seeds=(2, 11), epochs=1, captioner=cache_world.captioner(request.param))
     return train.run(settings, where, engine=engine)
 
 
@@ -61,7 +61,7 @@ def test_pretrained_weights_are_not_needed_to_describe(run, where):
 def test_tensors_at_hand_are_described_like_cached_ones(run, models, where):
     expected = [row["caption"] for row in run()]
     trained = load_model(models / "seed-2", torch.device("cpu"))
-    inputs = open_inputs(where, evidence_world.captioner("paper"), training=False)
+    inputs = open_inputs(where, cache_world.captioner("paper"), training=False)
     stores = inputs.stores(inputs.data.split("train"), torch.device("cpu"))
     batch = {name: store.take(np.arange(4)) for name, store in stores.items()}
     settings = CaptionSettings(max_length=8)
@@ -74,12 +74,12 @@ def test_tensors_at_hand_are_described_like_cached_ones(run, models, where):
 def test_caches_made_otherwise_than_the_trainings_are_refused(run, where, prepared, stage):
     def write(**options: object) -> None:
         if stage == "regions":
-            evidence_world.write_regions(where.regions, prepared, **options)
+            cache_world.write_regions(where.regions, prepared, **options)
         elif stage == "semantics":
-            evidence_world.write_semantics(where.semantics, prepared, **options)
+            cache_world.write_semantics(where.semantics, prepared, **options)
         if stage != "semantics":
             others = options if stage == "matches" else {}
-            evidence_world.write_matches(where.matches, where.regions, prepared, **others)
+            cache_world.write_matches(where.matches, where.regions, prepared, **others)
 
     write(weights="1" * 64)
     with pytest.raises(CacheError, match=f"the {stage} were made with other weights") as caught:
@@ -93,25 +93,25 @@ def test_caches_made_otherwise_than_the_trainings_are_refused(run, where, prepar
 
 
 def test_regions_of_other_masks_than_the_trainings_are_refused(run, where, prepared):
-    masks = evidence_world.write_masks(where.masks, prepared)
-    evidence_world.write_regions(where.regions, prepared, masks=masks)
-    evidence_world.write_matches(where.matches, where.regions, prepared)
+    masks = cache_world.write_masks(where.masks, prepared)
+    cache_world.write_regions(where.regions, prepared, masks=masks)
+    cache_world.write_matches(where.matches, where.regions, prepared)
     with pytest.raises(CacheError, match=r"another masks\.h5"):
         run()
 
 
 def test_other_pairs_need_masks_made_like_the_trainings(prepared, scenes, where, engine):
     def write(**options: object) -> None:
-        masks = evidence_world.write_masks(where.masks, prepared, **options)
-        evidence_world.write_regions(where.regions, prepared, masks=masks)
-        evidence_world.write_matches(where.matches, where.regions, prepared)
+        masks = cache_world.write_masks(where.masks, prepared, **options)
+        cache_world.write_regions(where.regions, prepared, masks=masks)
+        cache_world.write_matches(where.matches, where.regions, prepared)
 
     write()
-    settings = world.train_settings(epochs=1, captioner=evidence_world.captioner())
+    settings = world.train_settings(epochs=1, captioner=cache_world.captioner())
     train.run(settings, where, engine=engine)
     world.write_pairs(prepared, captions=(*world.CAPTIONS[:5], ("an unheard word",)), name="other")
     world.write_scenes(scenes, prepared)
-    evidence_world.write_semantics(where.semantics, prepared)
+    cache_world.write_semantics(where.semantics, prepared)
     write(settings={"points": 4})
     others = CaptionSettings(max_length=8, split="train", allow_other_dataset=True)
     with pytest.raises(CacheError, match=r"the masks were made with other settings \(points\)") as caught:
@@ -120,7 +120,7 @@ def test_other_pairs_need_masks_made_like_the_trainings(prepared, scenes, where,
 
 
 def test_another_graph_than_the_trainings_is_refused(run, where, prepared):
-    evidence_world.write_graph(where.graph, prepared, engine="llm")
+    cache_world.write_graph(where.graph, prepared, engine="llm")
     with pytest.raises(CacheError, match=r"not the one that seed-2 was trained with: graph\.h5, graph\.json") as caught:
         run()
     assert caught.value.where == str(where.graph) and "sagecc train" in caught.value.fix
@@ -129,9 +129,9 @@ def test_another_graph_than_the_trainings_is_refused(run, where, prepared):
 def test_other_pairs_are_described_with_the_trainings_graph(run, where, prepared, scenes):
     world.write_pairs(prepared, captions=(*world.CAPTIONS[:5], ("an unheard word",)), name="other")
     world.write_scenes(scenes, prepared)
-    evidence_world.write_regions(where.regions, prepared)
-    evidence_world.write_matches(where.matches, where.regions, prepared)
-    evidence_world.write_semantics(where.semantics, prepared)
+    cache_world.write_regions(where.regions, prepared)
+    cache_world.write_matches(where.matches, where.regions, prepared)
+    cache_world.write_semantics(where.semantics, prepared)
     assert len(run(allow_other_dataset=True)) == 4
 
 

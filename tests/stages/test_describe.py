@@ -18,7 +18,7 @@ from pipeline.training.settings import TrainSettings
 from pipeline.vision.scenes.backbones import build_backbone
 from stages import caption, describe, scenes, train
 from stages.settings import CaptionSettings
-from tests.stages.scene_data import make_data
+from tests.worlds.scene_data import make_data
 
 ENGINE = EngineSettings(device="cpu")
 SEARCH = GenerationSettings(beams=2, n_best=2, max_length=8)

@@ -17,10 +17,10 @@ from pipeline.training.settings import TrainSettings
 from pipeline.vision.regions.settings import Store
 from stages import caption, describe, masks, matches, regions, scenes, semantics, train
 from stages.settings import CaptionSettings, MasksSettings, MatchesSettings, RegionsSettings, SemanticsSettings
-from tests.stages.mask_data import THRESHOLDS, lively_weights
-from tests.stages.scene_data import make_data
-from tests.stages.semantic_data import write_grounding
-from tests.training import evidence_world
+from tests.worlds import cache_world
+from tests.worlds.mask_data import THRESHOLDS, lively_weights
+from tests.worlds.scene_data import make_data
+from tests.worlds.semantic_data import write_grounding
 
 ENGINE = EngineSettings(device="cpu")
 SEARCH: dict[str, Any] = {"beams": 2, "n_best": 2, "max_length": 8}
@@ -42,8 +42,8 @@ def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     matches.run(MatchesSettings(method="nearest", batch_size=2), paths, engine=ENGINE)
     naming = SemanticsSettings(grounding=write_grounding(tmp_path), sam=sam, top_q=3, batch_size=2)
     semantics.run(naming, paths, engine=ENGINE)
-    evidence_world.write_graph(paths.graph, prepared)
-    captioner = evidence_world.captioner(fusion, descriptor_width=8 if learned else None)
+    cache_world.write_graph(paths.graph, prepared)
+    captioner = cache_world.captioner(fusion, descriptor_width=8 if learned else None)
     settings = TrainSettings(epochs=1, batch_size=2, captioner=captioner)
     return train.run(settings, paths, engine=ENGINE) / "seed-1"
 
@@ -79,13 +79,15 @@ def test_leaves_nothing_behind(model: Path) -> None:
 
 def test_other_weights_than_the_trainings_are_refused(model: Path) -> None:
     lively_weights(Path.cwd(), seed=4)
-    with pytest.raises(CacheError, match=r"masks were made with other weights \(sam\) than those that seed-1") as caught:
+    with pytest.raises(
+        CacheError, match=r"masks were made with other weights \(sam\) than those that seed-1"
+    ) as caught:
         say(model)
     assert caught.value.where == str(model / "settings.json") and "bring back the weights" in caught.value.fix
 
 
 def test_another_graph_is_refused(model: Path) -> None:
-    evidence_world.write_graph(Path("other"), Path("prepared"), engine="llm")
+    cache_world.write_graph(Path("other"), Path("prepared"), engine="llm")
     with pytest.raises(CacheError, match="graph is not the one"):
         say(model, graph=Path("other"))
 

@@ -10,8 +10,8 @@ from pipeline.datasets.images import read_rgb
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import DataError, SettingsError
 from stages import draw
-from tests.stages.region_data import write_masks, write_pairs, write_sam
 from tests.vision.drawing.cache_data import SIZES, write_matches
+from tests.worlds.region_data import write_masks, write_pairs, write_sam
 
 
 @pytest.fixture(scope="module")

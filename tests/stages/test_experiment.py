@@ -22,9 +22,9 @@ from pipeline.training.distributed import Interrupted
 from stages import caption, experiment, graph, train
 from stages.experiment import RowsFailedError
 from stages.settings import GraphSettings
-from tests.stages import experiment_data as data
 from tests.stages.training_runs import Impatient, forget, no_training
-from tests.training import evidence_world
+from tests.worlds import cache_world
+from tests.worlds import experiment_data as data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -138,7 +138,7 @@ def test_other_settings_or_inputs_are_another_run(run: Run, sources: Paths) -> N
     folders = {run(row)["rows"][0]["folder"]}
     for change in ("caption.beams=2", "train.seeds=[1]", "train.epochs=1", "evaluate.constant_candidates=5"):
         folders.add(run(row, changes=[change])["rows"][0]["folder"])
-    evidence_world.write_semantics(sources.semantics, sources.prepared, weights="1" * 64)
+    cache_world.write_semantics(sources.semantics, sources.prepared, weights="1" * 64)
     folders.add(run(row)["rows"][0]["folder"])
     assert len(folders) == 6
 
@@ -172,7 +172,7 @@ def test_a_failed_row_says_why_and_stops_no_other(run: Run, sources: Paths) -> N
     assert rows[1]["against_row_above"] is None and rows[2]["against_row_above"] is not None
     text = (OUTPUT / "table.md").read_text()
     assert "| broken | failed | – |" in text and f"**broken** {rows[0]['reason']}" in text
-    evidence_world.write_semantics(sources.semantics, sources.prepared)
+    cache_world.write_semantics(sources.semantics, sources.prepared)
     rows = run({"label": "broken", "set": ()}, *data.ROWS[:2])["rows"]
     assert "reason" not in rows[0] and rows[1]["against_row_above"] is not None
 

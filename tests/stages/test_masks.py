@@ -28,8 +28,8 @@ from stages import masks
 from stages.profiles import profile_sections
 from stages.settings import MasksSettings
 from tests.places import at
-from tests.stages.mask_data import THRESHOLDS, lively_weights
-from tests.stages.region_data import write_image, write_pairs
+from tests.worlds.mask_data import THRESHOLDS, lively_weights
+from tests.worlds.region_data import write_image, write_pairs
 
 INLINE = EngineSettings(device="cpu")
 

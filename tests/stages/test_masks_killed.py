@@ -8,8 +8,8 @@ import pytest
 
 from stages.settings import MasksSettings
 from tests.stages.kills import check_kills
-from tests.stages.mask_data import THRESHOLDS, lively_weights
-from tests.stages.region_data import write_pairs
+from tests.worlds.mask_data import THRESHOLDS, lively_weights
+from tests.worlds.region_data import write_pairs
 
 
 @pytest.mark.long

@@ -16,9 +16,9 @@ from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from stages.pretrain import matcher as pretrain_matcher
 from stages.settings import MasksSettings, PretrainMatcherSettings
 from tests.places import at
-from tests.stages.region_data import Bitmaps, write_masks, write_pairs, write_sam
 from tests.training.resuming import check_resumed
 from tests.vision.matching.region_data import LIGHTGLUE, SUPERGLUE
+from tests.worlds.region_data import Bitmaps, write_masks, write_pairs, write_sam
 
 ENGINE = EngineSettings(device="cpu", workers=1)
 SETTINGS = PretrainMatcherSettings(

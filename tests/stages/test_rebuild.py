@@ -21,7 +21,7 @@ from stages import scenes
 from stages.code import stage_digest
 from stages.settings import render_sections
 from tests.places import at
-from tests.stages.scene_data import make_data
+from tests.worlds.scene_data import make_data
 
 PACKAGES = ("pipeline", "stages", "cli")
 WORKER = "pipeline/vision/scenes/worker.py"

@@ -29,8 +29,8 @@ from stages import masks as masks_stage
 from stages import regions
 from stages.settings import MasksSettings
 from tests.places import at
-from tests.stages.region_data import SQUARE, Bitmaps, images_of, make, settings, write_masks, write_pairs, write_sam
 from tests.vision.regions.plain import align, pool
+from tests.worlds.region_data import SQUARE, Bitmaps, images_of, make, settings, write_masks, write_pairs, write_sam
 
 INLINE = EngineSettings(device="cpu")
 MIXED = [(64, 64), (40, 96), (200, 128)]

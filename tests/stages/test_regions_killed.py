@@ -8,7 +8,7 @@ import pytest
 
 from stages.settings import RegionsSettings
 from tests.stages.kills import check_kills
-from tests.stages.region_data import write_masks, write_pairs, write_sam
+from tests.worlds.region_data import write_masks, write_pairs, write_sam
 
 
 @pytest.mark.long

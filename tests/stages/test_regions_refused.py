@@ -13,7 +13,7 @@ from pipeline.execution.settings import EngineSettings
 from pipeline.vision.regions.cache import SCHEMA, read_regions
 from stages import regions
 from tests.places import at
-from tests.stages.region_data import make, settings, write_image, write_sam
+from tests.worlds.region_data import make, settings, write_image, write_sam
 
 INLINE = EngineSettings(device="cpu")
 

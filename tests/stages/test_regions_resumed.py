@@ -15,7 +15,7 @@ from pipeline.vision.regions.settings import RoiSettings
 from pipeline.vision.regions.worker import RegionWorker
 from stages import regions
 from tests.places import at
-from tests.stages.region_data import Bitmaps, make, random_masks, settings, write_image, write_masks, write_sam
+from tests.worlds.region_data import Bitmaps, make, random_masks, settings, write_image, write_masks, write_sam
 
 INLINE = EngineSettings(device="cpu")
 MIXED = [(64, 64), (40, 96), (200, 128)]

@@ -20,7 +20,7 @@ from pipeline.vision.scenes.backbones import build_backbone, normalise
 from pipeline.vision.scenes.worker import SCHEMA, SceneWorker
 from stages import scenes
 from tests.places import at
-from tests.stages.scene_data import make_data, write_pair
+from tests.worlds.scene_data import make_data, write_pair
 
 INLINE = EngineSettings(device="cpu")
 

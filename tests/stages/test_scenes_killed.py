@@ -15,7 +15,7 @@ from stages import scenes
 from stages.settings import render_sections
 from tests.execution.killing import run_and_kill, run_to_end
 from tests.places import at
-from tests.stages.scene_data import make_data
+from tests.worlds.scene_data import make_data
 
 ROOT = Path(__file__).parents[2]
 

@@ -29,9 +29,9 @@ from pipeline.vision.sam.settings import GeneratorSettings
 from stages import masks, semantics
 from stages.settings import MasksSettings
 from tests.places import at
-from tests.stages.region_data import images_of, write_image
-from tests.stages.semantic_data import make, with_grounding, write_grounding
 from tests.vision.grounding.grounding_data import TEXT_ENCODER
+from tests.worlds.region_data import images_of, write_image
+from tests.worlds.semantic_data import make, with_grounding, write_grounding
 
 INLINE = EngineSettings(device="cpu")
 

@@ -18,8 +18,8 @@ from pipeline.vision.sam.settings import GeneratorSettings, SamSettings
 from stages import masks, semantics
 from stages.settings import MasksSettings, SemanticsSettings
 from tests.places import at
-from tests.stages.region_data import write_sam
-from tests.stages.semantic_data import make
+from tests.worlds.region_data import write_sam
+from tests.worlds.semantic_data import make
 
 INLINE = EngineSettings(device="cpu")
 SKIPPING = EngineSettings(device="cpu", on_bad_item="skip")

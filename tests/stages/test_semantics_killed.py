@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.kills import check_kills
-from tests.stages.semantic_data import make
+from tests.worlds.semantic_data import make
 
 
 @pytest.mark.long

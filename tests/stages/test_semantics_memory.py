@@ -20,7 +20,7 @@ from pipeline.vision.regions.descriptor import region_descriptors
 from pipeline.vision.sam.encoder import ImageEncoder
 from stages import semantics
 from tests.places import at
-from tests.stages.semantic_data import make
+from tests.worlds.semantic_data import make
 
 INLINE = EngineSettings(device="cpu")
 SKIPPING = EngineSettings(device="cpu", on_bad_item="skip")

@@ -19,9 +19,9 @@ from pipeline.training.settings import TrainSettings
 from stages import caption, describe, evaluate, scenes, semantics, train
 from stages.settings import CaptionSettings, EvaluateSettings, SemanticsSettings
 from tests.captioners import toy
-from tests.stages.mask_data import lively_weights
-from tests.stages.scene_data import make_data
-from tests.stages.semantic_data import write_grounding
+from tests.worlds.mask_data import lively_weights
+from tests.worlds.scene_data import make_data
+from tests.worlds.semantic_data import write_grounding
 
 ENGINE = EngineSettings(device="cpu")
 

@@ -25,8 +25,8 @@ from pipeline.vision.scenes.backbones import build_backbone
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages import train
 from tests.stages.training_runs import OUTPUT, Impatient, content, forget, kill_until_done, no_training
-from tests.training import world
-from tests.training.world import train_settings
+from tests.worlds import world
+from tests.worlds.world import train_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

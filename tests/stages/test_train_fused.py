@@ -22,11 +22,10 @@ from pipeline.vision.regions.descriptor import build_head
 from pipeline.vision.regions.settings import HeadSettings
 from stages import caption, graph, matches, regions, semantics, train
 from stages.settings import CaptionSettings, GraphSettings, MatchesSettings, SemanticsSettings
-from tests.stages import region_data
-from tests.stages.semantic_data import write_grounding
 from tests.stages.training_runs import Impatient, content, forget, kill_until_done, no_training
-from tests.training import evidence_world, world
-from tests.training.evidence_world import captioner
+from tests.worlds import cache_world, region_data, world
+from tests.worlds.cache_world import captioner
+from tests.worlds.semantic_data import write_grounding
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +35,7 @@ GRAPH_KEY = "captioner.fusion.graph.encoder."
 
 @pytest.fixture
 def where(project: Path, prepared: Path, scenes: Path) -> Paths:
-    written = evidence_world.write_all(project, prepared)
+    written = cache_world.write_all(project, prepared)
     return written.at(prepared=prepared, scenes=scenes, models=OUTPUT, curves=Path("curves"))
 
 
@@ -98,15 +97,15 @@ def test_the_graph_encoder_starts_pretrained_where_that_is_asked_for(run, where)
 def test_regions_reach_the_weights(run, where, prepared, fusion):
     # Other regions under the same key would be taken for trained; so the work folder is emptied.
     before = content(run(Path("before"), fusion=fusion, epochs=1))["seed-1/model.safetensors"]
-    evidence_world.write_regions(where.regions, prepared, spoil=lambda unit, arrays: arrays["descriptors"].fill(1.0))
-    evidence_world.write_matches(where.matches, where.regions, prepared)
+    cache_world.write_regions(where.regions, prepared, spoil=lambda unit, arrays: arrays["descriptors"].fill(1.0))
+    cache_world.write_matches(where.matches, where.regions, prepared)
     assert content(run(Path("after"), fusion=fusion, epochs=1))["seed-1/model.safetensors"] != before
 
 
 @pytest.mark.parametrize("fusion", ["paper", "release"])
 def test_a_descriptor_head_is_trained_with_the_captioner(run, where, prepared, fusion):
-    evidence_world.write_regions(where.regions, prepared, spoil=evidence_world.with_grids)
-    evidence_world.write_matches(where.matches, where.regions, prepared)
+    cache_world.write_regions(where.regions, prepared, spoil=cache_world.with_grids)
+    cache_world.write_matches(where.matches, where.regions, prepared)
 
     def head(name: str, **changes: object) -> dict[str, torch.Tensor]:
         folder = run(Path(name), fusion=fusion, inputs={"descriptor_width": 8}, **changes) / "seed-1"
@@ -120,7 +119,7 @@ def test_a_descriptor_head_is_trained_with_the_captioner(run, where, prepared, f
     assert all(not torch.allclose(start[key], trained[key], atol=1e-6) for key in start)
     # The stage regions computes with it what the captioner makes of the same grids.
     file = str(Path("trained/seed-1/model.safetensors"))
-    built = build_head(evidence_world.GRID_CHANNELS, HeadSettings(kind="conv", width=8, weights=file)).state_dict()
+    built = build_head(cache_world.GRID_CHANNELS, HeadSettings(kind="conv", width=8, weights=file)).state_dict()
     assert {f"captioner.descriptors.head.{key}" for key in built} == set(trained)
     assert all(torch.equal(built[key], trained[f"captioner.descriptors.head.{key}"]) for key in built)
 
@@ -131,16 +130,16 @@ def test_a_model_of_other_inputs_is_not_taken_for_done(run, where, prepared, cha
     key = json.loads((OUTPUT / "seed-1/settings.json").read_text())["key"]
     inputs: dict[str, object] = {}
     if change == "regions":
-        evidence_world.write_regions(where.regions, prepared, weights="1" * 64)
-        evidence_world.write_matches(where.matches, where.regions, prepared)
+        cache_world.write_regions(where.regions, prepared, weights="1" * 64)
+        cache_world.write_matches(where.matches, where.regions, prepared)
     elif change == "matches":
-        evidence_world.write_matches(where.matches, where.regions, prepared, weights="1" * 64)
+        cache_world.write_matches(where.matches, where.regions, prepared, weights="1" * 64)
     elif change == "semantics":
-        evidence_world.write_semantics(where.semantics, prepared, weights="1" * 64)
+        cache_world.write_semantics(where.semantics, prepared, weights="1" * 64)
     elif change == "graph":
-        evidence_world.write_graph(where.graph, prepared, engine="llm")
+        cache_world.write_graph(where.graph, prepared, engine="llm")
     elif change == "encoder":
-        evidence_world.write_encoder(where.graph, seed=5)
+        cache_world.write_encoder(where.graph, seed=5)
     else:
         inputs = {"max_masks": 2} if change == "max_masks" else {"match_threshold": 0.5}
     run(epochs=1, inputs=inputs)
@@ -184,13 +183,13 @@ def test_a_missing_cache_is_named_before_anything_is_trained(run, where):
 
 
 def test_a_pair_that_is_missing_or_no_number_is_refused(run, where, prepared):
-    evidence_world.write_semantics(where.semantics, prepared, missing=[4])
+    cache_world.write_semantics(where.semantics, prepared, missing=[4])
     with pytest.raises(CacheError, match=r"'p2' was skipped when `sagecc semantics`"):
         run()
-    evidence_world.write_semantics(where.semantics, prepared)
-    row = evidence_world._region_arrays(0)["descriptors"][0]
-    evidence_world.spoil(where.regions, row, np.nan)
-    evidence_world.write_matches(where.matches, where.regions, prepared)
+    cache_world.write_semantics(where.semantics, prepared)
+    row = cache_world._region_arrays(0)["descriptors"][0]
+    cache_world.spoil(where.regions, row, np.nan)
+    cache_world.write_matches(where.matches, where.regions, prepared)
     with pytest.raises(CacheError, match="'p0' in regions"):
         run(inputs={"match_threshold": 0.99})
     assert not OUTPUT.exists()
@@ -256,7 +255,7 @@ def test_what_the_stages_themselves_write_is_read(project, engine):
     semantics.run(naming, paths, engine=engine)
     hashed = {"encoder": "hashed"}
     build = {"min_count": 1, "merge": {"text": hashed}, "features": hashed}
-    encoder = evidence_world.ENCODER_SETTINGS.model_dump()
+    encoder = cache_world.ENCODER_SETTINGS.model_dump()
     values = {"build": build, "encoder": encoder, "pretraining": {"epochs": 2}}
     graph.run(parse_section(values, "graph", GraphSettings), paths, engine=engine)
     world.write_scenes(paths.scenes, prepared)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.paths import Paths
-from tests.training import evidence_world
+from tests.worlds import cache_world
 
 
 @pytest.fixture(autouse=True)
@@ -16,4 +16,4 @@ def _one_thread(one_thread: None) -> None:
 @pytest.fixture
 def paths(project: Path, prepared: Path, scenes: Path) -> Paths:
     """Where everything of the project is: scenes, regions, matches, semantics and a graph of the six pairs."""
-    return evidence_world.write_all(project, prepared).at(scenes=scenes)
+    return cache_world.write_all(project, prepared).at(scenes=scenes)

@@ -34,7 +34,7 @@ from pipeline.training.inputs import CacheCard, SourceCard
 from pipeline.training.model import build_model
 from pipeline.weights import load_exactly, load_tensors, save_tensors
 from tests.captioners import toy
-from tests.training import evidence_world, world
+from tests.worlds import cache_world, world
 
 CPU = torch.device("cpu")
 
@@ -172,7 +172,7 @@ def change_card(folder: Path, **changes: Any) -> None:
 
 @pytest.mark.parametrize(
     ("captioner", "inputs"),
-    [(world.TINY, {"scenes": SCENE_CARD}), (evidence_world.captioner(), FUSED_CARDS), (toy.ToySettings(), TOY_CARDS)],
+    [(world.TINY, {"scenes": SCENE_CARD}), (cache_world.captioner(), FUSED_CARDS), (toy.ToySettings(), TOY_CARDS)],
     ids=["none", "paper", "toy"],
 )
 def test_a_model_is_loaded_as_it_was_written(tmp_path, captioner, inputs):
@@ -232,7 +232,7 @@ def test_a_card_that_is_missing_or_no_json_is_refused(tmp_path):
 
 
 def test_a_card_survives_json(tmp_path):
-    card = read_card(write(tmp_path / "seed-7", evidence_world.captioner(), FUSED_CARDS))
+    card = read_card(write(tmp_path / "seed-7", cache_world.captioner(), FUSED_CARDS))
     assert ModelCard.model_validate_json(card.model_dump_json()) == card
     assert list(card.inputs) == ["scenes", "regions", "semantics", "graph"]
 
@@ -248,7 +248,7 @@ def test_a_card_survives_json(tmp_path):
     ],
 )
 def test_a_card_that_contradicts_itself_or_the_weights_is_refused(tmp_path, inputs, message):
-    folder = write(tmp_path / "seed-7", evidence_world.captioner(), FUSED_CARDS)
+    folder = write(tmp_path / "seed-7", cache_world.captioner(), FUSED_CARDS)
     change_card(folder, inputs={name: card.model_dump(mode="json") for name, card in inputs.items()})
     with pytest.raises(CheckpointError, match=message) as caught:
         load_model(folder, CPU)

@@ -39,7 +39,7 @@ from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from stages import caption, train
 from stages.settings import CaptionSettings
-from tests.training import evidence_world, world
+from tests.worlds import cache_world, world
 
 CPU = torch.device("cpu")
 SHAPES = {"scenes": world.SHAPE}
@@ -136,7 +136,7 @@ def explained(paths: Paths, engine: EngineSettings):
     """Train with a fusion for an epoch, caption and explain; return the folder of captions."""
 
     def run(fusion: str, *, explain: bool = True, **inputs: Any) -> Path:
-        settings = world.train_settings(epochs=1, captioner=evidence_world.captioner(fusion, **inputs))
+        settings = world.train_settings(epochs=1, captioner=cache_world.captioner(fusion, **inputs))
         train.run(settings, paths, engine=engine)
         return caption.run(CAPTIONED, paths, engine=engine, explain=explain)
 
@@ -187,7 +187,7 @@ def test_regions_are_those_of_the_caches(explained, paths, fusion, top_q):
         Cache.open(paths.regions, REGIONS) as regions,
         Cache.open(paths.semantics, SEMANTICS) as semantics,
     ):
-        inputs = open_inputs(paths, evidence_world.captioner(fusion, top_q=top_q), training=False)
+        inputs = open_inputs(paths, cache_world.captioner(fusion, top_q=top_q), training=False)
         unmatched, named = (inputs.sources[name].read(cache.ids) for name in ("regions", "semantics"))
         for kind, source, field, given in (
             ("motion", regions, "descriptors", unmatched),

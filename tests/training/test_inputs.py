@@ -16,7 +16,7 @@ from pipeline.paths import Paths
 from pipeline.training.inputs import SOURCES, CacheCard, Inputs, SourceCard, check_cards, open_cache, open_inputs
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from tests.captioners.toy import ToySettings
-from tests.training import evidence_world, world
+from tests.worlds import cache_world, world
 
 CPU = torch.device("cpu")
 MODEL = Path("models/tiny/seed-1")
@@ -29,7 +29,7 @@ def test_a_captioner_without_a_fusion_opens_scenes_alone(paths):
 
 
 def test_inputs_come_in_the_order_in_which_the_captioner_names_them(paths):
-    inputs = open_inputs(paths, evidence_world.captioner(), training=True)
+    inputs = open_inputs(paths, cache_world.captioner(), training=True)
     assert list(inputs.sources) == list(inputs.cards()) == ["scenes", "regions", "semantics", "graph"]
     assert inputs.shapes == {"scenes": world.SHAPE, "regions": (6,), "semantics": (5,), "graph": (4, 3)}
     assert inputs.vocabulary.sha256 == Vocabulary.load(paths.prepared / "vocabulary.json").sha256
@@ -66,10 +66,10 @@ def test_every_source_is_registered_under_its_own_name():
 
 @pytest.mark.parametrize("name", list(SOURCES))
 def test_every_card_survives_json(paths, prepared, name):
-    masks = evidence_world.write_masks(paths.masks, prepared)
-    evidence_world.write_regions(paths.regions, prepared, masks=masks)
-    evidence_world.write_matches(paths.matches, paths.regions, prepared)
-    card = open_inputs(paths, evidence_world.captioner(), (name,), training=True).cards()[name]
+    masks = cache_world.write_masks(paths.masks, prepared)
+    cache_world.write_regions(paths.regions, prepared, masks=masks)
+    cache_world.write_matches(paths.matches, paths.regions, prepared)
+    card = open_inputs(paths, cache_world.captioner(), (name,), training=True).cards()[name]
     assert SourceCard.model_validate_json(card.model_dump_json()) == card
     assert card.caches or card.files
     # The order of the stages decides in which order `describe` runs them.
@@ -78,9 +78,9 @@ def test_every_card_survives_json(paths, prepared, name):
 
 def test_pairs_are_available_that_every_source_has(paths):
     world.write_scenes(paths.scenes, paths.prepared, missing=[5])
-    inputs = open_inputs(paths, evidence_world.captioner(), training=True)
+    inputs = open_inputs(paths, cache_world.captioner(), training=True)
     assert [pair.id for pair in inputs.available(inputs.data.pairs)] == ["p0", "p1", "p3", "p4", "p5"]
-    alone = open_inputs(paths, evidence_world.captioner(), ("regions", "graph"), training=True)
+    alone = open_inputs(paths, cache_world.captioner(), ("regions", "graph"), training=True)
     assert alone.available(inputs.data.pairs) == list(inputs.data.pairs)
 
 
@@ -95,7 +95,7 @@ def test_a_missing_prepared_folder_is_named(paths):
     [(["p0", "p1", "p2", "p3", "p4"], "'p5' is not in it"), (["p1", "p0", "p2", "p3", "p4", "p5"], "another order")],
 )
 def test_a_cache_that_lacks_a_pair_or_mixes_them_up_is_refused(paths, ids, message):
-    evidence_world.write_semantics(paths.semantics, paths.prepared, ids=ids)
+    cache_world.write_semantics(paths.semantics, paths.prepared, ids=ids)
     data = read_prepared(paths.prepared)
     with pytest.raises(CacheError, match=f"the semantics are not those of the prepared pairs: .*{message}") as caught:
         open_cache(paths.semantics, SEMANTICS, {"pairs.jsonl": data.card.pairs_sha256}, data)
@@ -197,11 +197,11 @@ def test_another_shape_is_refused():
 
 def test_cards_of_opened_inputs_agree_with_themselves(paths):
     def cards() -> dict[str, SourceCard]:
-        inputs: Inputs = open_inputs(paths, evidence_world.captioner(), training=False)
+        inputs: Inputs = open_inputs(paths, cache_world.captioner(), training=False)
         return inputs.cards()
 
-    trained = open_inputs(paths, evidence_world.captioner(), training=True).cards()
+    trained = open_inputs(paths, cache_world.captioner(), training=True).cards()
     check_cards(trained, cards(), model=MODEL, paths=paths, same_pairs=True)
-    evidence_world.write_graph(paths.graph, paths.prepared, engine="llm")
+    cache_world.write_graph(paths.graph, paths.prepared, engine="llm")
     with pytest.raises(CacheError, match=r"seed-1 was trained with: graph\.h5, graph\.json"):
         check_cards(trained, cards(), model=MODEL, paths=paths, same_pairs=True)

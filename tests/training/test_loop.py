@@ -17,7 +17,7 @@ from pipeline.training.distributed import DivergedError, Interrupted, SingleProc
 from pipeline.training.loop import Loop, Validator, WeightAverage, improves
 from pipeline.training.model import PairCaptioner, build_model
 from pipeline.training.stores import PairArray, store_array
-from tests.training import world
+from tests.worlds import world
 
 
 def model(seed: int) -> nn.Module:

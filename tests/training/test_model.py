@@ -10,7 +10,7 @@ from pipeline.captioners.base import caption_loss
 from pipeline.training.model import ImageFront, build_model
 from pipeline.vision.scenes.backbones import build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
-from tests.training import world
+from tests.worlds import world
 
 VOCABULARY = 9
 SHAPES = {"scenes": world.SHAPE}

@@ -20,8 +20,8 @@ from pipeline.training.region_inputs import ENCODER, GraphSource, RegionSource, 
 from pipeline.training.stores import GraphStore, RegionStore
 from pipeline.vision.matching.settings import AssignmentSettings
 from stages import graph as stage
-from tests.training import evidence_world, world
-from tests.training.evidence_world import COUNTS, SIZE
+from tests.worlds import cache_world, world
+from tests.worlds.cache_world import COUNTS, SIZE
 
 CPU = torch.device("cpu")
 NO_FILE = Path("no")
@@ -29,7 +29,7 @@ NO_FILE = Path("no")
 
 def opened(paths: Paths, captioner: SageCCSettings | None = None, *, training: bool = True) -> Inputs:
     """What a captioner reads beside the scenes."""
-    captioner = captioner or evidence_world.captioner()
+    captioner = captioner or cache_world.captioner()
     names = [name for name in captioner.input_names() if name != "scenes"]
     return open_inputs(paths, captioner, names, training=training)
 
@@ -48,20 +48,20 @@ def test_shapes_and_cards_say_what_was_opened(paths):
 
 
 def test_the_card_names_the_masks_that_lie_beside_the_regions(paths, prepared):
-    masks = evidence_world.write_masks(paths.masks, prepared, weights="2" * 64)
-    evidence_world.write_regions(paths.regions, prepared, masks=masks)
-    evidence_world.write_matches(paths.matches, paths.regions, prepared)
+    masks = cache_world.write_masks(paths.masks, prepared, weights="2" * 64)
+    cache_world.write_regions(paths.regions, prepared, masks=masks)
+    cache_world.write_matches(paths.matches, paths.regions, prepared)
     caches = opened(paths).cards()["regions"].caches
     assert list(caches) == ["masks", "regions", "matches"] and caches["masks"].weights == {"sam": "2" * 64}
 
 
 def test_a_head_to_be_trained_asks_for_grids(paths, prepared):
-    learning = evidence_world.captioner(descriptor_width=8)
+    learning = cache_world.captioner(descriptor_width=8)
     with pytest.raises(CacheError, match="7×7 grids") as caught:
         opened(paths, learning)
     assert "sagecc regions --set regions.store=grids" in caught.value.fix and "null" in caught.value.fix
-    evidence_world.write_regions(paths.regions, prepared, spoil=evidence_world.with_grids)
-    evidence_world.write_matches(paths.matches, paths.regions, prepared)
+    cache_world.write_regions(paths.regions, prepared, spoil=cache_world.with_grids)
+    cache_world.write_matches(paths.matches, paths.regions, prepared)
     assert opened(paths, learning).shapes["regions"] == (2 * 49,)
     assert opened(paths).shapes["regions"] == (6,)
 
@@ -76,7 +76,7 @@ def test_a_head_to_be_trained_asks_for_grids(paths, prepared):
 )
 def test_what_is_not_read_need_not_exist(paths, choice, needed):
     absent = {"regions", "matches", "semantics", "graph"} - needed
-    inputs = opened(paths.at(**dict.fromkeys(absent, NO_FILE)), evidence_world.captioner(**choice))
+    inputs = opened(paths.at(**dict.fromkeys(absent, NO_FILE)), cache_world.captioner(**choice))
     caches = {stage for card in inputs.cards().values() for stage in card.caches}
     assert caches | ({"graph"} & inputs.sources.keys()) == needed
 
@@ -93,9 +93,9 @@ def test_what_is_missing_is_named_with_its_command(paths, stage):
 def test_caches_of_another_data_set_are_refused(paths, project, stage):
     other = world.write_pairs(project / "other", captions=(("other",), *world.CAPTIONS[1:]))
     write = {
-        "regions": evidence_world.write_regions,
-        "semantics": evidence_world.write_semantics,
-        "graph": evidence_world.write_graph,
+        "regions": cache_world.write_regions,
+        "semantics": cache_world.write_semantics,
+        "graph": cache_world.write_graph,
     }[stage]
     write(getattr(paths, stage), other)
     with pytest.raises(CacheError, match=r"pairs\.jsonl") as caught:
@@ -104,18 +104,18 @@ def test_caches_of_another_data_set_are_refused(paths, project, stage):
 
 
 def test_matches_of_other_regions_are_refused(paths, prepared):
-    evidence_world.write_regions(paths.regions, prepared, weights="1" * 64)
+    cache_world.write_regions(paths.regions, prepared, weights="1" * 64)
     with pytest.raises(CacheError, match=r"regions\.h5") as caught:
         opened(paths)
     assert caught.value.where == str(paths.matches) and "sagecc matches" in caught.value.fix
 
 
 def test_regions_of_other_masks_are_refused(paths, prepared):
-    masks = evidence_world.write_masks(paths.masks, prepared)
-    evidence_world.write_regions(paths.regions, prepared, masks=masks)
-    evidence_world.write_matches(paths.matches, paths.regions, prepared)
+    masks = cache_world.write_masks(paths.masks, prepared)
+    cache_world.write_regions(paths.regions, prepared, masks=masks)
+    cache_world.write_matches(paths.matches, paths.regions, prepared)
     opened(paths)
-    evidence_world.write_masks(masks, prepared, weights="1" * 64)
+    cache_world.write_masks(masks, prepared, weights="1" * 64)
     with pytest.raises(CacheError, match=r"masks\.h5") as caught:
         opened(paths)
     assert caught.value.where == str(paths.regions) and "sagecc regions" in caught.value.fix
@@ -128,12 +128,12 @@ def test_regions_of_other_masks_are_refused(paths, prepared):
 @pytest.mark.parametrize("stage", ["regions", "matches", "semantics"])
 def test_caches_that_lack_a_pair_or_mix_them_up_are_refused(paths, prepared, stage, ids, message):
     if stage == "matches":
-        evidence_world.write_matches(paths.matches, paths.regions, prepared, ids=ids)
+        cache_world.write_matches(paths.matches, paths.regions, prepared, ids=ids)
     elif stage == "regions":
-        evidence_world.write_regions(paths.regions, prepared, ids=ids)
-        evidence_world.write_matches(paths.matches, paths.regions, prepared)
+        cache_world.write_regions(paths.regions, prepared, ids=ids)
+        cache_world.write_matches(paths.matches, paths.regions, prepared)
     else:
-        evidence_world.write_semantics(paths.semantics, prepared, ids=ids)
+        cache_world.write_semantics(paths.semantics, prepared, ids=ids)
     with pytest.raises(CacheError, match=f"the {stage} are not.*{message}") as caught:
         opened(paths)
     assert f"sagecc {stage}" in caught.value.fix
@@ -147,14 +147,14 @@ def test_another_process_opens_the_files_anew_and_refuses_replaced_ones(paths, p
         assert torch.equal(sources[name].read(ids).features, copy[name].read(ids).features)
     assert torch.equal(sources["graph"].tensors.features, copy["graph"].tensors.features)
     late = pickle.loads(pickle.dumps(sources))
-    evidence_world.write_semantics(paths.semantics, prepared, weights="1" * 64)
+    cache_world.write_semantics(paths.semantics, prepared, weights="1" * 64)
     with pytest.raises(CacheError, match="replaced"):
         late["semantics"].read(ids)
 
 
 def test_a_trained_captioner_keeps_its_graph_whatever_pairs_it_describes(paths, project):
     other = world.write_pairs(project / "other", captions=(("other",), *world.CAPTIONS[1:]))
-    evidence_world.write_graph(paths.graph, other)
+    cache_world.write_graph(paths.graph, other)
     graph = opened(paths, training=False).sources["graph"]
     assert graph.pretrained() is None and set(graph.card().files) == {"graph.json", "graph.h5"}
 
@@ -165,7 +165,7 @@ IDS = ["p4", "p0", "p1", "p5", "p2", "p3"]
 
 def read(paths: Paths, ids: list[str] = IDS, **settings: Any) -> dict[str, Regions]:
     """The regions of pairs, by the name of their source."""
-    sources = opened(paths, evidence_world.captioner(**settings)).sources
+    sources = opened(paths, cache_world.captioner(**settings)).sources
     return {name: source.read(ids) for name, source in sources.items() if name != "graph"}
 
 
@@ -185,16 +185,16 @@ def rows_of(regions: Regions, position: int) -> list[tuple]:
 @pytest.mark.parametrize("max_masks", [None, 1, 2, 3, 9])
 def test_unmatched_regions_against_a_plain_loop(paths, prepared, max_masks, threshold, rule):
     stage = AssignmentSettings(unmatched=rule)
-    evidence_world.write_matches(paths.matches, paths.regions, prepared, assignment=stage)
+    cache_world.write_matches(paths.matches, paths.regions, prepared, assignment=stage)
     regions = read(paths, max_masks=max_masks, match_threshold=threshold)["regions"]
     tau = stage.threshold if threshold is None else threshold
     for position, name in enumerate(IDS):
         pair = int(name[1:])
-        table = evidence_world.confidences(pair).astype(np.float32)
+        table = cache_world.confidences(pair).astype(np.float32)
         before, after = (min(count, max_masks or count) for count in COUNTS[pair])
         expected = []
         for date, count, others in ((0, before, after), (1, after, before)):
-            arrays = evidence_world._region_arrays(2 * pair + date)
+            arrays = cache_world._region_arrays(2 * pair + date)
             for k in range(count):
                 row = [(table[k, o] if date == 0 else table[o, k]) for o in range(others)]
                 if rule == "paper":
@@ -219,7 +219,7 @@ def test_semantic_regions_against_a_plain_loop(paths):
     for position, name in enumerate(IDS):
         expected = []
         for date in (0, 1):
-            arrays = evidence_world._semantic_arrays(2 * int(name[1:]) + date)
+            arrays = cache_world._semantic_arrays(2 * int(name[1:]) + date)
             for k in range(len(arrays["selected"])):
                 if arrays["selected"][k]:
                     best = float(arrays["similarity"][k].max())
@@ -233,28 +233,28 @@ def test_pairs_without_any_region_are_fine(paths):
     both = read(paths, ["p1", "p2"])
     assert both["regions"].mask[0].sum() == 0 and both["semantics"].mask[1].sum() == 0
     alone = read(paths, ["p1"])
-    assert alone["regions"].features.shape == (1, 0, evidence_world.WIDTH)
+    assert alone["regions"].features.shape == (1, 0, cache_world.WIDTH)
 
 
 def test_a_data_set_without_any_region_is_fine(paths, prepared, monkeypatch):
-    monkeypatch.setattr(evidence_world, "COUNTS", ((0, 0),) * 6)
-    monkeypatch.setattr(evidence_world, "NAMED", ((0, 0),) * 6)
-    evidence_world.write_all(paths.regions.parent, prepared)
+    monkeypatch.setattr(cache_world, "COUNTS", ((0, 0),) * 6)
+    monkeypatch.setattr(cache_world, "NAMED", ((0, 0),) * 6)
+    cache_world.write_all(paths.regions.parent, prepared)
     regions = read(paths)
-    assert regions["regions"].features.shape == (6, 0, evidence_world.WIDTH)
-    assert regions["semantics"].features.shape == (6, 0, evidence_world.EMBEDDING)
-    assert opened(paths).shapes["regions"] == (evidence_world.WIDTH,)
+    assert regions["regions"].features.shape == (6, 0, cache_world.WIDTH)
+    assert regions["semantics"].features.shape == (6, 0, cache_world.EMBEDDING)
+    assert opened(paths).shapes["regions"] == (cache_world.WIDTH,)
 
 
 @pytest.mark.parametrize(("stage", "unit"), [("regions", 8), ("regions", 9), ("matches", 4), ("semantics", 9)])
 def test_a_pair_that_a_stage_skipped_is_refused(paths, prepared, stage, unit):
     if stage == "semantics":
-        evidence_world.write_semantics(paths.semantics, prepared, missing=[unit])
+        cache_world.write_semantics(paths.semantics, prepared, missing=[unit])
     else:
         if stage == "regions":
-            evidence_world.write_regions(paths.regions, prepared, missing=[unit])
+            cache_world.write_regions(paths.regions, prepared, missing=[unit])
         missing = [unit] if stage == "matches" else []
-        evidence_world.write_matches(paths.matches, paths.regions, prepared, missing=missing)
+        cache_world.write_matches(paths.matches, paths.regions, prepared, missing=missing)
     with pytest.raises(CacheError, match=f"'p4' was skipped when `sagecc {stage}`") as caught:
         read(paths)
     assert caught.value.where == str(getattr(paths, stage)) and f"{stage}.failures.json" in caught.value.fix
@@ -273,11 +273,11 @@ def test_a_pair_that_a_stage_skipped_is_refused(paths, prepared, stage, unit):
 )
 def test_values_that_are_no_numbers_are_refused_with_pair_and_stage(paths, prepared, stage, field, value):
     if stage == "regions":
-        evidence_world.spoil(paths.regions, evidence_world._region_arrays(9)[field][2], value)
-        evidence_world.write_matches(paths.matches, paths.regions, prepared)
+        cache_world.spoil(paths.regions, cache_world._region_arrays(9)[field][2], value)
+        cache_world.write_matches(paths.matches, paths.regions, prepared)
     else:
-        arrays = evidence_world._semantic_arrays(8)
-        evidence_world.spoil(paths.semantics, arrays[field][int(arrays["selected"].argmax())], value)
+        arrays = cache_world._semantic_arrays(8)
+        cache_world.spoil(paths.semantics, arrays[field][int(arrays["selected"].argmax())], value)
     with pytest.raises(CacheError, match=f"{field} of pair 'p4' in {stage} hold NaN") as caught:
         read(paths, match_threshold=0.99)
     assert f"sagecc {stage}" in caught.value.fix
@@ -287,14 +287,14 @@ def test_centroids_outside_of_the_image_are_refused(paths, prepared):
     def spoil(unit: int, arrays: dict) -> None:
         arrays["centroids"][:, 1] += SIZE[0] if unit == 4 else 0
 
-    evidence_world.write_regions(paths.regions, prepared, spoil=spoil)
-    evidence_world.write_matches(paths.matches, paths.regions, prepared)
+    cache_world.write_regions(paths.regions, prepared, spoil=spoil)
+    cache_world.write_matches(paths.matches, paths.regions, prepared)
     with pytest.raises(CacheError, match=r"'p2' in regions lie outside"):
         read(paths, match_threshold=0.99)
 
 
 def test_each_input_is_read_by_itself(paths):
-    inputs = opened(paths, evidence_world.captioner(regions=False, graph=False))
+    inputs = opened(paths, cache_world.captioner(regions=False, graph=False))
     assert list(inputs.sources) == ["semantics"]
     assert len(inputs.sources["semantics"].read(IDS)) == 6
 
@@ -308,7 +308,7 @@ def test_regions_tell_their_rows_where_they_are_asked_to(paths, name, with_rows)
         assert regions.rows is None
         return
     field = "descriptors" if name == "regions" else "embeddings"
-    arrays_of = evidence_world._region_arrays if name == "regions" else evidence_world._semantic_arrays
+    arrays_of = cache_world._region_arrays if name == "regions" else cache_world._semantic_arrays
     for position, pair in enumerate(IDS):
         for k in regions.mask[position].nonzero()[:, 0].tolist():
             stored = arrays_of(2 * int(pair[1:]) + int(regions.dates[position, k]))[field]
@@ -332,8 +332,8 @@ def test_stores_hold_the_pairs_in_the_order_asked_for(paths):
 
 
 def test_grids_come_in_the_place_of_descriptors(paths, prepared):
-    evidence_world.write_regions(paths.regions, prepared, spoil=evidence_world.with_grids)
-    evidence_world.write_matches(paths.matches, paths.regions, prepared)
+    cache_world.write_regions(paths.regions, prepared, spoil=cache_world.with_grids)
+    cache_world.write_matches(paths.matches, paths.regions, prepared)
     plain, grids = (read(paths, descriptor_width=width)["regions"] for width in (None, 8))
     for name in ("mask", "dates", "centroids"):
         assert torch.equal(getattr(plain, name), getattr(grids, name))
@@ -342,8 +342,8 @@ def test_grids_come_in_the_place_of_descriptors(paths, prepared):
     for position, name in enumerate(IDS):
         for k in plain.mask[position].nonzero()[:, 0].tolist():
             unit = 2 * int(name[1:]) + int(plain.dates[position, k])
-            arrays = evidence_world._region_arrays(unit)
-            evidence_world.with_grids(unit, arrays)
+            arrays = cache_world._region_arrays(unit)
+            cache_world.with_grids(unit, arrays)
             row = int((arrays["descriptors"] == plain.features[position, k].numpy()).all(1).argmax())
             assert np.array_equal(grids.features[position, k].numpy(), arrays["grids"][row].ravel())
             seen += 1
@@ -351,7 +351,7 @@ def test_grids_come_in_the_place_of_descriptors(paths, prepared):
 
 
 def side_input_settings(**changes: object) -> SideInputSettings:
-    encoder = {**evidence_world.ENCODER_SETTINGS.model_dump(), **changes}
+    encoder = {**cache_world.ENCODER_SETTINGS.model_dump(), **changes}
     return SideInputSettings.model_validate({"graph_encoder": encoder})
 
 
@@ -364,12 +364,12 @@ def read_graph_source(
 
 @pytest.fixture
 def graph(project: Path, prepared: Path) -> Path:
-    return evidence_world.write_graph(project / "graph", prepared)
+    return cache_world.write_graph(project / "graph", prepared)
 
 
 def test_graph_and_weights_are_read_with_their_digests(graph):
     source = read_graph_source(graph)
-    assert source.tensors.features.shape == (4, evidence_world.NODE) and source.tensors.relations == 3
+    assert source.tensors.features.shape == (4, cache_world.NODE) and source.tensors.relations == 3
     assert source.shape == (4, 3)
     assert source.pretrained() and source.pretrained() is source.weights
     assert (
@@ -415,7 +415,7 @@ def test_what_does_not_show_in_the_weights_may_differ(graph, changes):
 
 def test_heads_count_where_there_are_any(graph, prepared):
     encoder = GraphEncoderSettings(kind="gat", widths=(8, 6), heads=2)
-    evidence_world.write_graph(graph, prepared, encoder=encoder)
+    cache_world.write_graph(graph, prepared, encoder=encoder)
     with pytest.raises(SettingsError, match="heads"):
         read_graph_source(graph, side_input_settings(kind="gat", heads=4))
     assert read_graph_source(graph, side_input_settings(kind="gat", heads=2, bases=None)).weights is not None
@@ -423,7 +423,7 @@ def test_heads_count_where_there_are_any(graph, prepared):
 
 def test_an_encoder_of_another_graph_is_refused(graph, prepared):
     weights = (graph / ENCODER).read_bytes()
-    evidence_world.write_graph(graph, prepared, engine="llm")
+    cache_world.write_graph(graph, prepared, engine="llm")
     (graph / ENCODER).write_bytes(weights)
     with pytest.raises(CheckpointError, match="another graph") as caught:
         read_graph_source(graph)
@@ -431,13 +431,13 @@ def test_an_encoder_of_another_graph_is_refused(graph, prepared):
 
 
 def test_a_graph_without_node_features_is_refused(graph, prepared):
-    evidence_world.write_graph(graph, prepared, width=0)
+    cache_world.write_graph(graph, prepared, width=0)
     with pytest.raises(CacheError, match="no features") as caught:
         read_graph_source(graph)
     assert caught.value.where == str(graph / "graph.h5") and "sagecc graph" in caught.value.fix
 
 
 def test_a_node_whose_features_are_no_numbers_is_named(graph):
-    evidence_world.spoil(graph / "graph.h5", read_graph_source(graph).tensors.features[1].numpy(), np.nan)
+    cache_world.spoil(graph / "graph.h5", read_graph_source(graph).tensors.features[1].numpy(), np.nan)
     with pytest.raises(CacheError, match="the node 'tree' hold NaN"):
         read_graph_source(graph)

@@ -15,15 +15,15 @@ from pipeline.training import run
 from pipeline.training.inputs import Inputs, open_inputs
 from pipeline.training.run import Choice, Job, choose_pairs, hold_out, seed_key, training_key
 from tests.captioners.toy import ToySettings
-from tests.training import evidence_world, world
+from tests.worlds import cache_world, world
 
 
 def opened(paths: Paths, captioner: CaptionerSettings | None = None) -> Inputs:
-    return open_inputs(paths, captioner or evidence_world.captioner(), training=True)
+    return open_inputs(paths, captioner or cache_world.captioner(), training=True)
 
 
 def key(inputs: Inputs, *, code: str = "0" * 64, **changes: Any) -> str:
-    return training_key(world.train_settings(captioner=evidence_world.captioner(), **changes), inputs, code)
+    return training_key(world.train_settings(captioner=cache_world.captioner(), **changes), inputs, code)
 
 
 def test_the_key_follows_settings_and_code_but_neither_seeds_nor_where_inputs_are_kept(paths: Paths) -> None:
@@ -49,20 +49,20 @@ def test_the_key_follows_every_input(paths: Paths, change: str) -> None:
     if change == "scenes":
         world.write_scenes(paths.scenes, prepared, weights="1" * 64)
     elif change == "regions":
-        evidence_world.write_regions(paths.regions, prepared, weights="1" * 64)
-        evidence_world.write_matches(paths.matches, paths.regions, prepared)
+        cache_world.write_regions(paths.regions, prepared, weights="1" * 64)
+        cache_world.write_matches(paths.matches, paths.regions, prepared)
     elif change == "matches":
-        evidence_world.write_matches(paths.matches, paths.regions, prepared, weights="1" * 64)
+        cache_world.write_matches(paths.matches, paths.regions, prepared, weights="1" * 64)
     elif change == "semantics":
-        evidence_world.write_semantics(paths.semantics, prepared, weights="1" * 64)
+        cache_world.write_semantics(paths.semantics, prepared, weights="1" * 64)
     elif change == "graph":
-        evidence_world.write_graph(paths.graph, prepared, engine="llm")
+        cache_world.write_graph(paths.graph, prepared, engine="llm")
     elif change == "encoder":
-        evidence_world.write_encoder(paths.graph, seed=5)
+        cache_world.write_encoder(paths.graph, seed=5)
     else:
         world.write_pairs(prepared, captions=(("other",), *world.CAPTIONS[1:]))
         world.write_scenes(paths.scenes, prepared)
-        evidence_world.write_all(prepared.parent, prepared)
+        cache_world.write_all(prepared.parent, prepared)
     assert key(opened(paths)) != before
 
 

@@ -18,7 +18,7 @@ from pipeline.training.inputs import InputSource, open_inputs
 from pipeline.training.scene_inputs import ImageSource, MapSource, SceneSource, backbone_of
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.scenes.settings import BackboneSettings
-from tests.training import evidence_world, world
+from tests.worlds import cache_world, world
 
 CPU = torch.device("cpu")
 ORDER = ["p4", "p0", "p5", "p2"]
@@ -132,13 +132,13 @@ def test_an_image_that_changed_since_prepare_is_refused(paths, images):
 def test_maps_are_the_categories_of_both_dates(paths, residency):
     source = opened(paths, "maps")
     assert isinstance(source, MapSource) and source.stages == ("semantics",)
-    height, width = evidence_world.MAP_SIZE
-    assert source.shape == (evidence_world.PROMPTS + 1, height, width)
+    height, width = cache_world.MAP_SIZE
+    assert source.shape == (cache_world.PROMPTS + 1, height, width)
     batch = stored(source, paths, residency)
     assert batch.shape == (4, 2, height, width) and batch.dtype == torch.uint8
-    expected = [[evidence_world._semantic_arrays(2 * int(name[1:]) + date)["map"] for date in (0, 1)] for name in ORDER]
+    expected = [[cache_world._semantic_arrays(2 * int(name[1:]) + date)["map"] for date in (0, 1)] for name in ORDER]
     np.testing.assert_array_equal(batch.numpy(), np.array(expected))
-    assert len(batch.unique()) == evidence_world.PROMPTS + 1
+    assert len(batch.unique()) == cache_world.PROMPTS + 1
 
 
 def test_the_card_of_maps_names_their_cache(paths):
@@ -150,7 +150,7 @@ def test_the_card_of_maps_names_their_cache(paths):
 
 
 def test_semantic_regions_without_maps_are_refused(paths):
-    evidence_world.write_semantics(paths.semantics, paths.prepared, spoil=evidence_world.without_maps)
+    cache_world.write_semantics(paths.semantics, paths.prepared, spoil=cache_world.without_maps)
     with pytest.raises(CacheError, match="imported and come without maps") as caught:
         opened(paths, "maps")
     assert caught.value.where == str(paths.semantics) and "semantics.source.kind: images" in caught.value.fix
@@ -165,7 +165,7 @@ def test_maps_of_other_pairs_are_refused(paths):
 
 @pytest.mark.parametrize("unit", [8, 9])
 def test_maps_of_a_skipped_pair_are_refused(paths, unit):
-    evidence_world.write_semantics(paths.semantics, paths.prepared, missing=[unit])
+    cache_world.write_semantics(paths.semantics, paths.prepared, missing=[unit])
     source = opened(paths, "maps")
     with pytest.raises(CacheError, match="'p4' was skipped when `sagecc semantics`") as caught:
         stored(source, paths)
@@ -174,7 +174,7 @@ def test_maps_of_a_skipped_pair_are_refused(paths, unit):
 
 
 def test_another_process_opens_the_files_anew_and_refuses_replaced_ones(paths):
-    for name, write in (("scenes", world.write_scenes), ("maps", evidence_world.write_semantics)):
+    for name, write in (("scenes", world.write_scenes), ("maps", cache_world.write_semantics)):
         source = opened(paths, name)
         copy = pickle.loads(pickle.dumps(source))
         assert torch.equal(stored(copy, paths), stored(source, paths))

@@ -28,6 +28,7 @@ from stages import prepare
 from stages.profiles import RECIPES, profile_sections, profiles
 from stages.settings import PrepareSettings
 from tests.datasets import fakes
+from tests.places import at
 
 PROJECT = Path(__file__).parents[3]
 
@@ -96,7 +97,7 @@ def test_a_registered_data_set_has_a_profile_and_stands_in_the_help() -> None:
 def test_a_registered_data_set_is_prepared_and_its_no_change_sentences_are_known(toy_root: Path) -> None:
     settings = profile_sections("toy", str(toy_root))["prepare"]
     assert isinstance(settings, PrepareSettings)
-    output = prepare.run(settings, toy_root.parent / "out", engine=EngineSettings(workers=1))
+    output = prepare.run(settings, at(prepared=toy_root.parent / "out"), engine=EngineSettings(workers=1))
     prepared = read_prepared(output)
     assert prepared.card.name == "toy"
     assert [(pair.before, pair.after) for pair in prepared.pairs] == [

@@ -15,7 +15,7 @@ from pipeline.vision.masks import encode_rle
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.matching.cache import pair_arrays
 from pipeline.vision.matching.settings import AssignmentSettings
-from tests.stages.region_data import mask_set, random_masks, units_of
+from tests.worlds.region_data import mask_set, random_masks, units_of
 
 SIZES = [(64, 64), (64, 64)]
 

@@ -10,8 +10,8 @@ from pipeline.errors import CacheError, DataError
 from pipeline.vision.drawing.gather import gather_pair
 from pipeline.vision.drawing.pair import KINDS, draw_pair
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
-from tests.stages.region_data import mask_set, random_masks, write_masks, write_pairs, write_sam
 from tests.vision.drawing.cache_data import SIZES, semantic_arrays, write_cache, write_matches
+from tests.worlds.region_data import mask_set, random_masks, write_masks, write_pairs, write_sam
 
 PROMPTS = ["building . house", "road"]
 

@@ -35,7 +35,7 @@ from pipeline.vision.drawing.pair import (
     draw_semantic_regions,
     draw_sheet,
 )
-from tests.stages.region_data import mask_set
+from tests.worlds.region_data import mask_set
 
 NAMES = ("building", "road")
 CATEGORIES = ["building", "road", "vegetation"]

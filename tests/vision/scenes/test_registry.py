@@ -26,7 +26,8 @@ from pipeline.vision.scenes.settings import BackboneSettings
 from pipeline.vision.scenes.worker import SCHEMA
 from stages import scenes
 from stages.settings import ScenesSettings
-from tests.stages.scene_data import make_data
+from tests.places import at
+from tests.worlds.scene_data import make_data
 
 
 class Patches(Backbone):
@@ -63,7 +64,11 @@ def test_stage_scenes_runs_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     settings = parse_section(
         {**mini.model_dump(), "backbone": "patches", "weights": str(weights)}, "scenes", ScenesSettings
     )
-    path = scenes.run(settings, prepared, tmp_path / "scenes.h5", engine=EngineSettings(device="cpu"))
+    path = scenes.run(
+        settings,
+        at(prepared=prepared, scenes=tmp_path / "scenes.h5"),
+        engine=EngineSettings(device="cpu"),
+    )
     backbone = build_backbone("patches", weights)
     data = read_prepared(prepared)
     with Cache.open(path, SCHEMA) as cache:

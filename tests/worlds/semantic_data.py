@@ -9,8 +9,8 @@ from typing import Any
 from pipeline.vision.grounding.settings import GroundingSettings
 from pipeline.weights import save_tensors
 from stages.settings import SemanticsSettings
-from tests.stages.region_data import SQUARE, write_pairs, write_sam
 from tests.vision.grounding.grounding_data import TEXT_ENCODER, random_grounding_dino
+from tests.worlds.region_data import SQUARE, write_pairs, write_sam
 
 
 def write_grounding(folder: Path, *, seed: int = 1) -> GroundingSettings:

@@ -31,8 +31,8 @@ from pipeline.vision.matching.settings import AssignmentSettings
 from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.weights import save_tensors
-from tests.stages.region_data import mask_set, units_of
-from tests.training import world
+from tests.worlds import world
+from tests.worlds.region_data import mask_set, units_of
 
 COUNTS = ((4, 3), (0, 0), (2, 5), (1, 0), (3, 3), (0, 2))
 """Masks before and after of each pair; pair 1 has none at all."""

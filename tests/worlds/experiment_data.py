@@ -10,7 +10,7 @@ import yaml
 from pipeline.datasets.records import read_prepared, write_prepared
 from pipeline.experiments.rows import Experiment
 from pipeline.paths import Paths
-from tests.training import evidence_world, world
+from tests.worlds import cache_world, world
 
 PARAMS = Path("params.yaml")
 UNCHANGED = ("p1",)
@@ -33,13 +33,13 @@ def make(project: Path) -> Paths:
     write_prepared(prepared, data.card.name, data.card.root, pairs)
     (prepared / "vocabulary.json").write_bytes(vocabulary)
     world.write_scenes(project / "scenes.h5", prepared)
-    evidence_world.write_all(project, prepared)
+    cache_world.write_all(project, prepared)
     PARAMS.write_text(yaml.safe_dump(params()))
-    return evidence_world.paths(Path()).at(prepared=Path("prepared"), scenes=Path("scenes.h5"))
+    return cache_world.paths(Path()).at(prepared=Path("prepared"), scenes=Path("scenes.h5"))
 
 
 def params() -> dict[str, Any]:
-    train = world.train_settings(epochs=2, seeds=(1, 2), captioner=evidence_world.captioner()).model_dump(mode="json")
+    train = world.train_settings(epochs=2, seeds=(1, 2), captioner=cache_world.captioner()).model_dump(mode="json")
     return {
         "models": {
             "graph_encoder": train["captioner"]["inputs"].pop("graph_encoder"),
