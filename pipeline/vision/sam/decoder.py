@@ -235,8 +235,8 @@ class Decoded:
 class _Decoder:
     """segment_anything's mask decoder on tokens, by its own modules.
 
-    Products of weights are made here, once: inference keeps the object, training makes one at each step, so that
-    gradients reach the weights through the products.
+    Products of weights are computed once, by the constructor: inference keeps the object, training constructs one at
+    each step, so that gradients reach the weights through the products.
 
     Args:
         prompt_encoder: Of the model.

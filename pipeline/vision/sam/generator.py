@@ -67,7 +67,7 @@ class PointPrompter:
         self._embedded: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
     def predict(self, embeddings: Tensor, views: Sequence[CropView], points_per_batch: int) -> list[Candidates]:
-        """Return the masks of every view's points, or with a coarse stride of its points and those not covered then.
+        """Return the masks of every view's grid; with a coarse stride, of its coarse points and those they leave uncovered.
 
         Every pass has the same shape, short ones being padded: it then runs the same kernels, so that the masks of a
         view do not depend on other views.
@@ -206,7 +206,7 @@ _SMALLER = "lower models.sam.encoder_size, or make the images smaller"
 
 
 class MaskGenerator:
-    """Finds the masks of images.
+    """Generates the masks of images.
 
     Attributes:
         encoder: Makes the image embeddings.
@@ -262,7 +262,7 @@ class MaskGenerator:
 
     @torch.inference_mode()
     def generate(self, images: Sequence[NDArray[np.uint8]], embeddings: Tensor | None = None) -> list[MaskSet]:
-        """Find the masks of each image.
+        """Return the masks of each image.
 
         Args:
             images: RGB (H, W, 3), of any and of different sizes. The masks of one depend on how many there are, in the
@@ -289,8 +289,8 @@ class MaskGenerator:
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         crops_by_image = [crops(*size, self._settings) for size in sizes]
         results: list[list[tuple[CropView, Candidates]]] = [[] for _ in images]
-        for layer, crop_of_each in enumerate(zip(*crops_by_image, strict=True)):
-            if layer > 0 or embeddings is None:
+        for number, crop_of_each in enumerate(zip(*crops_by_image, strict=True)):
+            if number > 0 or embeddings is None:
                 embeddings = self.encode([crop.cut(image) for crop, image in zip(crop_of_each, images, strict=True)])
             views = [CropView(crop, size, self.encoder.size) for crop, size in zip(crop_of_each, sizes, strict=True)]
             for result, view, candidates in zip(results, views, self._candidates(embeddings, views), strict=True):
