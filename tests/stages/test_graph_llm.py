@@ -183,13 +183,13 @@ def test_a_dry_run_of_merging_alone_counts_its_first_round(endpoint: Endpoint, p
     rules = extracting.extraction.model_copy(update={"engine": "rules"})
     build = extracting.model_copy(update={"extraction": rules})
     settings = settings_for(endpoint).model_copy(update={"build": build})
-    found = stage.estimate(settings, at(prepared=prepared))
-    assert found is not None
+    estimated = stage.estimate(settings, at(prepared=prepared))
+    assert estimated is not None
     assert endpoint.log == []
     run(settings, prepared, tmp_path / "graph")
     asked = {(item["kind"], *item["names"]) for exchange in endpoint.log for item in exchange.items}
-    assert (found.what, found.stored) == ("groups", 0)
-    assert 0 < found.items <= len(asked)
+    assert (estimated.what, estimated.stored) == ("groups", 0)
+    assert 0 < estimated.items <= len(asked)
     about = read_graph(tmp_path / "graph").about
     assert (about["engine"], about["model"], about["merged_by"], about["merge_model"]) == ("rules", None, "llm", "m")
 

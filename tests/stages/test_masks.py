@@ -59,11 +59,11 @@ def test_masks_are_the_generators(folder: Path) -> None:
         for index, pair in enumerate(data.pairs):
             for date, name in enumerate((pair.before, pair.after)):
                 image = read_rgb(data.root / name)
-                found, expected = read_masks(cache, 2 * index + date), generator.generate([image] * 4)[0]
-                assert found.size == image.shape[:2]
-                assert 0 < len(found) <= THRESHOLDS.max_masks
-                np.testing.assert_array_equal(found.bitmaps(), expected.bitmaps())
-                np.testing.assert_allclose(found.predicted_iou, expected.predicted_iou, atol=1e-6)
+                predicted, expected = read_masks(cache, 2 * index + date), generator.generate([image] * 4)[0]
+                assert predicted.size == image.shape[:2]
+                assert 0 < len(predicted) <= THRESHOLDS.max_masks
+                np.testing.assert_array_equal(predicted.bitmaps(), expected.bitmaps())
+                np.testing.assert_allclose(predicted.predicted_iou, expected.predicted_iou, atol=1e-6)
                 assert cache.row("embedding", 2 * index + date).size == 0
 
 
@@ -132,8 +132,10 @@ def test_an_image_without_masks_and_a_blank_one_are_images(folder: Path) -> None
     Image.fromarray(np.full((64, 64, 3), 255, np.uint8)).save(blank)
     changed = data.pairs[0].model_copy(update={"sha256": {**data.pairs[0].sha256, "after": sha256_file(blank)}})
     write_prepared(prepared, "folder", data.card.root, [changed, data.pairs[1]])
-    some = settings.model_copy(update={"generator": THRESHOLDS.model_copy(update={"pred_iou_thresh": 0.0})})
-    with Cache.open(masks.run(some, at(prepared=prepared, masks=folder / "some.h5"), engine=INLINE), SCHEMA) as cache:
+    permissive = settings.model_copy(update={"generator": THRESHOLDS.model_copy(update={"pred_iou_thresh": 0.0})})
+    with Cache.open(
+        masks.run(permissive, at(prepared=prepared, masks=folder / "some.h5"), engine=INLINE), SCHEMA
+    ) as cache:
         assert len(read_masks(cache, 1)) > 0
 
 
@@ -142,9 +144,9 @@ def test_no_more_masks_than_the_limit(folder: Path) -> None:
     with Cache.open(
         masks.run(settings, at(prepared=prepared, masks=folder / "masks.h5"), engine=INLINE), SCHEMA
     ) as cache:
-        found = read_masks(cache, 0)
-        assert len(found) == 3
-        assert (np.diff(found.predicted_iou) <= 0).all()
+        predicted = read_masks(cache, 0)
+        assert len(predicted) == 3
+        assert (np.diff(predicted.predicted_iou) <= 0).all()
 
 
 def test_a_bad_image_is_fatal_or_skipped(folder: Path) -> None:
@@ -194,14 +196,24 @@ def test_wrong_inputs_are_refused(folder: Path) -> None:
 def test_defaults_are_the_papers_and_the_published_ones(profile: str) -> None:
     section = profile_sections(profile, "anywhere")["masks"]
     assert isinstance(section, MasksSettings)
-    found = section.generator
-    assert (found.max_masks, found.pred_iou_thresh, found.stability_score_thresh, found.box_nms_thresh) == (
+    chosen = section.generator
+    assert (
+        chosen.max_masks,
+        chosen.pred_iou_thresh,
+        chosen.stability_score_thresh,
+        chosen.box_nms_thresh,
+    ) == (
         50,
         0.88,
         0.95,
         0.7,
     )
-    assert (found.points_per_side, found.coarse_stride, found.crop_n_layers, found.min_mask_region_area) == (
+    assert (
+        chosen.points_per_side,
+        chosen.coarse_stride,
+        chosen.crop_n_layers,
+        chosen.min_mask_region_area,
+    ) == (
         32,
         1,
         0,

@@ -63,10 +63,10 @@ def test_matches_are_the_matchers(folder: Path, method: str) -> None:
         for number, (before, after) in enumerate(pairs):
             with torch.inference_mode():
                 expected = matcher(collate([(before, after)], 12))[0, : len(before), : len(after)].numpy()
-            found = read_confidences(cache, number)
-            assert found.shape == (len(before), len(after))
-            np.testing.assert_allclose(found, expected, atol=1e-3)
-            decided, again = read_matches(cache, number), assign(found, settings.assignment)
+            actual = read_confidences(cache, number)
+            assert actual.shape == (len(before), len(after))
+            np.testing.assert_allclose(actual, expected, atol=1e-3)
+            decided, again = read_matches(cache, number), assign(actual, settings.assignment)
             for name in ("matched", "confidence", "unmatched_before", "unmatched_after"):
                 assert np.array_equal(getattr(decided, name), getattr(again, name))
             assert set(decided.unmatched_before.tolist()) <= set(range(len(before)))
@@ -212,9 +212,9 @@ def test_out_of_memory_goes_on_with_fewer_pairs(
 
     room = {"pairs": 2}
     monkeypatch.setattr(SuperGlue, "forward", cramped)
-    found = matches.run(settings, at(regions=regions, matches=folder / "b.h5"), engine=INLINE)
+    actual = matches.run(settings, at(regions=regions, matches=folder / "b.h5"), engine=INLINE)
     assert capfd.readouterr().err.count("memory ran out: going on with 2 pairs per pass") == 1
-    with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
+    with Cache.open(expected, SCHEMA) as one, Cache.open(actual, SCHEMA) as two:
         for number in range(len(COUNTS)):
             np.testing.assert_allclose(read_confidences(two, number), read_confidences(one, number), atol=1e-3)
     shutil.rmtree(folder / ".work")

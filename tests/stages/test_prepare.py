@@ -136,7 +136,7 @@ def test_without_images_captions_make_the_pairs_and_stages_of_pixels_refuse(tmp_
     assert (output / "vocabulary.json").read_bytes() == (tmp_path / "whole" / "vocabulary.json").read_bytes()
     for stage, kind in ((scenes, ScenesSettings), (masks, MasksSettings)):
         with pytest.raises(DataError, match="prepared without its images") as caught:
-            stage.run(kind(), output, tmp_path / "cache.h5", engine=ENGINE)
+            stage.run(kind(), at(prepared=output), engine=ENGINE)
         assert "prepare.images: read" in str(caught.value.fix)
 
 

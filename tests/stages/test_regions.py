@@ -52,19 +52,19 @@ def test_descriptors_against_a_plain_loop(folder: Path, embeddings: bool) -> Non
     with Cache.open(path, SCHEMA) as cache, Cache.open(masks, MASKS) as source:
         assert cache.ids == tuple(pair.id for pair in data.pairs)
         for unit, file in enumerate(images_of(data)):
-            found, expected = read_regions(cache, unit), read_masks(source, unit)
-            assert len(found) == len(expected) == unit % 5
-            assert found.size == expected.size
+            actual, expected = read_regions(cache, unit), read_masks(source, unit)
+            assert len(actual) == len(expected) == unit % 5
+            assert actual.size == expected.size
             for name in ("boxes", "centroids", "areas"):
-                np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-            np.testing.assert_array_equal(found.scores, expected.predicted_iou)
-            assert found.descriptors.shape == (unit % 5, 64)
-            assert found.descriptors.dtype == np.float16
+                np.testing.assert_array_equal(getattr(actual, name), getattr(expected, name))
+            np.testing.assert_array_equal(actual.scores, expected.predicted_iou)
+            assert actual.descriptors.shape == (unit % 5, 64)
+            assert actual.descriptors.dtype == np.float16
             height, width = expected.size
             scale = 16 / max(height, width)
             rows, columns = -(-height * 16 // max(height, width)), -(-width * 16 // max(height, width))
             feature = encoder.encode([read_rgb(file)])[0, :, :rows, :columns].double().numpy()
-            for box, vector in zip(expected.boxes, found.descriptors, strict=True):
+            for box, vector in zip(expected.boxes, actual.descriptors, strict=True):
                 plain = pool(align(feature, box.astype(float) * scale, 14, 0), 7).mean((1, 2))
                 np.testing.assert_allclose(vector, plain, atol=4e-3)
                 compared += 1
@@ -97,13 +97,13 @@ def test_after_the_masks_stage(folder: Path) -> None:
     rows = []
     for stored in (False, True):
         chosen = MasksSettings(sam=sam, generator=anything, store_embeddings=stored)
-        found = masks_stage.run(chosen, at(prepared=prepared, masks=folder / f"masks-{stored}.h5"), engine=INLINE)
+        actual = masks_stage.run(chosen, at(prepared=prepared, masks=folder / f"masks-{stored}.h5"), engine=INLINE)
         path = regions.run(
             settings(),
-            at(prepared=prepared, masks=found, regions=folder / f"regions-{stored}.h5"),
+            at(prepared=prepared, masks=actual, regions=folder / f"regions-{stored}.h5"),
             engine=INLINE,
         )
-        with Cache.open(path, SCHEMA) as cache, Cache.open(found, MASKS) as source:
+        with Cache.open(path, SCHEMA) as cache, Cache.open(actual, MASKS) as source:
             assert np.array_equal(cache.offsets("regions"), source.offsets("masks"))
             rows.append(cache.rows("descriptors", range(len(cache)))[0])
     assert len(rows[0]) > 6
@@ -195,9 +195,9 @@ def test_out_of_memory_goes_on_with_fewer_images(
         return encode(self, images)
 
     monkeypatch.setattr(ImageEncoder, "encode", cramped)
-    found = regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "b.h5"), engine=INLINE)
+    actual = regions.run(settings(), at(prepared=prepared, masks=masks, regions=folder / "b.h5"), engine=INLINE)
     assert "going on with 1 images per pass" in capfd.readouterr().err
-    with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
+    with Cache.open(expected, SCHEMA) as one, Cache.open(actual, SCHEMA) as two:
         for unit in range(6):
             np.testing.assert_allclose(one.row("descriptors", unit), two.row("descriptors", unit), atol=2e-3)
 
@@ -218,9 +218,9 @@ def test_pooling_that_runs_out_of_memory_goes_on_with_fewer_images(
         return region_grids(features, *given, **named)
 
     monkeypatch.setattr("pipeline.vision.regions.worker.region_grids", cramped)
-    found = regions.run(pooling, at(prepared=prepared, masks=masks, regions=folder / "b.h5"), engine=INLINE)
+    actual = regions.run(pooling, at(prepared=prepared, masks=masks, regions=folder / "b.h5"), engine=INLINE)
     assert capfd.readouterr().err.count("going on with 1 images per pass") == 1
-    with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
+    with Cache.open(expected, SCHEMA) as one, Cache.open(actual, SCHEMA) as two:
         for unit in range(6):
             np.testing.assert_allclose(one.row("descriptors", unit), two.row("descriptors", unit), atol=2e-3)
             np.testing.assert_array_equal(one.row("boxes", unit), two.row("boxes", unit))

@@ -102,10 +102,10 @@ def test_masks_that_change_recompute_their_images_only(
     regions.run(chosen, at(prepared=prepared, masks=masks, regions=folder / "regions.h5"), engine=INLINE)
 
     def one_other(unit: int, height: int, width: int) -> Bitmaps:
-        found = random_masks(unit, height, width)
+        bitmaps = random_masks(unit, height, width)
         if unit == 4:
-            found[2] = ~found[2]
-        return found
+            bitmaps[2] = ~bitmaps[2]
+        return bitmaps
 
     write_masks(masks, prepared, sam, masks=one_other)
     units = loaded_units(monkeypatch)

@@ -57,10 +57,10 @@ def test_out_of_memory_goes_on_with_fewer_images(
     expected = semantics.run(settings, at(prepared=prepared, semantics=tmp_path / "a.h5"), engine=INLINE)
     shutil.rmtree(tmp_path / ".work")
     cramp(monkeypatch, where, 1)
-    found = semantics.run(settings, at(prepared=prepared, semantics=tmp_path / "b.h5"), engine=INLINE)
+    actual = semantics.run(settings, at(prepared=prepared, semantics=tmp_path / "b.h5"), engine=INLINE)
     told = capfd.readouterr().err
     assert told.count("memory ran out") == told.count(f"going on with {said}") == 1
-    with Cache.open(expected, SCHEMA) as one, Cache.open(found, SCHEMA) as two:
+    with Cache.open(expected, SCHEMA) as one, Cache.open(actual, SCHEMA) as two:
         two.verify()
         for unit in range(6):
             theirs, mine = read_semantics(one, unit), read_semantics(two, unit)
