@@ -9,6 +9,7 @@ from PIL import Image
 from pipeline.datasets.images import read_rgb
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import DataError, SettingsError
+from pipeline.paths import Paths
 from stages import draw
 from tests.vision.drawing.cache_data import SIZES, write_matches
 from tests.worlds.region_data import write_masks, write_pairs, write_sam
@@ -25,8 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn(folder: Path, pairs: list[str], **options: object) -> np.ndarray:
-    caches = (folder / f"{name}.h5" for name in ("masks", "matches", "semantics"))
-    path = draw.run(prepared_of(folder), pairs, *caches, folder / "out.png", **options)
+    paths = Paths.under(folder).with_caches(folder).at(prepared=prepared_of(folder))
+    path = draw.run(pairs, paths, folder / "out.png", **options)
     with Image.open(path) as image:
         return np.asarray(image)
 
@@ -56,7 +57,7 @@ def test_imagery_may_be_left_out(folder: Path) -> None:
 
 
 def test_what_cannot_be_drawn_is_refused(folder: Path) -> None:
-    with pytest.raises(SettingsError, match="'maps'"):
+    with pytest.raises(SettingsError, match="no maps to draw"):
         drawn(folder, ids(folder), kinds=["maps"])
     with pytest.raises(SettingsError, match="of one pair everything"):
         drawn(folder, ids(folder)[:1], kinds=["masks"])

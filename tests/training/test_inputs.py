@@ -170,7 +170,10 @@ def test_other_weights_are_named_with_their_stage(stage):
     for options in ({}, {"settings": False}, {"same_pairs": True}):
         with pytest.raises(CacheError, match=rf"the {stage} were made with other weights \(sam\)") as caught:
             check(current, **options)
-        assert caught.value.where == str(getattr(Paths.under(), stage)) and f"sagecc {stage}" in caught.value.fix
+        if "settings" in options:
+            assert caught.value.where == str(MODEL / "settings.json") and "bring back the weights" in caught.value.fix
+        else:
+            assert caught.value.where == str(getattr(Paths.under(), stage)) and f"sagecc {stage}" in caught.value.fix
 
 
 def test_another_upstream_counts_for_the_same_pairs_only():
