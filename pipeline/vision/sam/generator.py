@@ -67,7 +67,7 @@ class PointPrompter:
         self._embedded: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
     def predict(self, embeddings: Tensor, views: Sequence[CropView], points_per_batch: int) -> list[Candidates]:
-        """Return the masks of every view's grid; with a coarse stride, of its coarse points and those they leave uncovered.
+        """Return the masks of each view's grid; with a coarse stride, of its coarse points and those left uncovered.
 
         Every pass has the same shape, short ones being padded: it then runs the same kernels, so that the masks of a
         view do not depend on other views.
