@@ -12,8 +12,10 @@ from torch import OutOfMemoryError
 
 from pipeline.cache.reader import Cache
 from pipeline.cache.schema import Expectation
-from pipeline.caption_graph.store import read_graph
+from pipeline.caption_graph.store import SCHEMA as GRAPH
+from pipeline.caption_graph.store import TENSORS, read_graph
 from pipeline.config import Section, settings_hash, with_overrides
+from pipeline.datasets.adapters import ADAPTERS
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import CacheError, DataError, SageccError, SettingsError
 from pipeline.evaluation.bootstrap import PairStatistics, compare, pair_statistics
@@ -30,7 +32,7 @@ from pipeline.training.distributed import Interrupted
 from pipeline.training.inputs import open_inputs
 from pipeline.training.run import SECONDS, read_seconds
 from pipeline.training.settings import TrainSettings
-from pipeline.vision.matching.cache import SCHEMA
+from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from stages import caption, evaluate, graph, matches, train
 from stages.code import stage_digest
 from stages.settings import (
@@ -209,7 +211,9 @@ def locate(plan: Plan, paths: Paths, output: Path, *, build: bool) -> Run | None
     inputs = open_inputs(paths, settings.captioner, settings.input_names(), training=True)
     training_key = train.key_of(settings, inputs)
     sections = [settings_hash(plan.sections[name]) for name in ("caption", "evaluate")]
-    code = [stage_digest(stage) for stage in ("caption", "evaluate")]
+    # The no-change sentences of a data set stand with its adapter.
+    adapters = [ADAPTERS[name] for name in (inputs.data.card.name,) if name in ADAPTERS]
+    code = [stage_digest(stage, *adapters) for stage in ("caption", "evaluate")]
     key = content_key(code, training_key, list(settings.seeds), sections)
     folder = output / key[:16]
     results = {
@@ -231,10 +235,10 @@ def _matches(plan: Plan, paths: Paths, folder: Path, *, build: bool) -> Paths | 
 
     def fits(path: Path) -> bool:
         try:
-            Cache.open(path, SCHEMA, expect=expect)
+            with Cache.open(path, MATCHES, expect=expect) as cache:
+                return cache.provenance.code == stage_digest("matches")
         except CacheError:
             return False
-        return True
 
     own = paths.at(matches=folder / f"matches-{settings_hash(settings)[:16]}.h5")
     if fits(paths.matches):
@@ -253,9 +257,12 @@ def _graph(plan: Plan, paths: Paths, folder: Path, *, build: bool) -> Paths | No
     def fits(path: Path) -> bool:
         try:
             about = read_graph(path).about
-        except DataError:
+            with Cache.open(path / TENSORS, GRAPH) as cache:
+                code = cache.provenance.code
+        except (CacheError, DataError):
             return False
-        return (about.get("settings"), about.get("pairs_sha256")) == (values, pairs_sha256)
+        made_from = (about.get("settings"), about.get("pairs_sha256"), code)
+        return made_from == (values, pairs_sha256, stage_digest("graph"))
 
     own = paths.at(graph=folder / f"graph-{content_key(values, pairs_sha256)[:16]}")
     for candidate in (paths, own):
@@ -511,4 +518,6 @@ def _statistics(runs: Collection[Run], paths: Paths) -> dict[str, dict[int, Pair
     def count(captions: Mapping[str, str]) -> PairStatistics:
         return pair_statistics(corpus_of({pair: tokens[captions[pair]] for pair in ids}, references, ids))
 
-    return {key: {seed: count(captions) for seed, captions in of_run.seeds.items()} for key, of_run in generated.items()}
+    return {
+        key: {seed: count(captions) for seed, captions in of_run.seeds.items()} for key, of_run in generated.items()
+    }

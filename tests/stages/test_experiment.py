@@ -19,7 +19,7 @@ from pipeline.experiments.rows import Experiment
 from pipeline.paths import Paths
 from pipeline.training import run as training
 from pipeline.training.distributed import Interrupted
-from stages import caption, experiment, graph, train
+from stages import caption, experiment, graph, matches, train
 from stages.experiment import RowsFailedError
 from stages.settings import GraphSettings
 from tests.stages.training_runs import Impatient, forget, no_training
@@ -255,6 +255,23 @@ def test_graphs_are_made_for_rows_that_ask_for_others_and_taken_where_they_fit(r
     assert "sagecc graph" not in (folder(rows[0]) / "repeat.sh").read_text()
     assert "sagecc graph" in (folder(rows[1]) / "repeat.sh").read_text()
     assert rows[0]["scores"]["all"]["bleu_4"]["deviation"] is None
+
+
+def test_graphs_and_matches_of_other_code_are_made_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"label": "all", "set": ("train.epochs=1",)}
+    key = run(row)["rows"][0]["folder"]
+    made: list[str] = []
+    for name, stage in (("graph", graph), ("matches", matches)):
+        real = stage.run
+        monkeypatch.setattr(stage, "run", lambda *a, real=real, name=name, **o: (made.append(name), real(*a, **o))[1])
+    # The stage `matches` is asked in any case, and answers that its cache is up to date.
+    assert run(row)["rows"][0]["folder"] == key and "graph" not in made
+    made.clear()
+    edited = {"graph": "1" * 64, "matches": "2" * 64}
+    real_digest = experiment.stage_digest
+    monkeypatch.setattr(experiment, "stage_digest", lambda stage, *c: edited.get(stage) or real_digest(stage, *c))
+    run(row)
+    assert sorted(made) == ["graph", "matches"]
 
 
 @pytest.mark.parametrize(
