@@ -362,6 +362,7 @@ def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+@pytest.mark.long
 def test_inline_survives_twenty_kills_with_the_same_bytes(tmp_path: Path) -> None:
     expected = sha256_file(squares_stage.run(tmp_path / "whole", seconds=0))
     folder = tmp_path / "killed"
