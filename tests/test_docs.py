@@ -60,6 +60,7 @@ def test_sagecc_commands_parse(page: str, command: str) -> None:
     try:
         _parse(shlex.split(command)[1:])
     except Exception as error:
+        # A usage error of Typer's own copy of click, which has no public name; anything else is raised.
         if not hasattr(error, "format_message"):
             raise
         if type(error).__name__ == "MissingParameter" and "-" not in command and len(command.split()) < 4:

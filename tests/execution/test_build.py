@@ -313,16 +313,16 @@ def test_errors_of_building_a_worker_pass_through(tmp_path: Path) -> None:
 
 
 def test_loading_runs_ahead_by_two_batches_at_most(tmp_path: Path) -> None:
-    taken: list[int] = []
+    read_indices: list[int] = []
 
     def source() -> object:
         for index in range(20):
-            taken.append(index)
+            read_indices.append(index)
             yield WorkItem(key=str(index), label="", payload=[float(100 + index)])
 
     results = compute.compute_shards(Squares(batch_size=2), source(), 2, tmp_path)
     next(results)
-    assert len(taken) <= 2 + 2 * 2 + 1
+    assert len(read_indices) <= 2 + 2 * 2 + 1
     results.close()
 
 

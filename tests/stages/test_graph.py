@@ -128,9 +128,9 @@ def test_coverage_of_other_captions(prepared: Path, tmp_path: Path) -> None:
 def test_a_dry_run_asks_nothing(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert stage.estimate(make(), at(prepared=prepared)) is None
-    asked = stage.estimate(make(extraction={"engine": "llm"}, llm={"model": "m"}), at(prepared=prepared))
-    assert asked is not None
-    assert asked.items == 4
+    estimate = stage.estimate(make(extraction={"engine": "llm"}, llm={"model": "m"}), at(prepared=prepared))
+    assert estimate is not None
+    assert estimate.items == 4
     with pytest.raises(SettingsError):
         stage.estimate(make(extraction={"engine": "llm"}), at(prepared=prepared))
 
