@@ -17,10 +17,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
+from pipeline.caption_graph.llm.connection import check_headers, connection_advice, find_proxy, tls_context
 from pipeline.caption_graph.llm.questions import Question
+from pipeline.caption_graph.llm.replies import Reply, read_refusal, read_response
 from pipeline.caption_graph.settings import LLMSettings, TrafficSettings, checked_address
-from pipeline.errors import ServiceError, SettingsError
+from pipeline.errors import ServiceError, SettingsError, first_line
 
 if TYPE_CHECKING:
     import openai
@@ -187,37 +190,19 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
 
 
-_RETRYABLE = frozenset({408, 409, 425, 429})
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A model's reply.
-
-    Attributes:
-        text: The message's content; empty where the response has none that can be used.
-        problem: Why it has none.
-        prompt_tokens: Tokens of the request, as the endpoint counted them; 0 where it does not say.
-        answer_tokens: Tokens of the answer, likewise.
-    """
-
-    text: str
-    problem: str | None = None
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-
-
 class RetryableError(Exception):
     """Failure of a request that may succeed when repeated.
 
     Args:
         reason: What happened.
+        fix: What to do if it lasts.
         limited: The endpoint asks all requests to slow down.
         wait: Seconds that it asks to wait; None where it does not say.
     """
 
-    def __init__(self, reason: str, *, limited: bool = False, wait: float | None = None) -> None:
+    def __init__(self, reason: str, fix: str = "", *, limited: bool = False, wait: float | None = None) -> None:
         super().__init__(reason)
+        self.fix = fix
         self.limited = limited
         self.wait = wait
 
@@ -258,14 +243,34 @@ class Client:
     async def __aenter__(self) -> Self:
         import openai
 
-        # `run.RequestRunner` repeats instead of openai, whose retries have a limit of their own on Retry-After, do not
-        # hold back other requests after a 429, go on when the quota is used up, and wait for random times.
-        self._client = openai.AsyncOpenAI(
-            api_key=self._endpoint.key or "none",
-            base_url=self._endpoint.address,
-            timeout=self._settings.traffic.timeout,
-            max_retries=0,
-        )
+        address = self._endpoint.address
+        check_headers()
+        certificates = tls_context(address)
+        self._proxy = find_proxy(address)
+        try:
+            # What the environment says has been read above; the library would fail at variables for other addresses.
+            transport = openai.DefaultAsyncHttpxClient(
+                verify=certificates,
+                proxy=None if self._proxy is None else self._proxy.url,
+                trust_env=False,
+                timeout=self._settings.traffic.timeout,
+            )
+            # `run.RequestRunner` repeats instead of openai, whose retries have a limit of their own on Retry-After, do
+            # not hold back other requests after a 429, go on when the quota is used up, and wait for random times.
+            self._client = openai.AsyncOpenAI(
+                api_key=self._endpoint.key or "none",
+                base_url=address,
+                timeout=self._settings.traffic.timeout,
+                max_retries=0,
+                http_client=transport,
+            )
+        # The libraries read further variables and files of the system; their errors have no common class.
+        except Exception as error:
+            raise ServiceError(
+                f"no connection to the endpoint can be prepared: {self._endpoint.clean(first_line(error))}",
+                where=address,
+                fix="check `graph.build.llm.base_url`, and the environment variables that begin with OPENAI_ or SSL_",
+            ) from error
         return self
 
     async def __aexit__(
@@ -300,63 +305,59 @@ class Client:
                 )
                 text = response.text
         except (TimeoutError, openai.APITimeoutError):
-            raise RetryableError(f"no answer within {settings.traffic.timeout:g} s") from None
+            raise self._late() from None
         except openai.APIConnectionError as error:
-            # A refused connection is a wrong address at first, a restart of the server once it has answered.
-            if not self._reached and _never_connected(error):
-                raise self._unreachable(error.__cause__ or error) from None
-            raise RetryableError(
-                f"the connection broke: {self._endpoint.clean(str(error.__cause__ or error))}"
-            ) from None
+            raise self._disconnected(error) from None
         except openai.APIStatusError as error:
             self._reached = True
-            raise self._refusal(error) from None
+            raise self._refused(error) from None
         self._reached = True
         if self._endpoint.holds_key(text):
-            return Reply("", "the response repeats the API key")
-        return _read_response(text, self._endpoint)
+            fix = f"take another endpoint, and a new key: {self._endpoint.address} passes it on"
+            return Reply("", "the response repeats the API key", fix)
+        return read_response(text, self._endpoint.clean)
 
-    def _unreachable(self, cause: BaseException) -> ServiceError:
-        return ServiceError(
-            f"the language model's endpoint cannot be reached: {self._endpoint.clean(str(cause))}",
-            where=self._endpoint.address,
-            fix="start the server there, or correct `graph.build.llm.base_url`; answers already stored are kept",
+    def _late(self) -> RetryableError:
+        seconds = f"{self._settings.traffic.timeout:g} s"
+        slow = "raise `graph.build.llm.traffic.timeout`, or lower `concurrency` there or `captions_per_request`"
+        if self._reached:
+            return RetryableError(f"no answer within {seconds}", f"{slow}; answers so far are stored")
+        through = "" if self._proxy is None else f" and the proxy {self._proxy}"
+        return RetryableError(
+            f"no answer within {seconds}",
+            f"check `graph.build.llm.base_url`{through}; where the model is slow, {slow}",
         )
 
-    def _refusal(self, error: openai.APIStatusError) -> RetryableError | ServiceError:
-        status, reason = error.status_code, self._endpoint.clean(_message(error))
-        exhausted = status == 429 and "insufficient_quota" in (
-            getattr(error, "code", None),
-            getattr(error, "type", None),
+    def _disconnected(self, error: openai.APIConnectionError) -> RetryableError | ServiceError:
+        # A refused connection is a wrong address at first, a restart of the server once it has answered.
+        advice = connection_advice(error, self._endpoint.address, self._proxy)
+        if advice is not None and not self._reached:
+            what, fix = advice
+            return ServiceError(self._endpoint.clean(what), where=self._endpoint.address, fix=fix)
+        return RetryableError(
+            f"the connection broke: {self._endpoint.clean(str(error.__cause__ or error))}",
+            "see the server's log, or lower `graph.build.llm.traffic.concurrency`, and run again: answers are stored",
         )
-        if (status in _RETRYABLE or status >= 500) and not exhausted:
-            return RetryableError(
-                f"HTTP {status}: {reason}", limited=status == 429, wait=retry_after(error.response.headers)
-            )
-        if status in (401, 403):
-            source = self._endpoint.key_variable
-            what = f"the endpoint refuses the API key (HTTP {status}): {reason}"
-            fix = (
-                "set `graph.build.llm.key_variable` to the environment variable that holds its key"
-                if source is None
-                else f"put a key that is valid there and may use {self._endpoint.model} into {source}"
-            )
-        elif exhausted:
-            what = f"the account's quota is used up (HTTP {status}): {reason}"
-            fix = "add credit or raise the limit there and run again: answers already stored are kept"
-        else:
-            what = f"the endpoint refuses the request (HTTP {status}): {reason}"
-            fix = (
-                "under `graph.build.llm` check `model` and `base_url` (most end in /v1); an endpoint that knows no "
-                "JSON schema needs `structured: json_object` or `none`, some models `temperature: null` or "
-                "`seed: null`, a model with a short context fewer `captions_per_request`"
-            )
-        return ServiceError(what, where=f"{self._endpoint.address}, model {self._endpoint.model}", fix=fix)
 
-
-def _never_connected(error: openai.APIConnectionError) -> bool:
-    # By name, because openai's releases use different HTTP libraries, each with its own class.
-    return type(error.__cause__).__name__ == "ConnectError"
+    def _refused(self, error: openai.APIStatusError) -> RetryableError | ServiceError:
+        endpoint = self._endpoint
+        values = (getattr(error, "code", None), getattr(error, "type", None))
+        refusal = read_refusal(
+            error.status_code,
+            frozenset(value for value in values if isinstance(value, str)),
+            endpoint.clean(_message(error)),
+            is_json=isinstance(error.body, Mapping),
+            model=endpoint.model,
+            variable=endpoint.key_variable,
+        )
+        fix = refusal.fix
+        if self._proxy is not None and not isinstance(error.body, Mapping):
+            host = urlsplit(endpoint.address).hostname
+            fix += f"; it may be the proxy {self._proxy} that answers: to go without it, add {host} to NO_PROXY"
+        if refusal.passes:
+            wait = retry_after(error.response.headers)
+            return RetryableError(refusal.what, fix, limited=refusal.limited, wait=wait)
+        return ServiceError(refusal.what, where=f"{endpoint.address}, model {endpoint.model}", fix=fix)
 
 
 def _message(error: openai.APIStatusError) -> str:
@@ -364,26 +365,3 @@ def _message(error: openai.APIStatusError) -> str:
     if isinstance(body, Mapping):
         body = body.get("message") or body.get("detail") or body
     return body if isinstance(body, str) and body else error.response.text if body is None else str(body)
-
-
-def _read_response(text: str, endpoint: Endpoint) -> Reply:
-    try:
-        document = json.loads(text)
-        choice = document["choices"][0]
-        message = choice["message"]
-        content, refusal, reason = message.get("content"), message.get("refusal"), choice.get("finish_reason")
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return Reply("", f"the response is no chat completion: {endpoint.clean(text)[:80]}")
-    usage = document.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
-    tokens = _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
-    if isinstance(content, str) and content.strip():
-        return Reply(content, None, *tokens)
-    if isinstance(refusal, str) and refusal:
-        return Reply("", f"the model refuses to answer: {endpoint.clean(refusal)}", *tokens)
-    ended = f" (finish_reason: {endpoint.clean(reason)})" if isinstance(reason, str) else ""
-    return Reply("", f"the answer is empty{ended}", *tokens)
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0

@@ -124,6 +124,8 @@ def _plain(node: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 _LIST = re.compile(r'"answers"\s*:\s*\[')
+_BARE_LIST = re.compile(r"\s*(```\w*\s*)?\[")
+_THOUGHTS = re.compile(r"\A\s*<think(ing)?>.*?</think(ing)?>", re.DOTALL)
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -193,24 +195,39 @@ def accept(question: Question[AnswerT], item: QuestionItem, element: Any) -> Ans
 def _elements(text: str) -> tuple[list[Any], str | None]:
     """Return the answers in `text` and, where it is incomplete, what is wrong with it.
 
-    Text around the JSON object (a code fence, a remark) is ignored.
+    Text around the JSON (a code fence, a remark, the model's reasoning between <think> tags) is ignored. A list of
+    numbered answers, or one numbered answer, without the object around it is taken too.
     """
+    text = _THOUGHTS.sub("", text, count=1)
     if not text.strip():
         return [], "the answer is empty"
-    start, end = text.find("{"), text.rfind("}") + 1
-    if start < 0:
-        return [], "the answer is not JSON"
-    try:
-        document = json.loads(text[start:end])
-    except (ValueError, RecursionError):
-        return _complete_elements(text), "the answer is cut off or not JSON"
-    if not isinstance(document, dict) or not isinstance(document.get("answers"), list):
+    document = _json_between(text, "{", "}")
+    if isinstance(document, dict):
+        if isinstance(document.get("answers"), list):
+            return document["answers"], None
+        if _position(document) is not None:
+            return [document], None
+    answers = _json_between(text, "[", "]")
+    if isinstance(answers, list) and answers and all(_position(element) is not None for element in answers):
+        return answers, None
+    if document is not None or answers is not None:
         return [], "the answer is of another schema: it has no list `answers`"
-    return document["answers"], None
+    if "{" not in text:
+        return [], "the answer is not JSON"
+    return _complete_elements(text), "the answer is cut off or not JSON"
+
+
+def _json_between(text: str, first: str, last: str) -> Any:
+    """Return the JSON value from the first `first` to the last `last` in a text; None where there is none."""
+    start, end = text.find(first), text.rfind(last) + 1
+    try:
+        return json.loads(text[start:end]) if 0 <= start < end else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _complete_elements(text: str) -> list[Any]:
-    start = _LIST.search(text)
+    start = _LIST.search(text) or _BARE_LIST.match(text)
     if start is None:
         return []
     decoder = json.JSONDecoder()

@@ -19,7 +19,6 @@ from pipeline.caption_graph.llm.client import (
     Client,
     Endpoint,
     Pace,
-    Reply,
     RetryableError,
     backoff,
     find_endpoint,
@@ -37,6 +36,7 @@ from pipeline.caption_graph.llm.questions import (
     compose,
     item_key,
 )
+from pipeline.caption_graph.llm.replies import Reply
 from pipeline.caption_graph.llm.store import AnswerStore, Say
 from pipeline.caption_graph.settings import LLMSettings
 from pipeline.errors import SageccError, ServiceError
@@ -102,6 +102,7 @@ class RequestRunner(Generic[AnswerT]):
         progress: Called with the numbers of finished items and of all items.
         answers: Accepted answers so far, by key.
         failures: Why items have none after all rounds, by key.
+        advice: What to do about the last problem of an item, by key, where the problem says so.
     """
 
     question: Question[AnswerT]
@@ -113,6 +114,7 @@ class RequestRunner(Generic[AnswerT]):
     progress: Progress | None = None
     answers: dict[str, AnswerT] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    advice: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._traffic = self.settings.traffic
@@ -134,8 +136,8 @@ class RequestRunner(Generic[AnswerT]):
         async with Client(self.endpoint, self.settings) as self._client:
             await self._send_all(list(self.items), 0)
         if self._end is None and not self._replies:
-            reason = next(iter(self.failures.values()))
-            self._end = self._down(reason)
+            key, reason = next(iter(self.failures.items()))
+            self._end = self._down(reason, self.advice.get(key))
         if self._end is not None:
             raise self._end
 
@@ -171,7 +173,9 @@ class RequestRunner(Generic[AnswerT]):
         try:
             reply = await self._send_request(keys, items)
         except RetryableError as failure:
+            self._advise(keys, failure.fix)
             return CheckedReply({}, dict.fromkeys(range(len(items)), str(failure)))
+        self._advise(keys, reply.fix)
         if reply.problem is not None:
             checked: CheckedReply[AnswerT] = CheckedReply({}, dict.fromkeys(range(len(items)), reply.problem))
         else:
@@ -181,6 +185,12 @@ class RequestRunner(Generic[AnswerT]):
         self._problems |= {keys[position]: reason for position, reason in reasons.items()}
         return CheckedReply(checked.accepted, reasons)
 
+    def _advise(self, keys: Sequence[str], fix: str | None) -> None:
+        for key in keys:
+            self.advice.pop(key, None)
+            if fix:
+                self.advice[key] = fix
+
     def _accept(self, keys: Sequence[str], items: Sequence[QuestionItem], checked: CheckedReply[AnswerT]) -> None:
         # No `await` between the answer's arrival and its file, so that no paid answer is lost.
         if checked.accepted:
@@ -188,12 +198,13 @@ class RequestRunner(Generic[AnswerT]):
             self.answers |= {keys[position]: answer for position, answer in checked.accepted.items()}
             self._show_progress()
         elif not self.answers and not self.usage.stored and self._replies >= _USELESS:
-            reason = next(iter(checked.rejected.values()))
+            position, reason = next(iter(checked.rejected.items()))
             self._stop(
                 ServiceError(
                     f"the first {self._replies} replies held no usable answer; the last: {reason}",
                     where=f"{self.endpoint.address}, model {self.endpoint.model}",
-                    fix="under `graph.build.llm` check `base_url`, `structured` and `max_tokens`, or take a model that "
+                    fix=self.advice.get(keys[position])
+                    or "under `graph.build.llm` check `base_url`, `structured` and `max_tokens`, or take a model that "
                     "can follow the prompt",
                 )
             )
@@ -223,7 +234,7 @@ class RequestRunner(Generic[AnswerT]):
             return reply
         self._exhausted += 1
         if failure.limited or self._exhausted >= _EXHAUSTED:
-            raise self._down(str(failure))
+            raise self._down(str(failure), failure.fix)
         raise failure
 
     async def _wait_for_start(self, size: int) -> None:
@@ -260,12 +271,11 @@ class RequestRunner(Generic[AnswerT]):
             self._end = error
         self._stopped.set()
 
-    def _down(self, reason: str) -> ServiceError:
+    def _down(self, reason: str, fix: str | None) -> ServiceError:
         return ServiceError(
             f"the language model's endpoint gave no answer in {self._traffic.retries + 1} attempts: {reason}",
             where=self.endpoint.address,
-            fix="run again later: answers so far are stored. Against rate limits lower `concurrency` or set "
-            "`requests_per_minute` under `graph.build.llm.traffic`",
+            fix=fix or "run again later: answers so far are stored",
         )
 
     def _show_progress(self) -> None:
@@ -345,6 +355,7 @@ def ask(question: Question[AnswerT], items: Sequence[QuestionItem], session: LLM
     state = find_pending(question, items, session)
     usage = Usage(stored=len(state.answers))
     answers, failures = dict(state.answers), dict(state.failures)
+    advice: dict[str, str] = {}
     if failures:
         session.say(
             f"{len(failures)} of the {question.items} got no usable answer in an earlier run and are skipped; delete "
@@ -357,9 +368,10 @@ def ask(question: Question[AnswerT], items: Sequence[QuestionItem], session: LLM
         _complete(runner)
         answers |= runner.answers
         failures |= runner.failures
+        advice = runner.advice
         state.store.write_failures(state.items, runner.failures)
     if failures and session.on_bad_item == "fatal":
-        raise _incomplete(question, state, failures)
+        raise _incomplete(question, state, failures, advice)
     return QuestionResult(
         tuple(answers.get(key) for key in state.keys),
         {position: failures[key] for position, key in enumerate(state.keys) if key in failures},
@@ -388,14 +400,21 @@ def find_pending(
     return PendingItems(store, keys, answers, failures, pending)
 
 
-def _incomplete(question: Question[AnswerT], state: PendingItems[AnswerT], failures: Mapping[str, str]) -> ServiceError:
+def _incomplete(
+    question: Question[AnswerT],
+    state: PendingItems[AnswerT],
+    failures: Mapping[str, str],
+    advice: Mapping[str, str],
+) -> ServiceError:
     first = next(key for key in state.keys if key in failures)
+    skip = "set `graph.build.extraction.on_bad_caption: skip`"
     return ServiceError(
         f"{len(failures)} of {len(set(state.keys))} distinct {question.items} got no usable answer; the first, "
         f"{question.label(state.items[first])}: {failures[first]}",
         where=state.store.failures_file,
-        fix="run again (the other answers are stored), take another model, or set "
-        "`graph.build.extraction.on_bad_caption: skip`",
+        fix=f"{advice[first]}; the other answers are stored"
+        if first in advice
+        else f"run again (the other answers are stored), take another model, or {skip}",
     )
 
 

@@ -60,6 +60,39 @@ def test_text_around_the_object_is_passed_over() -> None:
     assert _check_reply("Sure!\n```json\n" + json.dumps({"answers": GOOD}) + "\n```\nDone.")[0] == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(GOOD),
+        "```json\n" + json.dumps(GOOD) + "\n```",
+        "Here they are: " + json.dumps(GOOD) + " Done.",
+        "<think>{a brace} and [a bracket]</think>" + json.dumps({"answers": GOOD}),
+        "\ufeff" + json.dumps(GOOD),
+    ],
+)
+def test_list_that_plainly_is_the_answer_is_taken(text: str) -> None:
+    assert _check_reply(text)[0] == [0, 1, 2]
+
+
+def test_single_answer_without_its_list_is_taken() -> None:
+    for text in (json.dumps(GOOD[1]), json.dumps([GOOD[1]])):
+        assert _check_reply(text)[0] == [1]
+
+
+@pytest.mark.parametrize("text", ["[]", "[1, 2]", '["a house"]', '[{"word": "house"}]'])
+def test_list_of_something_else_is_refused(text: str) -> None:
+    accepted, rejected = _check_reply(text)
+    assert accepted == []
+    assert "no list `answers`" in rejected[0]
+
+
+def test_complete_answers_of_a_truncated_list_are_kept() -> None:
+    text = json.dumps(GOOD)
+    accepted, rejected = _check_reply(text[: text.index("tree")])
+    assert accepted == [0, 1]
+    assert "cut off" in rejected[2]
+
+
 def test_complete_answers_of_a_truncated_text_are_kept() -> None:
     text = json.dumps({"answers": GOOD})
     accepted, rejected = _check_reply(text[: text.index("tree")])

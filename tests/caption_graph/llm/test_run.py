@@ -231,7 +231,11 @@ def test_wrong_key_stops_at_once_with_the_cure(
     [
         (Fault(status=401), r"refuses the API key \(HTTP 401\)", "OPENAI_API_KEY"),
         (Fault(status=403), r"refuses the API key \(HTTP 403\)", "may use test-model"),
-        (Fault(status=404, error={"message": "no model x"}), r"HTTP 404\): no model x", "`model` and `base_url`"),
+        (
+            Fault(status=404, error={"message": "no such model x"}),
+            r"HTTP 404\): no such model x",
+            "graph.build.llm.model",
+        ),
         (Fault(status=400, error={"message": "response_format"}), r"HTTP 400\): response_format", "json_object"),
         (Fault(status=429, error={"message": "m", "code": "insufficient_quota"}), "quota is used up", "add credit"),
         (Fault(status=429, error={"message": "m", "type": "insufficient_quota"}), "quota is used up", "add credit"),
