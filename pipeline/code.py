@@ -26,11 +26,13 @@ EXEMPT: Final = frozenset(
     [
         # Say something to people.
         "pipeline.errors",
+        "pipeline.system_errors",
         "pipeline.progress",
         "pipeline.doctor",
         "pipeline.cache.inspect",
         # Where results lie and how they are computed side by side; a result is the same in any place, on any engine.
         "pipeline.paths",
+        "pipeline.targets",
         "pipeline.execution.settings",
         # When freed memory goes back to the operating system.
         "pipeline.malloc",

@@ -47,6 +47,14 @@ def _rebuild(kind: type[SageccError], what: str, where: str | None, fix: str | N
     return kind(what, where=where, fix=fix)
 
 
+class UnreadableError(SageccError):
+    """A file that could not be read this time: no permission, an error of the disk, too many open files.
+
+    Its content is unknown. So this is no kind of DataError, CacheError or CheckpointError, after which a file may be
+    removed or made again.
+    """
+
+
 class SettingsError(SageccError):
     """A settings file, key or value that cannot be used."""
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline.errors import DataError, OutputError
+from pipeline.system_errors import reading, writing_error
+from pipeline.targets import Target, resolve_target, write_through
 
 _CHUNK = 1 << 20
+_LONGEST_NAME = 200
+"""Bytes of a name beside which the random part of a temporary name has room in a file system's 255."""
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF})
+"""What a file system without locks (of this kind of file) answers."""
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -25,12 +36,32 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        UnreadableError: It cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def list_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder whose names match `pattern`, sorted; none where there is no such folder.
+
+    Unlike `Path.glob`, it does not take a folder that cannot be read for an empty one.
+
+    Raises:
+        UnreadableError: The folder is there and cannot be listed.
+    """
+    try:
+        with reading(folder), os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in entries if fnmatch(entry.name, pattern))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def canonical_json(value: Any) -> str:
@@ -45,44 +76,185 @@ def content_key(*parts: Any) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush the file to disk and rename it to `path`.
+    """Yield a temporary path; on success flush it to disk and rename it to `path`, or write it through to a stream.
 
-    Readers see the old file or the new one, never a part. On any exception the temporary file is removed.
+    Readers see the old file or the new one, never a part. On any exception the temporary file is removed. The new file
+    gets the permissions of the one that it replaces, or those that the umask leaves. What a link, a device, a pipe or a
+    descriptor means is in `pipeline.targets.resolve_target`; other names of a hard-linked file keep the old content.
 
     Raises:
-        OutputError: The folder cannot be written or the disk is full.
+        BrokenPipeError: `path` is standard output, and its reader has gone.
+        OutputError: The folder cannot be written, the disk is full, or `path` cannot be replaced by a file.
+        UnreadableError: Within the block, another file could not be read.
     """
-    temporary: Path | None = None
+    target = resolve_target(path)
+    if target.file is None:
+        with _streamed(target) as temporary:
+            yield temporary
+        return
+    name: Path | None = None
+    handle = -1
+    made: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        made = _make_folders(target.file.parent)
+        name, handle = _new_file(target.file)
+        yield name
+        _adopt(name, target)
+        _sync(name)
+        name.replace(target.file)
+        made = []
+        _sync(target.file.parent)
     except OSError as error:
-        raise output_error(error, path) from error
+        raise writing_error(error, path, target.file, name) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if name is not None:
+            with suppress(OSError):
+                name.unlink()
+        _close(handle)
+        _remove_empty(made)
+
+
+@contextmanager
+def _streamed(target: Target) -> Iterator[Path]:
+    """Yield a temporary file, which is copied to the stream once it is whole."""
+    try:
+        folder = Path(tempfile.gettempdir())
+    except OSError as error:
+        raise OutputError(
+            "no folder for temporary files can be written", where="TMPDIR", fix="set TMPDIR to a folder with free space"
+        ) from error
+    name: Path | None = None
+    try:
+        try:
+            handle, made = tempfile.mkstemp(prefix="sagecc-", dir=folder)
+            os.close(handle)
+            name = Path(made)
+            yield name
+        except OSError as error:
+            raise writing_error(error, folder) from error
+        with name.open("rb") as source:
+            write_through(source, target)
+    finally:
+        if name is not None:
+            with suppress(OSError):
+                name.unlink()
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of killed writers of `path`; call it only while no other writer is at work."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        leftover.unlink(missing_ok=True)
+    """Remove the temporary files of killed writers of `path`; those of writers at work are locked, and stay."""
+    file = resolve_target(path).file or path
+    for leftover in list_files(file.parent, f"{glob.escape(_stem(file))}.*.partial"):
+        remove_dead(leftover)
 
 
-def output_error(error: OSError, path: Path) -> OutputError:
-    """Return the project's error for an OSError raised while writing `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError("the disk is full", where=path, fix="free some space and run the same command again")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return OutputError("no permission to write here", where=path, fix="choose another output or change its rights")
-    return OutputError(f"cannot write: {error.strerror or error}", where=path)
+def remove_dead(leftover: Path) -> None:
+    """Remove a temporary file or folder unless its writer is at work; where the file system has no locks, let it be."""
+    with suppress(OSError), _dead(leftover) as handle:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink()
+
+
+@contextmanager
+def _dead(leftover: Path) -> Iterator[int]:
+    """Lock a temporary file or folder, and yield its descriptor; BlockingIOError where its writer is at work."""
+    handle = os.open(leftover, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield handle
+    finally:
+        _close(handle)
+
+
+def _stem(path: Path) -> str:
+    """Return how the names of temporary files of `path` begin."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f"{sha256_bytes(os.fsencode(name))[:32]}"
+    return f".{name}"
+
+
+def _new_file(path: Path) -> tuple[Path, int]:
+    """Make a temporary file beside `path`; return it and a descriptor that locks it as long as it is open."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    while True:
+        name = path.with_name(f"{_stem(path)}.{secrets.token_hex(4)}.partial")
+        handle = os.open(name, flags, 0o666)
+        if _locked(name, handle):
+            return name, handle
+
+
+def _new_folder(path: Path) -> tuple[Path, int]:
+    """Make a temporary folder beside `path`, as `_new_file` does."""
+    while True:
+        name = path.with_name(f"{_stem(path)}.{secrets.token_hex(4)}.partial")
+        name.mkdir()
+        handle = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if _locked(name, handle):
+            return name, handle
+
+
+def _locked(name: Path, handle: int) -> bool:
+    """Lock a new temporary file; False if another process took it for a leftover in between, and removed it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(handle), name.stat()):
+            return True
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return True
+        _close(handle)
+        raise
+    _close(handle)
+    return False
+
+
+def _close(handle: int) -> None:
+    if handle >= 0:
+        with suppress(OSError):
+            os.close(handle)
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return the new ones, the outermost first."""
+    new = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    folder.mkdir(parents=True, exist_ok=True)
+    return new[::-1]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in reversed(folders):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _adopt(name: Path, target: Target) -> None:
+    """Give the new file the permissions of the one that it replaces."""
+    if target.owner is not None and target.mode is not None:
+        info = name.stat()
+        if (info.st_uid, info.st_gid) != target.owner:
+            with suppress(OSError):  # only root gives files away
+                os.chown(name, *target.owner)
+        if stat.S_IMODE(info.st_mode) != target.mode:
+            name.chmod(target.mode)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk, where the file system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # a folder that may be written and not listed
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -102,9 +274,11 @@ def read_json(path: Path, *, fix: str | None = None) -> Any:
 
     Raises:
         DataError: It is missing, not UTF-8, truncated or not JSON; the message says where.
+        UnreadableError: It is there and cannot be read.
     """
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        with reading(path):
+            return json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise DataError(f"cannot read: {error.strerror or error}", where=path, fix=fix) from error
     except UnicodeDecodeError as error:
@@ -123,7 +297,8 @@ def atomic_folder(path: Path, *, replaces: Collection[str]) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success rename it to `path`, replacing an older result.
 
     Readers see the old folder or the new one, never a part. On any exception the temporary folder is removed and the
-    old one stays as it was.
+    old one stays as it was. What killed writers of `path` left is removed; an older result that one of them had put
+    aside is brought back.
 
     Args:
         path: The folder to write.
@@ -132,46 +307,98 @@ def atomic_folder(path: Path, *, replaces: Collection[str]) -> Iterator[Path]:
 
     Raises:
         OutputError: The folder cannot be written, the disk is full, or `path` holds other files.
+        UnreadableError: Within the block, another file could not be read.
     """
     temporary: Path | None = None
+    handle = -1
+    made: list[Path] = []
+    given = path
     try:
         # A link to a folder elsewhere stays a link: its target is what is replaced.
-        path = path.resolve()
-        _refuse_foreign(path, replaces)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        path = Path(os.path.realpath(path))
+        _recover(path)
+        mode = _check_replaceable(path, given, replaces)
+        made = _make_folders(path.parent)
+        temporary, handle = _new_folder(path)
         yield temporary
-        temporary.chmod(0o755)
-        _exchange(temporary, path)
+        if mode is not None:
+            temporary.chmod(mode)
+        for folder, _, files in os.walk(temporary):
+            for name in files:
+                _sync(Path(folder, name))
+            _sync(Path(folder))
+        _replace_folder(temporary, path)
+        made = []
+        _sync(path.parent)
     except OSError as error:
-        raise output_error(error, path) from error
+        raise writing_error(error, given, path, temporary) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+        _close(handle)
+        _remove_empty(made)
 
 
-def _refuse_foreign(path: Path, replaces: Collection[str]) -> None:
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise OutputError("the output is a file, not a folder", where=path, fix="choose another output")
+def _check_replaceable(path: Path, given: Path, replaces: Collection[str]) -> int | None:
+    """Return the permission bits of the folder that is to be replaced, None where there is none."""
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(info.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if not stat.S_ISDIR(info.st_mode):
+        kind = "file" if stat.S_ISREG(info.st_mode) else "device, pipe or socket"
+        raise OutputError(f"the output is a {kind}, not a folder", where=given, fix="choose another output")
     foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in replaces)
     if foreign:
         raise OutputError(
-            f"the output folder holds other files ({', '.join(foreign[:3])})", where=path, fix="choose an empty folder"
+            f"the output folder holds other files ({', '.join(foreign[:3])})", where=given, fix="choose an empty folder"
         )
+    return stat.S_IMODE(info.st_mode)
 
 
-def _exchange(new: Path, path: Path) -> None:
-    """Rename `new` to `path`. POSIX renames a folder over an empty one only, so an older one is moved aside first."""
+def _recover(path: Path) -> None:
+    """Bring back an older result that a killed writer had put aside, and remove what others left."""
+    stem = glob.escape(_stem(path))
+    old = f"{stem}.{'[0-9a-f]' * 8}.old"
+    for aside in list_files(path.parent, old):
+        with suppress(BlockingIOError, PermissionError), _dead(aside):
+            if not os.path.lexists(path):
+                aside.rename(path)
+    for leftover in [*list_files(path.parent, old), *list_files(path.parent, f"{stem}.*.partial")]:
+        remove_dead(leftover)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Rename `new` to `path`. An older folder is exchanged in one step, or where that is not possible put aside."""
     if not path.exists():
         new.rename(path)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-    path.rename(aside)
+    if _exchange(new, path):
+        return  # the older one now has the temporary name, and is removed
+    aside = new.with_suffix(".old")
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        new.rename(path)
-    except OSError:
-        aside.rename(path)
-        raise
+        _locked(path, handle)
+        path.rename(aside)
+        try:
+            new.rename(path)
+        except OSError:
+            aside.rename(path)
+            raise
+    finally:
+        _close(handle)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""From Linux's fcntl.h and fs.h, for renameat2(2)."""
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)

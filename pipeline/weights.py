@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.checkpoints import missing_advice
 from pipeline.errors import CheckpointError, OutputError, first_line
 from pipeline.files import atomic_path
+from pipeline.system_errors import failed_read, number_of, reading
 
 _FETCH = "run `sagecc checkpoints list` to see what can be fetched, or correct the path"
 
@@ -26,15 +28,19 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: The file is missing, truncated, or holds anything but a mapping of names to tensors.
+        UnreadableError: It cannot be read.
     """
     if not path.is_file():
         raise CheckpointError("the weights are not there", where=path, fix=missing_advice(path) or _FETCH)
+    _check_readable(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     # Damage shows as whatever the unpickler trips over: struct.error, KeyError, MemoryError and a dozen more.
     except Exception as error:
+        if failed := failed_read(error, path):
+            raise failed from error
         raise CheckpointError(
             f"these weights cannot be read as plain tensors ({first_line(error)})",
             where=path,
@@ -103,7 +109,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         try:
             save_file(plain, temporary, metadata=metadata)
         except SafetensorError as error:
-            # The library's errors do not carry the operating system's error number.
+            # The library's errors carry the operating system's error number in their text, if at all.
+            number = number_of(error)
+            if number is not None:
+                raise OSError(number, os.strerror(number)) from error
             raise OutputError(
                 f"cannot write: {error}", where=path, fix="make room on the disk and try again"
             ) from error
@@ -115,13 +124,23 @@ def load_tensors(path: Path, *, fix: str | None = None) -> tuple[dict[str, Tenso
 
     Raises:
         CheckpointError: The file is missing, damaged, or not such a file.
+        UnreadableError: It cannot be read.
     """
     try:
+        _check_readable(path)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             about = json.loads((file.metadata() or {}).get(_META, "{}"))
     except FileNotFoundError as error:
         raise CheckpointError("the weights are not there", where=path, fix=fix) from error
     except (SafetensorError, OSError, ValueError) as error:
+        if failed := failed_read(error, path):
+            raise failed from error
         raise CheckpointError(f"these weights cannot be read: {error}", where=path, fix=fix) from error
     return tensors, about
+
+
+def _check_readable(path: Path) -> None:
+    """Read a byte, since safetensors takes every file that it cannot open for one that is not there."""
+    with reading(path), path.open("rb") as stream:
+        stream.read(1)

@@ -109,7 +109,7 @@ class Run:
         """Whether it was finished, and its captions and scores are still what they were."""
         try:
             return bool(read_json(self.folder / DONE) == self._record())
-        except (DataError, OSError):
+        except (DataError, FileNotFoundError):
             return False
 
     def execute(self) -> None:
@@ -500,13 +500,18 @@ def _results(outcomes: Collection[_Outcome], paths: Paths, resamples: int) -> li
 
 
 def _statistics(runs: Collection[Run], paths: Paths) -> dict[str, dict[int, PairStatistics]]:
-    """Count what the bootstrap is made from, by key of the run and seed; no seeds where no pair changed."""
+    """Count what the bootstrap is made from, by key of the run and seed; no seeds where no pair changed.
+
+    Pairs that a row could not describe, because a stage skipped them, are left out of all rows: the rows are compared
+    on the same pairs.
+    """
     if not runs:
         return {}
     generated = {run.key: read_captions(run.folder / CAPTIONS) for run in runs}
     data = read_prepared(paths.prepared)
     split = next(iter(generated.values())).split
-    pairs = [pair for pair in data.split(split) if pair.changed and pair.captions]
+    left_out = {pair for of_run in generated.values() for pair in of_run.left_out}
+    pairs = [pair for pair in data.split(split) if pair.changed and pair.captions and pair.id not in left_out]
     if not pairs:
         return {key: {} for key in generated}
     ids = [pair.id for pair in pairs]

@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     "pipeline.errors",
+    "pipeline.system_errors",
+    "pipeline.targets",
     "pipeline.malloc",
     "pipeline.registry",
     "pipeline.files",

@@ -158,6 +158,7 @@ def test_failure_leaves_the_older_result(tmp_path: Path, error: type[BaseExcepti
 def test_a_rename_that_fails_brings_the_older_result_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "out", "old")
     rename = Path.rename
+    monkeypatch.setattr("pipeline.files._exchange", lambda *_: False)
 
     def refuse(self: Path, target: Path) -> Path:
         if self.name.endswith(".partial"):
@@ -215,7 +216,7 @@ def test_refusals_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     def refuse(*_: object, **__: object) -> str:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("pipeline.files._new_folder", refuse)
     with pytest.raises(OutputError, match=message):
         fill(tmp_path / "out")
     assert names(tmp_path) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from pipeline.cache.schema import Field, Provenance, Schema
 from pipeline.errors import CacheError
 from pipeline.files import canonical_json
+from pipeline.system_errors import failed_read, read_error
 
 FORMAT = "sagecc-cache"
 FORMAT_VERSION = 1
@@ -135,13 +137,14 @@ _EMPTY = hashlib.sha256(b"").hexdigest()
 
 @contextmanager
 def damage_named(path: Path, fix: str) -> Iterator[None]:
-    """Turn whatever h5py raises over a damaged file into a CacheError."""
+    """Turn whatever h5py raises over a damaged file into a CacheError, and a failed read into an UnreadableError."""
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CacheError("the cache does not exist", where=path, fix=fix) from error
-    except PermissionError as error:
-        raise CacheError("no permission to read the cache", where=path, fix="change its rights") from error
+    except MemoryError as error:
+        # Headers carry checksums: a size that does not fit is one that was written, on a machine with more memory.
+        raise read_error(OSError(errno.ENOMEM, "memory"), path) from error
     except (
         OSError,
         RuntimeError,
@@ -150,8 +153,9 @@ def damage_named(path: Path, fix: str) -> Iterator[None]:
         TypeError,
         AttributeError,
         ArithmeticError,
-        MemoryError,
     ) as error:
+        if failed := failed_read(error, path):
+            raise failed from error
         raise CacheError(
             "the cache cannot be read: it is truncated, damaged, still being written, or no cache",
             where=path,

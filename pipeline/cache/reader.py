@@ -63,10 +63,11 @@ class Cache:
             CacheError: The file is missing, truncated, damaged or unfinished; it is another stage's, has another schema
                 version, or was made from other settings, weights or inputs. The message names the command that makes it
                 anew.
+            UnreadableError: The file is there and cannot be read.
         """
         expect = expect or Expectation()
         fix = expect.fix(schema.stage)
-        with layout.damage_named(path, fix), FileIO(path) as stream, h5py.File(stream, "r") as file:
+        with layout.damage_named(path, fix), path.open("rb", buffering=0) as stream, h5py.File(stream, "r") as file:
             header = layout.read_header(file, path, fix)
         _check_schema(header.schema, schema, path, fix)
         expect.check(header.provenance, path)
@@ -128,7 +129,8 @@ class Cache:
         else:
             offsets = self._header.offsets[name]
             starts, ends = offsets[rows], offsets[rows + 1]
-        chunks = [source[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        with layout.damage_named(self.path, self._fix):
+            chunks = [source[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         # The empty slice in front fixes shape and type where nothing is asked for.
         flat = np.concatenate(chunks) if chunks else np.empty((0, *source.shape[1:]), source.dtype)
         return flat, ends - starts
@@ -148,7 +150,8 @@ class Cache:
     def tensor(self, field: str, device: str | torch.device) -> torch.Tensor:
         """Return all rows of a field as one tensor of shape `(rows, *row)` on `device`, a copy of its own."""
         source = self._source(field)
-        values = np.array(source) if isinstance(source, np.ndarray) else source[...]
+        with layout.damage_named(self.path, self._fix):
+            values = np.array(source) if isinstance(source, np.ndarray) else source[...]
         return torch.from_numpy(values).to(device)
 
     def verify(self) -> None:
@@ -199,7 +202,7 @@ class Cache:
         if self._process == os.getpid():
             return
         with layout.damage_named(self.path, self._fix):
-            stream = FileIO(self.path)
+            stream = self.path.open("rb", buffering=0)
             with h5py.File(stream, "r") as file:
                 header = layout.read_header(file, self.path, self._fix)
             if (header.provenance, header.ids, header.extents) != (self.provenance, self.ids, self._header.extents):

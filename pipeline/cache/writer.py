@@ -18,6 +18,7 @@ from pipeline.cache.columns import ColumnWriter, DeferredErrorFile, check_data, 
 from pipeline.cache.schema import Field, Provenance, Schema
 from pipeline.errors import CacheError, DataError, OutputError
 from pipeline.files import atomic_path, remove_leftovers
+from pipeline.targets import require_file
 
 _HDF5: Mapping[str, Any] = {
     "libver": layout.LIBVER,
@@ -49,8 +50,8 @@ def pack(path: Path, schema: Schema, provenance: Provenance, ids: Sequence[str],
     """Write a cache, whole or not at all; its bytes depend on the arguments alone.
 
     Units are read in order; memory holds a block per field. A unit that was skipped has no ragged rows, zeros for its
-    dense ones, and is listed in the data set `missing`. Only one writer may run at a time: temporary files of killed
-    ones beside `path` are removed.
+    dense ones, and is listed in the data set `missing`. Temporary files of killed writers beside `path` are removed;
+    of two writers at work the later one's file stays.
 
     Args:
         path: The final name.
@@ -64,7 +65,9 @@ def pack(path: Path, schema: Schema, provenance: Provenance, ids: Sequence[str],
 
     Raises:
         DataError: An id is repeated, a floating-point value is not finite, or no unit holds anything.
-        OutputError: The disk is full, the folder cannot be written, or the file does not read back as it was written.
+        OutputError: The disk is full, the folder cannot be written, `path` is no regular file, or the file does not
+            read back as it was written.
+        UnreadableError: A unit cannot be read, or the file just written cannot.
         ValueError: `units` contradicts the schema.
     """
     if len(units) != len(ids) * schema.units_per_item:
@@ -72,11 +75,12 @@ def pack(path: Path, schema: Schema, provenance: Provenance, ids: Sequence[str],
     if (provenance.stage, provenance.schema_version) != (schema.stage, schema.version):
         raise ValueError(f"provenance of {provenance.stage} for the schema of {schema.stage}")
     _check_ids(ids, path)
+    require_file(path)
     provenance = replace(provenance, items=len(ids), complete=False)
     plan = _plan(schema, units, path)
     remove_leftovers(path)
     with atomic_path(path) as temporary:
-        _check_space(plan, path)
+        _check_space(plan, temporary)
         _write(temporary, plan, provenance, ids, units)
         _verify(temporary, plan, provenance, ids, path)
         _mark_complete(temporary)
@@ -147,10 +151,10 @@ def _decided(schema: Schema, units: UnitSource, first: int | None) -> Schema:
     return replace(schema, fields=tuple(decide(field) for field in schema.fields))
 
 
-def _check_space(plan: _Plan, path: Path) -> None:
+def _check_space(plan: _Plan, temporary: Path) -> None:
     """Raise OSError if the uncompressed fields need more space than is free; others have no known size yet."""
     needed = sum(plan.rows(field) * row_bytes(field) for field in plan.schema.fields if field.compression is None)
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(temporary.parent).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed and {free:,} are free")
 

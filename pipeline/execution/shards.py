@@ -16,7 +16,9 @@ import numpy.typing as npt
 from safetensors.numpy import save
 
 from pipeline.errors import CacheError
-from pipeline.files import atomic_path, content_key
+from pipeline.execution.failures import Failure
+from pipeline.files import atomic_path, content_key, list_files, remove_dead
+from pipeline.system_errors import output_error, reading
 
 _SUFFIX = ".safetensors"
 _LARGEST_HEADER = 100_000_000
@@ -34,8 +36,8 @@ _DTYPES = {
     "U64": "<u8",
 }
 """The names safetensors gives to the types that a cache may hold."""
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error)
-"""What reading the header of a damaged shard raises."""
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, struct.error)
+"""What the content of a damaged shard raises; an OSError is a failed read, after which nothing is known of it."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,15 @@ def write_shard(folder: Path, results: Mapping[str, Mapping[str, npt.NDArray[Any
 
 
 def find_shards(folder: Path, prefix: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield name and keys of each readable shard in `folder` whose name begins with `prefix`."""
-    for path in sorted(folder.glob(f"{prefix}*{_SUFFIX}")):
+    """Yield name and keys of each whole shard in `folder` whose name begins with `prefix`.
+
+    Raises:
+        UnreadableError: The folder or a shard cannot be read.
+    """
+    for path in list_files(folder, f"{prefix}*{_SUFFIX}"):
         try:
             yield path.name, list(_read_header(path))
-        except _UNREADABLE:
+        except (FileNotFoundError, *_DAMAGED):
             continue
 
 
@@ -96,11 +102,11 @@ class ShardStore:
     """Finished results in a work folder, by content key.
 
     Attributes:
-        failures: Reasons of items that have no result, by key.
+        failures: Why items have no result, by key.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.failures: dict[str, str] = {}
+        self.failures: dict[str, Failure] = {}
         self._folder = folder
         self._entries: dict[str, _Entry] = {}
 
@@ -108,19 +114,23 @@ class ShardStore:
     def scan(cls, folder: Path) -> tuple[ShardStore, int]:
         """Return the results of earlier runs; only headers are read.
 
-        Shards that cannot be read and leftovers of unfinished writing are removed.
+        Shards that were read and are damaged are removed, and so are leftovers of unfinished writing.
 
         Returns:
-            The store, and how many unreadable shards were removed.
+            The store, and how many damaged shards were removed.
+
+        Raises:
+            OutputError: A damaged shard cannot be removed.
+            UnreadableError: The folder or a shard cannot be read; that shard stays.
         """
         store, dropped = cls(folder), 0
-        for leftover in folder.glob(f".*{_SUFFIX}.*.partial"):
-            leftover.unlink(missing_ok=True)
-        for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        for leftover in list_files(folder, f".*{_SUFFIX}.*.partial"):
+            remove_dead(leftover)
+        for path in list_files(folder, f"*{_SUFFIX}"):
             try:
                 store.add(path.name)
             except CacheError:
-                path.unlink(missing_ok=True)
+                _remove(path)
                 dropped += 1
         return store, dropped
 
@@ -128,13 +138,14 @@ class ShardStore:
         """Add the shard called `name`.
 
         Raises:
-            CacheError: It cannot be read.
+            CacheError: It is damaged or gone.
+            UnreadableError: It cannot be read.
         """
         path = self._folder / name
         try:
             self._entries.update(_read_header(path))
-        except _UNREADABLE as error:
-            raise CacheError("a shard cannot be read", where=path, fix="run the same command again") from error
+        except (FileNotFoundError, *_DAMAGED) as error:
+            raise CacheError("a shard is damaged or gone", where=path, fix="run the same command again") from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
@@ -156,17 +167,28 @@ class ShardStore:
         Raises:
             CacheError: The shard is damaged or gone. A damaged one is removed, so that the next run computes its items
                 again.
+            OutputError: A damaged one cannot be removed.
+            UnreadableError: It cannot be read; it stays.
         """
         entry = self._entries[key]
         try:
-            with entry.shard.open("rb") as stream:
+            with reading(entry.shard), entry.shard.open("rb") as stream:
                 arrays = {name: _read_array(stream, array) for name, array in entry.arrays.items()}
             if _checksum([arrays[name] for name in sorted(arrays)]) != entry.checksum:
                 raise ValueError("another checksum")
-        except (OSError, ValueError) as error:
-            entry.shard.unlink(missing_ok=True)
+        except FileNotFoundError as error:
+            raise CacheError("a shard is gone", where=entry.shard, fix="run the same command again") from error
+        except ValueError as error:
+            _remove(entry.shard)
             raise CacheError("a shard is damaged", where=entry.shard, fix="run the same command again") from error
         return arrays
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(error, path) from error
 
 
 def _read_header(path: Path) -> dict[str, _Entry]:
@@ -174,7 +196,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
 
     It is read here rather than by the library because shapes and positions of all items are needed at once, fast.
     """
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > _LARGEST_HEADER:
             raise ValueError("no header")

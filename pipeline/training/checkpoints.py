@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.errors import CheckpointError, DataError, SageccError, SettingsError
+from pipeline.errors import CheckpointError, DataError, SettingsError
 from pipeline.files import atomic_folder, read_json, sha256_file, write_json
 from pipeline.training.inputs import SourceCard
 from pipeline.training.model import ImageFront, PairCaptioner, build_model
@@ -108,6 +108,7 @@ def read_card(folder: Path) -> ModelCard:
 
     Raises:
         CheckpointError: It is missing, damaged, or not one.
+        UnreadableError: It cannot be read.
     """
     path = folder / CARD
     try:
@@ -126,7 +127,11 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def is_complete(folder: Path, key: str) -> bool:
-    """Tell whether `folder` holds a whole model with this content key."""
+    """Tell whether `folder` holds a whole model with this content key.
+
+    Raises:
+        UnreadableError: A file of it cannot be read, so that a model may be there.
+    """
     try:
         card = read_card(folder)
         return (
@@ -135,7 +140,7 @@ def is_complete(folder: Path, key: str) -> bool:
             and (folder / HISTORY).is_file()
             and Vocabulary.load(folder / VOCABULARY).sha256 == card.vocabulary_sha256
         )
-    except (SageccError, OSError):
+    except (CheckpointError, DataError, FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -277,6 +282,7 @@ def load_state(
 
     Raises:
         CheckpointError: The state is damaged or belongs to another model.
+        UnreadableError: It cannot be read; it stays.
     """
     fix = f"delete {path} to train from the beginning"
     tensors, about = load_tensors(path, fix=fix)

@@ -302,14 +302,6 @@ class TestRefusal:
             file["offsets"].attrs["sha256"] = np.bytes_(digest(np.array(offsets)))
         self.refused(path, match)
 
-    def test_no_permission(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*_: object) -> None:
-            raise PermissionError
-
-        monkeypatch.setattr("pipeline.cache.reader.FileIO", refuse)
-        with pytest.raises(CacheError, match="no permission"):
-            Cache.open(path, SCHEMA)
-
 
 def test_verify_reads_everything_through(cache: Cache, path: Path) -> None:
     cache.verify()

@@ -207,7 +207,10 @@ class TestFullDisk:
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / "c.h5")], cwd=ROOT, capture_output=True, text=True, check=False
         )
-        assert (done.returncode, done.stdout.strip()) == (0, "cannot write: File too large"), done.stderr
+        assert (done.returncode, done.stdout.strip()) == (
+            0,
+            "cannot write: File too large for the file system or for `ulimit -f`",
+        ), done.stderr
         assert not list(tmp_path.iterdir())
 
     def test_what_cannot_fit_is_refused_before_anything_is_written(
@@ -225,7 +228,7 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(files, "_new_file", refuse)
     with pytest.raises(OutputError, match="no permission"):
         write(tmp_path / "c.h5")
 

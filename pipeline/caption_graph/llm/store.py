@@ -8,7 +8,8 @@ from typing import Any, Generic
 
 from pipeline.caption_graph.llm.questions import AnswerT, Question, QuestionItem, Rejected, accept, item_key
 from pipeline.errors import DataError
-from pipeline.files import content_key, output_error, read_json, write_json
+from pipeline.files import content_key, list_files, read_json, write_json
+from pipeline.system_errors import output_error
 
 Say = Callable[[str], None]
 
@@ -62,11 +63,14 @@ class AnswerStore(Generic[AnswerT]):
     def read(self, items: Mapping[str, QuestionItem]) -> dict[str, AnswerT]:
         """Return the stored answers to `items` (by item key), each checked again.
 
-        A damaged file is dropped with a line, and its items count as unanswered.
+        A damaged file is set aside with a line, and its items count as unanswered.
+
+        Raises:
+            UnreadableError: A file or the folder cannot be read; nothing is dropped, and nothing is asked again.
         """
         answers: dict[str, AnswerT] = {}
         refused: dict[str, str] = {}
-        for path in sorted((self.folder / "answers").glob("*.json")):
+        for path in list_files(self.folder / "answers", "*.json"):
             for item, stored in self._entries(path):
                 key = item_key(item)
                 if key not in items or key in answers:
@@ -130,8 +134,12 @@ class AnswerStore(Generic[AnswerT]):
 
     def _drop(self, path: Path, error: Exception) -> None:
         reason = error.what if isinstance(error, DataError) else "a field is missing or of another kind"
-        self._say(f"{path}: a damaged file of stored answers is dropped and asked again: {reason}")
+        # Set aside, not removed: answers cost money, and a person may yet mend the file.
+        aside = path.with_name(f"{path.name}.damaged")
+        self._say(
+            f"{path}: a damaged file of stored answers is dropped and asked again: {reason}; kept as {aside.name}"
+        )
         try:
-            path.unlink(missing_ok=True)
+            path.replace(aside)
         except OSError as error:
             raise output_error(error, path) from error

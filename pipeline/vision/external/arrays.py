@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.paths import inner_path, refuse_outside
 from pipeline.datasets.records import Pair
-from pipeline.errors import DataError, first_line
+from pipeline.errors import DataError, SageccError, UnreadableError, first_line
 from pipeline.execution.compute import WorkItem
 from pipeline.files import content_key, sha256_bytes, sha256_file
+from pipeline.system_errors import failed_read, number_of, reading
 from pipeline.vision.external.settings import SourceSettings
 
 Date = Literal["before", "after"]
@@ -310,10 +312,12 @@ def read_npy(array: Array) -> NDArray[Any]:
     """Read a `.npy` file; pickled objects are never loaded.
 
     Raises:
-        DataError: It cannot be read, has changed, is truncated, or holds objects.
+        DataError: It is gone, has changed, is truncated, or holds objects.
+        UnreadableError: It cannot be read.
     """
     try:
-        data = array.path.read_bytes()
+        with reading(array.path):
+            data = array.path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read: {error.strerror or error}", where=array.path) from error
     if sha256_bytes(data) != array.sha256:
@@ -348,9 +352,22 @@ class _Hdf5File:
     @cached_property
     def _opened(self) -> h5py.File:
         try:
+            with reading(self.path), self.path.open("rb") as stream:
+                stream.read(1)
             return h5py.File(self.path, "r")
         except OSError as error:
-            raise DataError(
+            number = number_of(error)
+            if number in (errno.EAGAIN, errno.EACCES):
+                raise UnreadableError(
+                    "another program holds this HDF5 file locked",
+                    where=self.path,
+                    fix="wait until it is closed; if no program writes to it, run again with "
+                    "HDF5_USE_FILE_LOCKING=FALSE in the environment",
+                ) from error
+            if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                # The file system has no locks, so nobody can hold one.
+                return h5py.File(self.path, "r", locking=False)
+            raise self._failed(error) or DataError(
                 f"not a whole HDF5 file ({first_line(error)})", where=self.path, fix="copy it again"
             ) from error
 
@@ -374,6 +391,10 @@ class _Hdf5File:
         if "_opened" in self.__dict__:
             self._opened.close()
 
-    @staticmethod
-    def _damaged(error: Exception, where: str) -> DataError:
-        return DataError(f"cannot be read ({first_line(error)})", where=where, fix="copy the file again")
+    def _damaged(self, error: Exception, where: str) -> SageccError:
+        return self._failed(error) or DataError(
+            f"cannot be read ({first_line(error)})", where=where, fix="copy the file again"
+        )
+
+    def _failed(self, error: Exception) -> UnreadableError | None:
+        return failed_read(error, self.path)
