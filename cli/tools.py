@@ -122,6 +122,14 @@ def describe(
     model: Annotated[
         Path | None, typer.Option("--model", help="A trained model [default: the first seed of the active settings].")
     ] = None,
+    georeference: Annotated[
+        Literal["refuse", "remark", "ignore"] | None,
+        typer.Option(
+            "--georeference",
+            help="What to do when by their coordinates the images do not cover the same ground [default: refuse, or "
+            "remark where prepare.strict lacks georeference-mismatch].",
+        ),
+    ] = None,
     caches: Caches = None,
     cache: CacheAt = None,
     params: Params = PARAMS,
@@ -146,6 +154,8 @@ def describe(
         paths,
         engine=settings.engine,
         change_threshold=search.change_threshold if search.change == "mass" else None,
+        no_change=settings.prepare.no_change_sentences,
+        georeference=georeference or ("refuse" if "georeference-mismatch" in settings.prepare.strict else "remark"),
     )
     for remark in description.remarks:
         typer.echo(remark, err=True)

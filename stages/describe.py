@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from pydantic import ValidationError
 
 from pipeline.captioners.settings import CaptionerSettings, GenerationSettings
 from pipeline.config import Section
-from pipeline.datasets.images import read_rgb, resized
+from pipeline.datasets.image_pairs import compare_dates, nodata_remark, read_date
+from pipeline.datasets.images import resized
+from pipeline.datasets.no_change import Sentences
 from pipeline.datasets.records import Pair, read_prepared, write_prepared
 from pipeline.errors import CheckpointError, DataError, SettingsError
 from pipeline.execution.settings import EngineSettings
@@ -38,6 +40,9 @@ from stages import masks, matches, regions, scenes, semantics
 from stages.settings import SECTIONS, SemanticsSettings
 
 _ID: Final = "pair"
+
+Georeferencing = Literal["refuse", "remark", "ignore"]
+"""What to do about two images that by their coordinates do not cover the same ground."""
 
 
 class _Stage(Protocol):
@@ -78,6 +83,8 @@ def run(
     *,
     engine: EngineSettings,
     change_threshold: float | None = None,
+    no_change: Mapping[str, Sentences] | None = None,
+    georeference: Georeferencing = "refuse",
 ) -> Description:
     """Describe what changed between two images of one place.
 
@@ -90,9 +97,13 @@ def run(
         engine: Which device; the stages run in this process.
         change_threshold: `caption.change_threshold` with `caption.change: mass`; see
             `pipeline.training.inference.caption_batches`.
+        no_change: `prepare.no_change_sentences`: sentences that deny change, by data set and language.
+        georeference: Whether two images that by their coordinates do not cover the same ground are refused, remarked
+            on, or taken without a word.
 
     Raises:
-        DataError: An image cannot be read, or the two differ in size; or the graph is missing or damaged.
+        DataError: An image cannot be read, or the two differ in size or in the ground that they cover; or the graph is
+            missing or damaged.
         CheckpointError: The model, or weights that its inputs are made with, are missing or damaged; or its inputs
             cannot be made of two images alone.
         CacheError: Weights or graph are not those of the training.
@@ -101,14 +112,23 @@ def run(
     card = read_card(model)
     captioner = train_settings(card, model).captioner
     stages = _stage_settings(card, model)
-    images, remarks = _read_images(before, after, card.inputs)
+    pair, remarks = _read_pair(before, after, georeference)
+    images, resizing = _resized(pair, card.inputs)
     trained = load_model(model, resolve_device(engine.device))
     inputs = _make_inputs(trained, captioner, stages, images, paths, engine)
-    sentences = next(caption_batches(trained, [inputs], settings, change_threshold=change_threshold))[0]
+    sentences = next(
+        caption_batches(
+            trained,
+            [inputs],
+            settings,
+            change_threshold=change_threshold,
+            no_change=None if no_change is None else no_change.get(card.dataset, {}),
+        )
+    )[0]
     return Description(
         sentences=[sentence.text for sentence in sentences],
         scores=[sentence.hypothesis.score for sentence in sentences],
-        remarks=remarks,
+        remarks=remarks + resizing,
     )
 
 
@@ -142,14 +162,28 @@ def _stage_settings(card: ModelCard, model: Path) -> dict[str, Section]:
     return settings
 
 
-def _read_images(
-    before: Path, after: Path, inputs: Mapping[str, SourceCard]
+def _read_pair(before: Path, after: Path, georeference: Georeferencing) -> tuple[list[NDArray[np.uint8]], list[str]]:
+    """Read both images as viewers show them, and say what is odd about them."""
+    files = [read_date(path, convert=True) for path in (before, after)]
+    remarks = []
+    for date, file in zip(("before", "after"), files, strict=True):
+        odd = [*file.remarks, *([remark] if (remark := nodata_remark(file)) else [])]
+        remarks += [f"{date}: {remark}" for remark in odd]
+    if (contradiction := compare_dates(*files)) is not None:
+        what, fix = f"the two images {contradiction.what}", contradiction.fix
+        if contradiction.kind == "size-mismatch":
+            raise DataError(what, where=after, fix=fix)
+        if contradiction.kind == "georeference-mismatch" and georeference == "refuse":
+            raise DataError(what, where=after, fix=f"{fix}, or describe them as they are with --georeference remark")
+        if georeference != "ignore":
+            remarks.append(what)
+    return [file.pixels for file in files], remarks
+
+
+def _resized(
+    images: list[NDArray[np.uint8]], inputs: Mapping[str, SourceCard]
 ) -> tuple[list[NDArray[np.uint8]], list[str]]:
-    """Read both images, resized to the size of those that the model was trained on, and say so."""
-    images = [read_rgb(path, convert=True) for path in (before, after)]
-    if images[0].shape != images[1].shape:
-        sizes = " and ".join(f"{image.shape[1]}×{image.shape[0]}" for image in images)
-        raise DataError(f"the two images differ in size: {sizes} pixels", where=after, fix="crop them to one extent")
+    """Resize both images to the size of those that the model was trained on, and say so."""
     scenes_card = inputs.get("scenes") or inputs.get("images")
     if scenes_card is None:
         return images, []

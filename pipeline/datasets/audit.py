@@ -26,6 +26,15 @@ _MEANING: Final[dict[MismatchKind, tuple[str, str]]] = {
     "after-without-before": ("later images without an earlier one", _FIX_FILES),
     "image-unreadable": ("images that cannot be used", _FIX_FILES),
     "size-mismatch": ("pairs whose images differ in size", _FIX_FILES),
+    "georeference-mismatch": (
+        "pairs whose images do not cover the same ground, by their coordinates",
+        "warp both dates to the same grid of pixels (`gdalwarp`), or take {kind} out of prepare.strict to take these "
+        "pairs as they are",
+    ),
+    "georeference-missing": ("pairs of which only one image carries coordinates, so that they cannot be compared", ""),
+    "no-data": ("images with pixels without data (more than prepare.nodata_share); these pixels are black", ""),
+    "image-adjusted": ("images whose pixels are not taken as they are stored, or not as the file asks for", ""),
+    "file-not-taken": ("files and folders among the images that are not read", ""),
     "duplicate-name": (
         "names that are given twice; the first is taken",
         "correct the names, or take {kind} out of prepare.strict to keep the first of each",
@@ -45,8 +54,22 @@ _MEANING: Final[dict[MismatchKind, tuple[str, str]]] = {
         "correct the caption file, or take {kind} out of prepare.strict to drop these captions",
     ),
     "caption-too-long": ("captions above prepare.vocabulary.max_length; training truncates them", ""),
+    "caption-unsegmented": (
+        "captions without spaces that the token rule takes for one word each",
+        "set prepare.vocabulary.tokens: words, which takes each character for a word, or separate the words by spaces",
+    ),
+    "caption-in-characters": (
+        "captions in a script without spaces: each character is taken for a word, in training and in the scores; "
+        "segment them and set prepare.vocabulary.tokens: spaced to have words",
+        "",
+    ),
     "captions-disagree": ("pairs of which some captions deny a change and others tell of one", ""),
     "flag-derived": ("pairs without a change flag; it is derived from the captions", ""),
+    "flag-unknown": (
+        "pairs without a change flag whose captions are not English, so that none is derived; give the flags, or list "
+        "the sentences that deny change in prepare.no_change_sentences",
+        "",
+    ),
     "flag-contradicts-captions": ("pairs whose change flag contradicts all of their captions", ""),
     "flag-contradicts-mask": ("pairs whose change flag contradicts the change in their masks", ""),
     "mask-without-pair": ("masks that belong to no pair", ""),
@@ -84,6 +107,10 @@ class Audit:
     def count(self, kind: MismatchKind) -> int:
         """Number of mismatches of one kind."""
         return len(self._notes[kind])
+
+    def items(self, kind: MismatchKind) -> tuple[str, ...]:
+        """The mismatches of one kind."""
+        return tuple(self._notes[kind])
 
     def check(self, strict: Collection[MismatchKind], where: Path) -> None:
         """Raise for the first kind of `strict` that was noted.

@@ -14,6 +14,7 @@ from pipeline.datasets.images import IMAGE_SUFFIXES
 from pipeline.datasets.paths import files_in
 from pipeline.datasets.records import SPLITS, Pair, Split
 from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.unread_files import files_not_read
 from pipeline.errors import DataError
 
 Stems = Mapping[str, str]
@@ -58,7 +59,7 @@ class Layout:
 
 
 def list_images(root: Path, folder: str, audit: Audit) -> dict[str, str]:
-    """Index the images directly in a folder by stem; files of other kinds are passed over.
+    """Index the images directly in a folder by stem; other files and folders are noted.
 
     Returns:
         Stem → path relative to `root`. Of two files with one stem, the first by name is taken and the other noted.
@@ -71,6 +72,8 @@ def list_images(root: Path, folder: str, audit: Audit) -> dict[str, str]:
             audit.note("duplicate-name", f"{path.relative_to(root)} beside {images[path.stem]}")
             continue
         images[path.stem] = path.relative_to(root).as_posix()
+    for path, reason in files_not_read(root, folder):
+        audit.note("file-not-taken", f"{path.relative_to(root).as_posix()}: {reason}")
     return images
 
 
@@ -133,10 +136,11 @@ def expected_layout(entries: Iterable[CaptionEntry], before: str, after: str) ->
 
 def _check_layout(layout: Layout, root: Path, folders: str, audit: Audit) -> None:
     if not any(layout.before[split] or layout.after[split] for split in SPLITS):
+        others = audit.items("file-not-taken")
         raise DataError(
-            f"no images in {folders}",
+            f"no images in {folders}" + (f", but {len(others)} that cannot be taken ({others[0]})" if others else ""),
             where=root,
-            fix="set prepare.root to the folder that holds the data set's own layout",
+            fix="set prepare.root to the folder that holds the data set's own layout, of PNG, JPEG or TIFF images",
         )
     for split in SPLITS if layout.split_folders else SPLITS[:1]:
         before, after = layout.before[split], layout.after[split]

@@ -8,8 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import Section
 from pipeline.datasets.adapters import ADAPTERS
+from pipeline.datasets.no_change import no_change_sentences
+from pipeline.datasets.words import words
 
-TokenRule = Literal["words", "release"]
+TokenRule = Literal["words", "spaced", "release"]
 
 
 class VocabularySettings(Section):
@@ -34,8 +36,10 @@ class VocabularySettings(Section):
     )
     tokens: TokenRule = Field(
         "words",
-        description="words: lower case, no punctuation; release: the authors' rule (split at spaces, ? and . dropped, "
-        "; and , kept, capitals kept)",
+        description="words: lower case, no punctuation, in scripts without spaces (Chinese, Japanese, Thai …) each "
+        "character a word; spaced: the same, but words are separated by spaces in every script, for captions that "
+        "jieba, ICU or the like segmented; release: the authors' rule (split at spaces, ? and . dropped, ; and , kept, "
+        "capitals kept)",
     )
 
 
@@ -49,6 +53,11 @@ MismatchKind = Literal[
     "after-without-before",
     "image-unreadable",
     "size-mismatch",
+    "georeference-mismatch",
+    "georeference-missing",
+    "no-data",
+    "image-adjusted",
+    "file-not-taken",
     "duplicate-name",
     "split-contradiction",
     "image-in-two-splits",
@@ -56,8 +65,11 @@ MismatchKind = Literal[
     "caption-file-missing",
     "caption-empty",
     "caption-too-long",
+    "caption-unsegmented",
+    "caption-in-characters",
     "captions-disagree",
     "flag-derived",
+    "flag-unknown",
     "flag-contradicts-captions",
     "flag-contradicts-mask",
     "mask-without-pair",
@@ -71,10 +83,12 @@ STRICT_BY_DEFAULT: tuple[MismatchKind, ...] = (
     "after-without-before",
     "image-unreadable",
     "size-mismatch",
+    "georeference-mismatch",
     "duplicate-name",
     "split-contradiction",
     "caption-file-missing",
     "caption-empty",
+    "caption-unsegmented",
     "mask-unreadable",
 )
 
@@ -126,13 +140,37 @@ class DatasetSettings(Section):
     )
     convert_images: bool = Field(
         False,
-        description="turn greyscale, palette and RGBA images into RGB instead of refusing them; 16-bit images are "
-        "always refused, since scaling them would be a guess",
+        description="turn greyscale, palette, RGBA and CMYK images, and those with bands beside red, green and blue, "
+        "into RGB instead of refusing them; 16-bit images are always refused, since scaling them would be a guess",
+    )
+    nodata_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="images of whose pixels a larger share has no data (nodata, masked, transparent; they become "
+        "black) are noted as no-data",
     )
     max_megapixels: float = Field(
         25, gt=0, le=89, description="largest image that is decoded; protects against files that unpack into gigabytes"
     )
     folder: FolderSettings = Field(FolderSettings(), description="own pairs; only for dataset: folder")
+    no_change_sentences: dict[str, dict[str, tuple[str, ...]]] = Field(
+        default_factory=no_change_sentences,
+        description="sentences that deny change, by data set and language, such as {folder: {hi: [कोई बदलाव नहीं]}}; a "
+        "list replaces the data set's own of that language; change flags, scores and caption.change: mass go by them "
+        "(other English sentences are read by rules)",
+    )
+
+    @field_validator("no_change_sentences")
+    @classmethod
+    def _beside_the_own(cls, given: dict[str, dict[str, tuple[str, ...]]]) -> dict[str, dict[str, tuple[str, ...]]]:
+        for name, languages in given.items():
+            ADAPTERS.validate(name)
+            empty = [text for texts in languages.values() for text in texts if not words(text)]
+            if empty:
+                raise ValueError(f"a sentence of {name} has no word: {empty[0]!r}")
+        own = no_change_sentences()
+        return {name: {**own.get(name, {}), **given.get(name, {})} for name in (*own, *(given.keys() - own.keys()))}
 
     @field_validator("dataset")
     @classmethod

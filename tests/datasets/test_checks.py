@@ -113,7 +113,7 @@ def test_sizes_within_a_pair(tmp_path: Path) -> None:
     fakes.save(tmp_path / "images" / "val" / "B" / "val_000001.png", np.zeros((32, 24, 3), dtype=np.uint8))
     pairs, audit = verify(tmp_path)
     assert "val_000001" not in pairs
-    assert audit.report(())["size-mismatch"]["listed"] == ["val_000001: 32×32 and 24×32"]
+    assert audit.report(())["size-mismatch"]["listed"] == ["val_000001: differ in size: 32×32 before, 24×32 after"]
 
 
 def test_conversion_is_by_setting(tmp_path: Path) -> None:

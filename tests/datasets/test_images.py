@@ -135,10 +135,14 @@ def test_hundreds_of_bands_are_refused_unread(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_cmyk_jpeg_is_refused(tmp_path: Path) -> None:
-    Image.fromarray(PIXELS).convert("CMYK").save(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match="red, green and blue"):
-        read_rgb(tmp_path / "a.jpg", convert=True)
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_inks_are_refused_or_converted_and_told(tmp_path: Path, suffix: str) -> None:
+    Image.fromarray(PIXELS).convert("CMYK").save(tmp_path / f"a.{suffix}")
+    with pytest.raises(DataError, match="the image is CMYK, not RGB"):
+        read_rgb(tmp_path / f"a.{suffix}")
+    image = read_image(tmp_path / f"a.{suffix}", convert=True)
+    assert np.abs(image.pixels.astype(int) - PIXELS).mean() < 8
+    assert image.remarks == ("its inks (CMYK) are turned into colours without a profile",)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
