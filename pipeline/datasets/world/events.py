@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from shapely import LineString, Polygon
 
+from pipeline.datasets.world.elementary import hypot
 from pipeline.datasets.world.geometry import arc_lengths, band, rectangle
 from pipeline.datasets.world.scene import (
     AFTER_ONLY,
@@ -203,7 +204,7 @@ def houses_replaced(site: Site) -> PlannedEvent | None:
     plots = row[start : start + int(site.generator.integers(3, 5))]
     ends = np.stack([plots[0].centre, plots[-1].centre])
     centre, angle = ends.mean(axis=0), plots[0].angle
-    length, width = float(np.hypot(*(ends[1] - ends[0]))) + 8, float(site.generator.uniform(17, 20))
+    length, width = float(hypot(*(ends[1] - ends[0]))) + 8, float(site.generator.uniform(17, 20))
     ground = Polygon(rectangle(centre, length, width, angle))
     # The plots of a row may lie on both sides of a crossing road.
     if any(ground.intersects(LineString(road.line)) for road in site.roads):

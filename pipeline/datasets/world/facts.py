@@ -10,6 +10,7 @@ import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.datasets.world.elementary import arctan2
 from pipeline.datasets.world.geometry import Mask
 from pipeline.datasets.world.scene import BOTH_DATES, EventKind, PlannedEvent, Scene
 from pipeline.datasets.world.settings import BARELAND, GRASSLAND, LAND_CLASSES, TREE
@@ -216,5 +217,5 @@ def _beside_road(scene: Scene, planned: PlannedEvent, maps: LabelMaps) -> bool:
 def _heading(scene: Scene, numbers: list[int]) -> str:
     line = next(s.line for s in scene.surfaces if s.number == numbers[0] and s.line is not None)
     step = np.abs(line[-1] - line[0])
-    angle = float(np.degrees(np.arctan2(step[1], step[0])))
+    angle = float(np.degrees(arctan2(step[1], step[0])))
     return "horizontal" if angle < 20 else "vertical" if angle > 70 else ""

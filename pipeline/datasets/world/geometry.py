@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from shapely import Polygon
 
+from pipeline.datasets.world.elementary import arctan2, cos, hypot, power, sin
+
 Label = TypeVar("Label", bound=np.generic)
 Mask = NDArray[np.bool_]
 
@@ -34,7 +36,7 @@ Colour = NDArray[np.float64]
 
 def direction(angle: float) -> Points:
     """Return the unit vector (2,) at `angle` radians from the x axis towards y."""
-    return np.array([np.cos(angle), np.sin(angle)])
+    return np.array([cos(angle), sin(angle)])
 
 
 def rectangle(centre: Points, length: float, width: float, angle: float) -> Points:
@@ -58,9 +60,9 @@ def blob(generator: np.random.Generator, centre: Points, radius: float, *, stret
     turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     bumps = np.zeros_like(turn)
     for order in range(2, 6):
-        bumps += generator.normal(0, 1 / order) * np.cos(order * turn + generator.uniform(0, 2 * np.pi))
+        bumps += generator.normal(0, 1 / order) * cos(order * turn + generator.uniform(0, 2 * np.pi))
     distance = radius * np.clip(1 + wobble * bumps, 0.4, 1.8)
-    shape = np.stack([np.cos(turn) * distance * np.sqrt(stretch), np.sin(turn) * distance / np.sqrt(stretch)], axis=1)
+    shape = np.stack([cos(turn) * distance * np.sqrt(stretch), sin(turn) * distance / np.sqrt(stretch)], axis=1)
     angle = generator.uniform(0, np.pi)
     along, across = direction(angle), direction(angle + np.pi / 2)
     outline: Points = centre + shape[:, :1] * along + shape[:, 1:] * across
@@ -70,17 +72,18 @@ def blob(generator: np.random.Generator, centre: Points, radius: float, *, stret
 def smooth_curve(controls: Points, count: int = 33) -> Points:
     """Return `count` points of the Bézier curve with the given control points (3 or 4, 2)."""
     t = np.linspace(0, 1, count)[:, None]
+    rest = 1 - t
     if len(controls) == 3:
-        weights = [(1 - t) ** 2, 2 * t * (1 - t), t**2]
+        weights = [rest * rest, 2 * t * rest, t * t]
     else:
-        weights = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3]
+        weights = [rest * rest * rest, 3 * t * rest * rest, 3 * t * t * rest, t * t * t]
     curve: Points = sum(weight * control for weight, control in zip(weights, controls, strict=True))
     return curve
 
 
 def arc_lengths(line: Points) -> NDArray[np.float64]:
     """Return the distance along a polyline of each of its points."""
-    return np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
+    return np.concatenate([[0.0], np.cumsum(hypot(*np.diff(line, axis=0).T))])
 
 
 def along_line(line: Points, distance: float) -> tuple[Points, float]:
@@ -89,7 +92,7 @@ def along_line(line: Points, distance: float) -> tuple[Points, float]:
     index = int(np.clip(np.searchsorted(lengths, distance) - 1, 0, len(line) - 2))
     step = line[index + 1] - line[index]
     share = (distance - lengths[index]) / (lengths[index + 1] - lengths[index])
-    return line[index] + share * step, float(np.arctan2(step[1], step[0]))
+    return line[index] + share * step, float(arctan2(step[1], step[0]))
 
 
 def band(line: Points, width: float) -> Polygon:
@@ -195,10 +198,10 @@ def _tile(roughness: float) -> NDArray[np.float32]:
     """Return a periodic field with power spectrum 1/f^(2·roughness), mean 0, standard deviation 1."""
     generator = np.random.default_rng([_SEED, round(roughness * 1000)])
     white = np.fft.rfft2(generator.standard_normal((_TILE, _TILE)))
-    frequency = np.hypot(np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None, :])
+    frequency = hypot(np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None, :])
     # Nothing longer than a quarter tile: a window would show it as a plain ramp.
     frequency[frequency < 4 / _TILE] = np.inf
-    field = np.fft.irfft2(white / frequency**roughness, s=(_TILE, _TILE))
+    field = np.fft.irfft2(white / power(frequency, roughness), s=(_TILE, _TILE))
     field = (field - field.mean()) / field.std()
     tile: NDArray[np.float32] = field.astype(np.float32)
     return tile

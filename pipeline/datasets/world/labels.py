@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import Polygon
 
+from pipeline.datasets.world.elementary import cos, sin, tan
 from pipeline.datasets.world.geometry import Canvas, Mask, Patch, Points, rectangle
 from pipeline.datasets.world.scene import Building, Crown, RoofPart, Scene, Surface
 from pipeline.datasets.world.settings import BARELAND, BUILDING, GRASSLAND, PAVEMENT, PLAYGROUND, ROAD, TREE, WATER
@@ -56,7 +57,7 @@ def roof_patch(canvas: Canvas, building: Building) -> RoofPatch:
 
 
 def _part_roof(part: RoofPart, x: Points, y: Points) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
-    cosine, sine = np.cos(part.angle), np.sin(part.angle)
+    cosine, sine = cos(part.angle), sin(part.angle)
     dx, dy = x - part.centre[0], y - part.centre[1]
     along, across = dx * cosine + dy * sine, dy * cosine - dx * sine
     to_end, to_side = part.half_length - np.abs(along), part.half_width - np.abs(across)
@@ -69,7 +70,7 @@ def _part_roof(part: RoofPart, x: Points, y: Points) -> tuple[NDArray[np.float32
         end_facing = part.angle + np.where(along > 0, 0.0, np.pi)
         facing = np.where(to_end < to_side, end_facing, side_facing)
         rise = np.minimum(to_side, to_end)
-    return (inside * (part.eaves + rise * np.tan(part.pitch))).astype(np.float32), facing.astype(np.float32), False
+    return (inside * (part.eaves + rise * tan(part.pitch))).astype(np.float32), facing.astype(np.float32), False
 
 
 _STEM = 1.5
@@ -207,7 +208,7 @@ def draw_dates(scene: Scene, canvas: Canvas) -> tuple[DrawnDate, DrawnDate]:
 def _covered(built: NDArray[np.bool_], centres: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return whether each crown has its centre, or one of eight points around it, on `built`."""
     turn = np.arange(8) * np.pi / 4
-    ring = np.concatenate([[[0.0, 0.0]], np.stack([np.cos(turn), np.sin(turn)], axis=1)])
+    ring = np.concatenate([[[0.0, 0.0]], np.stack([cos(turn), sin(turn)], axis=1)])
     points = centres[:, None, :] + ring[None] * reach[:, None, None]
     index = np.clip(np.floor(points).astype(int), 0, len(built) - 1)
     hits: NDArray[np.bool_] = built[index[..., 1], index[..., 0]].any(axis=1)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
+from pipeline.datasets.world.elementary import cos, exp, sin, tan
 from pipeline.datasets.world.geometry import MARGIN_PIXELS, Canvas, Plane, Planes, random_field
 from pipeline.datasets.world.settings import NuisanceSettings
 
@@ -49,7 +50,7 @@ def draw_acquisitions(generator: np.random.Generator, nuisances: NuisanceSetting
     azimuth, elevation = -np.pi / 2 + generator.normal(0, 0.5), generator.uniform(0.75, 1.0)
     season, exposure = generator.uniform(0.2, 0.8), generator.uniform(0.88, 1.05)
     radius, turn = nuisances.shift_pixels / 2 * np.sqrt(generator.random()), generator.uniform(0, 2 * np.pi)
-    shift = (radius * np.cos(turn), radius * np.sin(turn))
+    shift = (radius * cos(turn), radius * sin(turn))
     dates = []
     for sign in (-1, 1):
         light, sun = nuisances.light, nuisances.sun
@@ -59,9 +60,9 @@ def draw_acquisitions(generator: np.random.Generator, nuisances: NuisanceSetting
                 elevation=float(np.clip(elevation + sun * generator.normal(0, 0.15), 0.55, 1.25)),
                 season=float(np.clip(season + nuisances.season * generator.normal(0, 0.35), 0, 1)),
                 ambient=0.42 + light * float(generator.uniform(-0.08, 0.08)),
-                exposure=exposure * float(np.exp(light * np.clip(generator.normal(0, 0.12), -0.24, 0.2))),
-                cast=np.exp(light * generator.normal(0, 0.03, 3)),
-                contrast=float(np.exp(light * generator.normal(0, 0.1))),
+                exposure=exposure * float(exp(light * np.clip(generator.normal(0, 0.12), -0.24, 0.2))),
+                cast=exp(light * generator.normal(0, 0.03, 3)),
+                contrast=float(exp(light * generator.normal(0, 0.1))),
                 haze=light * float(generator.uniform(0, 0.1)),
                 blur=0.15 + nuisances.noise * float(generator.uniform(0, 0.35)),
                 noise=nuisances.noise * float(generator.uniform(0.6, 2.6)),
@@ -79,9 +80,9 @@ def shadows(height: Plane, acquisition: Acquisition, metres_per_sample: float) -
         acquisition: Position of the sun.
         metres_per_sample: Spacing of the samples.
     """
-    drop = np.tan(acquisition.elevation) * metres_per_sample
+    drop = tan(acquisition.elevation) * metres_per_sample
     steps = int(np.ceil(min(float(height.max()) / drop, 24 / metres_per_sample)))
-    step_x, step_y = np.cos(acquisition.azimuth), np.sin(acquisition.azimuth)
+    step_x, step_y = cos(acquisition.azimuth), sin(acquisition.azimuth)
     ceiling = np.zeros_like(height)
     side = len(height)
     # Every other sample: nothing that casts a shadow is thinner.
@@ -98,8 +99,8 @@ def shadows(height: Plane, acquisition: Acquisition, metres_per_sample: float) -
 def slope_light(facing: Plane, pitch: Plane, acquisition: Acquisition) -> Plane:
     """Return the sunlight on a slope relative to flat ground (Lambert's cosine law)."""
     # The sun stands opposite to where shadows fall.
-    towards = np.cos(facing - np.float32(acquisition.azimuth + np.pi))
-    light: Plane = np.cos(pitch) + np.sin(pitch) * towards / np.float32(np.tan(acquisition.elevation))
+    towards = cos(facing - np.float32(acquisition.azimuth + np.pi))
+    light: Plane = cos(pitch) + sin(pitch) * towards / np.float32(tan(acquisition.elevation))
     return light
 
 

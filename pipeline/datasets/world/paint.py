@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from shapely import Polygon
 
+from pipeline.datasets.world.elementary import arctan2, cos, hypot, sin, tan
 from pipeline.datasets.world.geometry import (
     Canvas,
     Colour,
@@ -177,7 +178,7 @@ def _lot_coordinates(patch: Patch, surface: Surface, canvas: Canvas) -> tuple[Pl
     """Return each sample's distance in metres along and across a parking lot's rows, from its first corner."""
     corner = np.asarray(surface.shape.exterior.coords[0])
     x, y = canvas.centres(patch.rows, patch.columns)
-    cosine, sine = np.cos(surface.angle), np.sin(surface.angle)
+    cosine, sine = cos(surface.angle), sin(surface.angle)
     dx, dy = x - corner[0], y - corner[1]
     return dx * cosine + dy * sine, dy * cosine - dx * sine
 
@@ -231,7 +232,7 @@ def _in_stalls(
 ) -> list[tuple[NDArray[np.float64], float]]:
     shape = surface.shape
     corners = np.asarray(shape.exterior.coords)
-    length, width = np.hypot(*(corners[1] - corners[0])), np.hypot(*(corners[3] - corners[0]))
+    length, width = hypot(*(corners[1] - corners[0])), hypot(*(corners[3] - corners[0]))
     period = 2 * STALL_LENGTH + AISLE
     rows = [
         start + middle for start in np.arange(0, width, period) for middle in (STALL_LENGTH / 2, STALL_LENGTH * 1.5)
@@ -253,7 +254,7 @@ def _on_driveway(surface: Surface) -> tuple[NDArray[np.float64], float]:
     shape = surface.shape
     corners = np.asarray(shape.exterior.coords)
     step = corners[1] - corners[0]
-    return shapely.get_coordinates(shape.centroid)[0], float(np.arctan2(step[1], step[0]))
+    return shapely.get_coordinates(shape.centroid)[0], float(arctan2(step[1], step[0]))
 
 
 def _paint_car(
@@ -402,8 +403,8 @@ def _paint_crowns(
     smooth = ndimage.uniform_filter(canopy, 3)
     slope_y, slope_x = np.gradient(smooth * np.float32(canvas.samples_per_metre))
     slope_y, slope_x = slope_y[mask], slope_x[mask]
-    towards = slope_x * np.float32(np.cos(acquisition.azimuth)) + slope_y * np.float32(np.sin(acquisition.azimuth))
-    lit = (1 + towards / np.float32(np.tan(acquisition.elevation))) / np.sqrt(1 + slope_x**2 + slope_y**2)
+    towards = slope_x * np.float32(cos(acquisition.azimuth)) + slope_y * np.float32(sin(acquisition.azimuth))
+    lit = (1 + towards / np.float32(tan(acquisition.elevation))) / np.sqrt(1 + slope_x**2 + slope_y**2)
     relief[mask] = np.clip(lit, 0.3, 1.5)
     height[mask] = np.maximum(height[mask], canopy[mask])
     green = (_DRY_TREES * (1 - acquisition.season) + _LUSH_TREES * acquisition.season).astype(np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 from shapely import Polygon
 
+from pipeline.datasets.world.elementary import arctan2
 from pipeline.datasets.world.geometry import (
     Points,
     along_line,
@@ -178,7 +179,7 @@ class Site:
         step = shapely.get_coordinates(nearest.interpolate(distance + 1)) - shapely.get_coordinates(
             nearest.interpolate(distance - 1)
         )
-        return float(np.arctan2(step[0, 1], step[0, 0]))
+        return float(arctan2(step[0, 1], step[0, 0]))
 
     def pick(self, palette: Points) -> Points:
         """Return one of a palette's colours, slightly varied."""
@@ -227,7 +228,7 @@ class Site:
             whole = shapely.LineString(parent.line)
             joint = shapely.get_coordinates(whole.interpolate(distance))[0]
             ahead = shapely.get_coordinates(whole.interpolate(distance + 1))[0]
-            heading = np.arctan2(*(ahead - joint)[::-1]) + self.generator.choice([-1, 1]) * np.pi / 2
+            heading = arctan2(*(ahead - joint)[::-1]) + self.generator.choice([-1, 1]) * np.pi / 2
             reach = self.generator.uniform(0.8, 1.4) * self.extent
             line = np.linspace(joint, joint + direction(heading + self.generator.normal(0, 0.08)) * reach, 6)
             start, end = visible_span(line, self.extent)

@@ -10,6 +10,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely import Polygon
 
+from pipeline.datasets.world.elementary import arctan2
 from pipeline.datasets.world.geometry import Mask, Points, blob, direction, rectangle
 from pipeline.datasets.world.scene import (
     BOTH_DATES,
@@ -142,8 +143,10 @@ def add_house(site: Site, plot: Plot, dates: Dates, *, cleared: bool = False) ->
         site.clear(present((not dates[0], not dates[1]), lawn))
     wing = parts[1]
     length = plot.setback - 4.0
-    middle = wing.centre + plot.front * (plot.setback - length / 2 - float((wing.centre - plot.centre) @ plot.front))
-    drive = Polygon(rectangle(middle, length, generator.uniform(3.6, 5.0), np.arctan2(*plot.front[::-1])))
+    middle = wing.centre + plot.front * (
+        plot.setback - length / 2 - float(((wing.centre - plot.centre) * plot.front).sum())
+    )
+    drive = Polygon(rectangle(middle, length, generator.uniform(3.6, 5.0), arctan2(*plot.front[::-1])))
     site.surface("driveway", present(dates, drive), _DRIVEWAY)
     return building
 
