@@ -8,9 +8,23 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from cli.options import PARAMS, PATHS, CacheAt, Caches, Params, Prepared, Set, Settings, project_paths
+from cli.options import (
+    PARAMS,
+    PATHS,
+    CacheAt,
+    Caches,
+    Params,
+    Prepared,
+    Set,
+    Settings,
+    out_file,
+    out_folder,
+    project_paths,
+    tell,
+)
+from cli.project import ProjectTyper
 
-checkpoints_app = typer.Typer(help="Published weights: list them, fetch them.", no_args_is_help=True)
+checkpoints_app = ProjectTyper(help="Published weights: list them, fetch them.", no_args_is_help=True)
 
 
 @checkpoints_app.command("list")
@@ -65,13 +79,13 @@ def clean(
     typer.echo(f"freed {freed / 2**20:.1f} MiB")
 
 
-data_app = typer.Typer(help="The synthetic world: export it in published layouts, look at it.", no_args_is_help=True)
+data_app = ProjectTyper(help="The synthetic world: export it in published layouts, look at it.", no_args_is_help=True)
 World = Annotated[Path, typer.Option("--world", help="A generated world.")]
 
 
 @data_app.command()
 def generate(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    out: Annotated[Path, out_folder("Folder to write.")],
     params: Params = PARAMS,
     changes: Set = None,
 ) -> None:
@@ -89,7 +103,7 @@ def generate(
 @data_app.command()
 def export(
     layout: Annotated[Literal["levir-cc", "second-cc"], typer.Option("--layout", help="Whose layout.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    out: Annotated[Path, out_folder("Folder to write.")],
     world: World = PATHS.prepared / "world",
 ) -> None:
     """Write the synthetic world in a published data set's own layout, so that other code can run on it.
@@ -103,7 +117,7 @@ def export(
 
 @data_app.command()
 def sheet(
-    out: Annotated[Path, typer.Option("--out", help="PNG to write.")],
+    out: Annotated[Path, out_file("PNG to write")],
     world: World = PATHS.prepared / "world",
     rows: Annotated[int, typer.Option("--rows", min=1, max=40, help="Pairs to show.")] = 6,
 ) -> None:
@@ -113,7 +127,7 @@ def sheet(
     """
     from pipeline.datasets.world.sheet import contact_sheet
 
-    typer.echo(f"wrote {contact_sheet(world, rows, out)}")
+    tell(f"wrote {contact_sheet(world, rows, out)}", out=out)
 
 
 def describe(
@@ -188,7 +202,7 @@ def doctor() -> None:
 
 def draw(
     pairs: Annotated[list[str], typer.Argument(help="Ids as in pairs.jsonl; several are drawn row by row.")],
-    out: Annotated[Path, typer.Option("--out", help="PNG to write.")],
+    out: Annotated[Path, out_file("PNG to write")],
     prepared: Prepared = PATHS.prepared,
     caches: Caches = None,
     cache: CacheAt = None,
@@ -208,7 +222,7 @@ def draw(
 
     paths = project_paths(caches, cache, prepared=prepared)
     path = stage.run(pairs, paths, out, kinds=kind or (), imagery=imagery)
-    typer.echo(f"wrote {path}")
+    tell(f"wrote {path}", out=out)
 
 
 class InitCommand(TyperCommand):
@@ -234,29 +248,28 @@ def init(
         bool, typer.Option("--mini", help="Use the mini models that ship instead of published checkpoints.")
     ] = False,
     changes: Set = None,
-    out: Annotated[Path, typer.Option("--out", help="File to write.")] = PARAMS,
+    out: Annotated[Path, out_file("File to write")] = PARAMS,
     force: Annotated[bool, typer.Option("--force", help="Overwrite without keeping a copy.")] = False,
 ) -> None:
     """Write params.yaml from a named profile.
 
     Example: sagecc init levir-cc --root ~/data/Levir-CC-dataset
     """
-    from pipeline.files import write_text
+    from pipeline.files import keep_copy, write_text
+    from pipeline.targets import is_stdout
     from stages.profiles import missing_files, next_command, profile_sections, render_profile
 
     assignments = [*(changes or []), *(["prepare.allow_missing_images=true"] if allow_missing_images else [])]
     sections = profile_sections(profile, root, assignments, mini=mini)
-    if out.exists() and not force:
-        backup = out.with_suffix(out.suffix + ".bak")
-        write_text(backup, out.read_text(encoding="utf-8"))
-        typer.echo(f"kept the old settings as {backup}")
+    if not force and out.is_file() and not is_stdout(out):
+        tell(f"kept the old settings as {keep_copy(out)}", out=out)
     write_text(out, render_profile(profile, sections))
-    typer.echo(f"wrote {out} from profile {profile}")
+    tell(f"wrote {out} from profile {profile}", out=out)
     command = next_command(sections)
     for path, advice in missing_files(sections):
-        typer.echo(f"before `{command}`: {path} is not there")
-        typer.echo(f"  {advice}")
-    typer.echo(f"next: {command}")
+        tell(f"before `{command}`: {path} is not there", out=out)
+        tell(f"  {advice}", out=out)
+    tell(f"next: {command}", out=out)
 
 
 def inspect(file: Annotated[Path, typer.Argument(help="A cache, such as artifacts/caches/scenes.h5.")]) -> None:

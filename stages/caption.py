@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.captioners.settings import CaptionerSettings
+from pipeline.datasets.no_change import Sentences
 from pipeline.datasets.records import Pair
 from pipeline.errors import CheckpointError, DataError
 from pipeline.execution.settings import EngineSettings
@@ -14,9 +15,9 @@ from pipeline.files import atomic_folder, write_json
 from pipeline.paths import Paths
 from pipeline.progress import say
 from pipeline.runtime import resolve_device
-from pipeline.training.checkpoints import ModelCard, load_model, model_folders, read_card, train_settings
+from pipeline.training.checkpoints import ModelCard, Trained, load_model, model_folders, read_card, train_settings
 from pipeline.training.inference import AttentionRecorder, Sentence, caption_batches, stored_batches
-from pipeline.training.inputs import Inputs, check_cards, open_inputs
+from pipeline.training.inputs import Inputs, check_cards, open_inputs, source_names
 from pipeline.training.stores import Store
 from stages.settings import CaptionSettings
 
@@ -32,7 +33,8 @@ def run(settings: CaptionSettings, paths: Paths, *, engine: EngineSettings, expl
         settings: Split and search.
         paths: The prepared data set, the models, and the caches that they read. Writes the folder `captions` as a
             whole: `seed-<n>.json` in COCO's results format (a list of `image_id`, `caption`, `score`, and with several
-            sentences per pair `n_best`), provenance.json, and with `explain` `seed-<n>.explanation.h5`.
+            sentences per pair `n_best`), provenance.json (`left_out`: pairs that a stage skipped, with what they lack),
+            and with `explain` `seed-<n>.explanation.h5`.
         engine: Which device.
         explain: Also write the attention maps of the best sentences; see `pipeline.training.inference.SCHEMA`.
 
@@ -53,7 +55,7 @@ def run(settings: CaptionSettings, paths: Paths, *, engine: EngineSettings, expl
     for folder, card in cards.items():
         _check_vocabulary(card, opened[folder], folder, settings)
     first = next(iter(opened.values()))
-    split, pairs, remarks = _choose_pairs(first, settings)
+    split, pairs, lacking, remarks = _choose_pairs(first, settings)
     for remark in remarks:
         say(remark)
 
@@ -69,6 +71,7 @@ def run(settings: CaptionSettings, paths: Paths, *, engine: EngineSettings, expl
                 stored_batches(stores[id(inputs)], len(pairs), settings.batch_size),
                 settings,
                 change_threshold=settings.change_threshold if settings.change == "mass" else None,
+                no_change=_no_change(trained, inputs),
                 observer=recorder,
             )
             sentences = [of_pair for batch in captioned for of_pair in batch]
@@ -83,6 +86,7 @@ def run(settings: CaptionSettings, paths: Paths, *, engine: EngineSettings, expl
             "pairs_sha256": first.data.card.pairs_sha256,
             "split": split,
             "pairs": len(pairs),
+            "left_out": lacking,
             "remarks": remarks,
             "models": {model.name: card.weights_sha256 for model, card in cards.items()},
             "settings": settings.model_dump(mode="json"),
@@ -107,20 +111,33 @@ def _open_inputs(cards: dict[Path, ModelCard], paths: Paths) -> dict[Path, Input
     return opened
 
 
-def _choose_pairs(inputs: Inputs, settings: CaptionSettings) -> tuple[str, list[Pair], list[str]]:
-    """Return the split that is described, its pairs that have all inputs, and remarks for the user."""
+def _choose_pairs(
+    inputs: Inputs, settings: CaptionSettings
+) -> tuple[str, list[Pair], dict[str, list[str]], list[str]]:
+    """Return the split that is described, its pairs with all inputs, the others with what they lack, and remarks."""
     remarks = []
     splits: list[Literal["train", "val", "test"]] = ["val", "train"]
     for split in dict.fromkeys([settings.split, *splits]):
         pairs = inputs.data.split(split)
-        available = inputs.available(pairs)
-        if available:
+        lacking = inputs.lacking(pairs)
+        if len(lacking) < len(pairs):
             if split != settings.split:
-                remarks.append(f"the {settings.split} split has no pairs: the {split} split is described instead")
-            if len(available) < len(pairs):
-                remarks.append(f"{len(pairs) - len(available)} {split} pairs have no scenes and are not described")
-            return split, available, remarks
-    raise DataError("there is no pair to describe", where=inputs.data.folder, fix="run `sagecc prepare`")
+                pairs_of = "pairs with all inputs" if inputs.data.split(settings.split) else "pairs"
+                remarks.append(f"the {settings.split} split has no {pairs_of}: the {split} split is described instead")
+            if lacking:
+                remarks.append(f"{len(lacking)} {split} pairs have no {source_names(lacking)} and are not described")
+            return split, [pair for pair in pairs if pair.id not in lacking], lacking, remarks
+    raise DataError(
+        "there is no pair to describe",
+        where=inputs.data.folder,
+        fix="run `sagecc prepare`, and look at the *.failures.json beside the caches",
+    )
+
+
+def _no_change(trained: Trained, inputs: Inputs) -> Sentences | None:
+    """Return the no-change sentences of the prepared data set, where the model was trained on it."""
+    prepared = inputs.data.card
+    return prepared.no_change or None if prepared.name == trained.card.dataset else None
 
 
 def _check_vocabulary(card: ModelCard, inputs: Inputs, folder: Path, settings: CaptionSettings) -> None:

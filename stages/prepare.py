@@ -14,6 +14,7 @@ from pipeline.datasets.audit import Audit, describe_pairs
 from pipeline.datasets.caption_files import CaptionEntry
 from pipeline.datasets.checks import check_captions, check_images
 from pipeline.datasets.listing import Listing
+from pipeline.datasets.no_change import ChangeRule
 from pipeline.datasets.records import Pair, write_prepared
 from pipeline.datasets.settings import MismatchKind, VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
@@ -58,7 +59,14 @@ def run(settings: PrepareSettings, paths: Paths, *, engine: EngineSettings) -> P
         vocabulary = build_vocabulary(
             _counted_captions(prepared, settings.vocabulary), settings.vocabulary, settings.dataset
         )
-        write_prepared(folder, settings.dataset, root, prepared.pairs, images=settings.images == "read")
+        write_prepared(
+            folder,
+            settings.dataset,
+            root,
+            prepared.pairs,
+            images=settings.images == "read",
+            no_change=_no_change(settings),
+        )
         vocabulary.save(folder / "vocabulary.json")
         report = {
             "dataset": settings.dataset,
@@ -78,6 +86,12 @@ def summary(prepared: Path) -> list[str]:
     lines = [f"{report['dataset']}: {counts} pairs; {report['statistics']['vocabulary']['words']} words"]
     if report["left_out_pairs"]:
         lines.append(f"left out: {report['left_out_pairs']:,} pairs whose images are missing or cannot be used")
+    captioned = [numbers for numbers in splits.values() if numbers["captions"]]
+    if captioned and not any(numbers["unchanged"] for numbers in captioned):
+        lines.append(
+            "no captioned pair is unchanged, so that captioners learn no sentence that denies change; if there are such "
+            f"pairs, give their flags, or list their sentences in prepare.no_change_sentences.{report['dataset']}"
+        )
     for kind, mismatches in report["mismatches"].items():
         if mismatches["total"]:
             lines.append(f"{kind}: {mismatches['total']:,} {mismatches['meaning']}")
@@ -105,7 +119,7 @@ def _generate(settings: PrepareSettings, folder: Path, audit: Audit, engine: Eng
     world = settings.world
     with track("prepare: the synthetic world", world.train + world.val + world.test) as bar:
         generated = generate_world(world, folder, engine=engine, progress=lambda _done, _all: bar.advance())
-    pairs = check_captions(generated, settings.vocabulary, audit)
+    pairs = check_captions(generated, settings.vocabulary, audit, _change_rule(settings))
     return _Prepared(pairs, {f"{settings.world.size}×{settings.world.size}": len(pairs)})
 
 
@@ -113,7 +127,7 @@ def _read(
     settings: PrepareSettings, adapter: DatasetAdapter, listing: Listing, audit: Audit, engine: EngineSettings
 ) -> _Prepared:
     root, strict = Path(settings.root), _strict(settings)
-    listed = check_captions(listing.pairs, settings.vocabulary, audit)
+    listed = check_captions(listing.pairs, settings.vocabulary, audit, _change_rule(settings))
     # Mismatches of the names alone are reported before minutes are spent on the images.
     audit.check(strict, root)
     if settings.images == "none":
@@ -136,6 +150,14 @@ def _read(
         left_out=len(listing.left_out) + len(listed) - len(checked),
         without_images=listing.left_out,
     )
+
+
+def _no_change(settings: PrepareSettings) -> dict[str, tuple[str, ...]]:
+    return settings.no_change_sentences.get(settings.dataset, {})
+
+
+def _change_rule(settings: PrepareSettings) -> ChangeRule:
+    return ChangeRule(_no_change(settings))
 
 
 def _strict(settings: PrepareSettings) -> frozenset[MismatchKind]:

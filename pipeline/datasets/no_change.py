@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipeline.datasets.adapters import ADAPTERS
+from pipeline.datasets.english import reads_as_english
+from pipeline.datasets.words import words
+
+ENGLISH: Final = "en"
 
 
-def no_change_sentences() -> dict[str, tuple[str, ...]]:
-    """Return the no-change sentences by data set, for the data sets whose sentences are known; see `DatasetAdapter`."""
+Sentences = Mapping[str, Sequence[str]]
+"""Sentences by which a data set denies change, by language: "en", "hi", "zh"."""
+
+
+def no_change_sentences() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return the no-change sentences of the data sets that list them: data set → language → sentences."""
     sentences = {name: ADAPTERS.resolve(name).no_change for name in ADAPTERS.names}
-    return {name: texts for name, texts in sentences.items() if texts}
+    return {name: {ENGLISH: texts} for name, texts in sentences.items() if texts}
+
+
+class ChangeRule:
+    """Rule that tells whether a sentence states a change: the listed sentences, then the rule for English.
+
+    Sentences are compared by their words (`pipeline.datasets.words`): case, punctuation and forms of Unicode are one.
+
+    Args:
+        sentences: Those that deny change, by language.
+    """
+
+    def __init__(self, sentences: Sentences | None = None) -> None:
+        listed = sentences or {}
+        self._denying = frozenset(words(text) for texts in listed.values() for text in texts) - {()}
+        self._foreign = any(texts for language, texts in listed.items() if language.partition("-")[0] != ENGLISH)
+
+    def __call__(self, caption: str) -> bool:
+        """Return whether a sentence says that something changed; see `implies_change`."""
+        return words(caption) not in self._denying and implies_change(caption)
+
+    def can_judge(self, caption: str) -> bool:
+        """Return whether the answer means anything: the sentence is English, or those of another language are listed."""
+        return self._foreign or words(caption) in self._denying or reads_as_english(caption)
 
 
 _NOUN: Final = r"(?:changes?|changed|differences?|modifications?|alterations?|variations?|transformations?)"
@@ -64,10 +96,11 @@ def implies_change(caption: str) -> bool:
     sentence one of change: "no change except for a new house". A sentence that neither denies nor asserts describes
     something, which a change caption does only where something changed: it counts as change. An empty one does not.
 
-    The rule is meant for captions: it knows English, and of nuisances (season, light) only what the words say.
+    The rule is meant for captions: it knows English (in any other language it answers yes), and of nuisances (season,
+    light) only what the words say.
     """
     text = _SPACES.sub(" ", caption.lower().replace("’", "'")).strip()
-    if not re.search(r"\w", text):
+    if not words(text):
         return False
     if not _NO_CHANGE.search(text):
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +76,8 @@ class DatasetCard(BaseModel):
     """SHA-256 of pairs.jsonl."""
     images: bool = True
     """Whether the data set was prepared with its images; written only if not."""
+    no_change: dict[str, tuple[str, ...]] = {}
+    """Sentences that deny a change, by language; see `prepare.no_change_sentences`. Written only where there are any."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,15 @@ class Prepared:
         return tuple(pair for pair in self.pairs if pair.split == split)
 
 
-def write_prepared(folder: Path, name: str, root: str, pairs: Iterable[Pair], *, images: bool = True) -> DatasetCard:
+def write_prepared(
+    folder: Path,
+    name: str,
+    root: str,
+    pairs: Iterable[Pair],
+    *,
+    images: bool = True,
+    no_change: Mapping[str, tuple[str, ...]] | None = None,
+) -> DatasetCard:
     """Write pairs.jsonl and dataset.json; pairs are sorted by split, then by id.
 
     Args:
@@ -152,6 +162,7 @@ def write_prepared(folder: Path, name: str, root: str, pairs: Iterable[Pair], *,
         root: Folder that the pairs' paths are relative to.
         pairs: In any order.
         images: Whether the data set is prepared with its images.
+        no_change: Its sentences that deny a change, by language.
 
     Raises:
         DataError: Two pairs share an id.
@@ -166,8 +177,16 @@ def write_prepared(folder: Path, name: str, root: str, pairs: Iterable[Pair], *,
     lines = [json.dumps(pair.model_dump(mode="json", exclude_none=True), ensure_ascii=False) + "\n" for pair in ordered]
     path = write_text(folder / "pairs.jsonl", "".join(lines))
     counts: dict[str, int] = {split: sum(pair.split == split for pair in ordered) for split in SPLITS}
-    card = DatasetCard(name=name, root=root, pairs=counts, pairs_sha256=sha256_file(path), images=images)
-    write_json(folder / "dataset.json", card.model_dump(mode="json", exclude={"images"} if images else None))
+    card = DatasetCard(
+        name=name,
+        root=root,
+        pairs=counts,
+        pairs_sha256=sha256_file(path),
+        images=images,
+        no_change=dict(no_change or {}),
+    )
+    usual = {name for name, is_usual in (("images", images), ("no_change", not no_change)) if is_usual}
+    write_json(folder / "dataset.json", card.model_dump(mode="json", exclude=usual))
     return card
 
 

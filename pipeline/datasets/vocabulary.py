@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.datasets.settings import TokenRule, VocabularySettings
+from pipeline.datasets.words import join_words, spaced_words, words
 from pipeline.errors import DataError
 from pipeline.files import content_key, read_json, write_json
 
@@ -25,23 +24,22 @@ SPECIALS: Final = ("<pad>", "<unk>", "<start>", "<end>")
 
 _SCHEMA: Final = 1
 
-_WORD: Final = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
-_SAME_SIGN: Final = str.maketrans({"\u2019": "'", "\u2010": "-", "\u2011": "-"})
-
 
 def tokenize(caption: str, rule: TokenRule = "words") -> tuple[str, ...]:
     """Split a caption into its words.
 
-    `words` (this project's default): Unicode is brought into form NFKC and lower case; a word is a run of letters and
-    digits, with single hyphens and apostrophes inside ("t-junction", "road's"); everything else separates words
-    and is dropped. Tokenizing the joined words again gives the same words.
+    `words` (this project's default): lower case without punctuation; see `pipeline.datasets.words`. In scripts
+    without spaces (Chinese, Japanese, Thai and others) each character is a word. Tokenizing the joined words again
+    gives the same words.
+
+    `spaced`: the same, but words of such scripts are what spaces separate, for captions that are segmented already.
 
     `release` (parity with the authors' published numbers): `?` and `.` are dropped, `;` and `,` become tokens of their
     own, and the rest is split at white space; case is kept.
 
     Args:
         caption: One sentence.
-        rule: `words` or `release`.
+        rule: `words`, `spaced` or `release`.
 
     Returns:
         The words in order; none for a caption without any.
@@ -49,9 +47,15 @@ def tokenize(caption: str, rule: TokenRule = "words") -> tuple[str, ...]:
     if rule == "release":
         spaced = caption.replace("?", "").replace(".", "").replace(";", " ; ").replace(",", " , ")
         return tuple(spaced.split())
-    # Lower case of a composed letter may be decomposed and the reverse, hence the second normalisation.
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", caption).lower())
-    return tuple(_WORD.findall(text.translate(_SAME_SIGN)))
+    return spaced_words(caption) if rule == "spaced" else words(caption)
+
+
+def join_tokens(tokens: Sequence[str], rule: TokenRule = "words") -> str:
+    """Join the words of a caption to a sentence; `tokenize` takes it apart again.
+
+    `words`: as the script is written, without spaces between Chinese characters; the others: by spaces.
+    """
+    return join_words(tokens) if rule == "words" else " ".join(tokens)
 
 
 @dataclass(frozen=True)
@@ -104,20 +108,28 @@ class Vocabulary:
         return [START, *(self.index.get(token, UNK) for token in tokens), END]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turn ids into a sentence: words joined by spaces up to the first END, specials left out.
+        """Turn ids into a sentence: the words up to the first END, joined as their script is written (`join_tokens`).
 
         Raises:
             ValueError: An id lies outside the vocabulary.
         """
-        words: list[str] = []
+        return join_tokens(self.words_of(ids), self.settings.tokens)
+
+    def words_of(self, ids: Sequence[int]) -> list[str]:
+        """Turn ids into words, up to the first END and without specials.
+
+        Raises:
+            ValueError: An id lies outside the vocabulary.
+        """
+        tokens: list[str] = []
         for number in ids:
             if number == END:
                 break
             if not 0 <= number < self.size:
                 raise ValueError(f"id {number} lies outside a vocabulary of {self.size}")
             if number >= len(SPECIALS):
-                words.append(self.words[number - len(SPECIALS)])
-        return " ".join(words)
+                tokens.append(self.words[number - len(SPECIALS)])
+        return tokens
 
     def save(self, path: Path) -> Path:
         """Write vocabulary.json: the content that `sha256` is taken of, and that hash."""
@@ -137,11 +149,11 @@ class Vocabulary:
             first = error.errors()[0]
             key = ".".join(str(name) for name in first["loc"]) or "document"
             raise DataError(f"not a vocabulary: {key}: {first['msg']}", where=path, fix=fix) from error
-        words = tuple(stored.words)
+        listed = tuple(stored.words)
         if stored.version != _SCHEMA:
             raise DataError(f"vocabulary of schema {stored.version}, not {_SCHEMA}", where=path, fix=fix)
-        vocabulary = cls(words, stored.dataset, stored.settings)
-        if len(vocabulary.index) != len(words) or vocabulary.sha256 != stored.sha256:
+        vocabulary = cls(listed, stored.dataset, stored.settings)
+        if len(vocabulary.index) != len(listed) or vocabulary.sha256 != stored.sha256:
             raise DataError("the vocabulary was altered: its content does not match its hash", where=path, fix=fix)
         return vocabulary
 
@@ -184,15 +196,15 @@ def build_vocabulary(captions: Iterable[str], settings: VocabularySettings, data
     """
     counts = Counter(token for caption in captions for token in tokenize(caption, settings.tokens))
     frequent = [word for word, count in counts.items() if count >= settings.min_count]
-    words = sorted(frequent, key=lambda word: (-counts[word], word))
-    if counts and not words:
+    ordered = sorted(frequent, key=lambda word: (-counts[word], word))
+    if counts and not ordered:
         word, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
         raise DataError(
             f"no word of the captions occurs {settings.min_count} times (the commonest, {word!r}, {count} times)",
             where=dataset,
             fix=f"lower prepare.vocabulary.min_count to {count} or less",
         )
-    return Vocabulary(tuple(words), dataset, settings)
+    return Vocabulary(tuple(ordered), dataset, settings)
 
 
 def too_long_error(caption: str, length: int, limit: int) -> DataError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from pipeline.datasets.words import is_latin
 from pipeline.errors import ServiceError
 
 JAVA_VARIABLE = "SAGECC_JAVA"
@@ -248,7 +249,15 @@ class Meteor:
 
 def _score_line(candidate: str, references: Sequence[str]) -> str:
     # pycocoevalcap cleans the candidate in this very way.
-    return " ||| ".join(("SCORE", *references, candidate.replace("|||", "").replace("  ", " ")))
+    cleaned = candidate.replace("|||", "").replace("  ", " ")
+    return " ||| ".join(("SCORE", *map(_in_latin, references), _in_latin(cleaned)))
+
+
+def _in_latin(sentence: str) -> str:
+    """Spell words of other scripts as `q<hex>q`: METEOR cuts them at vowel signs, and would match parts of words."""
+    if is_latin(sentence):
+        return sentence
+    return " ".join(word if is_latin(word) else f"q{word.encode().hex()}q" for word in sentence.split(" "))
 
 
 def _numbers(line: str) -> list[float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,6 +18,9 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 
 from pipeline.datasets.records import Pair
+from pipeline.datasets.settings import TokenRule
+from pipeline.datasets.vocabulary import tokenize as split_words
+from pipeline.datasets.words import is_latin, without_ignored
 from pipeline.errors import DataError, ServiceError
 from pipeline.evaluation.java import JAVA_CURE, Java, Meteor, Segment, find_java, java_environment
 
@@ -29,12 +33,17 @@ _COMPOUNDS = re.compile(r"\b(can)(not)\b|\b(gon|wan)(na)\b")
 _WORD = re.compile(r"-[lr][rsc]b-|n't\b|'(?:s|m|d|re|ve|ll)\b|\d+(?:[.,]\d+)*(?!\w)|\w+(?:[-/'&]\w+)*|%|\$|#")
 
 
-def tokenize(captions: Iterable[str], java: Java | None) -> dict[str, str]:
+def tokenize(captions: Iterable[str], java: Java | None, rule: TokenRule = "words") -> dict[str, str]:
     """Tokenize distinct captions, with one Java process for all of them.
+
+    The tokenizer of the field knows English and the Latin script. A caption with other letters is split as the
+    vocabulary splits it (`pipeline.datasets.words`), so that the scores of captions in Chinese, Japanese or Thai are
+    those of characters, unless `rule` says that they are segmented.
 
     Args:
         captions: Any captions; repetitions are tokenized once.
         java: Runs Stanford's PTBTokenizer, the one of the field; None takes `plain_tokens`.
+        rule: The vocabulary's rule, for captions that are not in Latin script.
 
     Returns:
         For each distinct caption its tokens, joined by single spaces.
@@ -42,9 +51,34 @@ def tokenize(captions: Iterable[str], java: Java | None) -> dict[str, str]:
     Raises:
         ServiceError: Java failed.
     """
-    distinct = list(dict.fromkeys(captions))
-    tokens = [plain_tokens(caption) for caption in distinct] if java is None else ptb_tokens(distinct, java)
-    return dict(zip(distinct, tokens, strict=True))
+    distinct = {caption: _composed(caption) for caption in captions}
+    latin = [caption for caption, text in distinct.items() if is_latin(text)]
+    texts = [_plain_signs(distinct[caption]) for caption in latin]
+    tokens = [plain_tokens(text) for text in texts] if java is None else ptb_tokens(texts, java)
+    of_latin = dict(zip(latin, tokens, strict=True))
+    other: TokenRule = "spaced" if rule == "spaced" else "words"
+    return {
+        caption: of_latin[caption] if caption in of_latin else " ".join(split_words(text, other))
+        for caption, text in distinct.items()
+    }
+
+
+def _composed(caption: str) -> str:
+    return caption if caption.isascii() else unicodedata.normalize("NFC", without_ignored(caption))
+
+
+_PTB_SIGNS: Final = frozenset("\u2018\u2019\u201c\u201d\u2010\u2011\u2013\u2014\u2026\u00ab\u00bb")
+
+
+def _plain_signs(caption: str) -> str:
+    """Make spaces of the punctuation beyond ASCII that the PTB tokenizer would take for words, or for parts of them."""
+    return "".join(
+        " " if not sign.isascii() and unicodedata.category(sign) in _SEPARATORS and sign not in _PTB_SIGNS else sign
+        for sign in caption
+    )
+
+
+_SEPARATORS: Final = frozenset(("Cc", "Cf", "Cs", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps"))
 
 
 def ptb_tokens(captions: list[str], java: Java) -> list[str]:
@@ -97,8 +131,8 @@ def plain_tokens(caption: str) -> str:
     Lower case; words of letters and digits, with hyphens, slashes and apostrophes inside them; clitics ("'s", "n't")
     and "cannot", "gonna", "wanna" split as in the Penn Treebank; `%`, `$` and `#` kept; brackets named
     ("-lrb-"), which pycocoevalcap's list of punctuation means to drop but knows in capitals only; all other marks
-    dropped. On the captions of LEVIR-CC and Dubai-CC this equals `ptb_tokens`; on abbreviations with periods ("e.g.")
-    it does not.
+    dropped. It is for captions in Latin script. On those of LEVIR-CC and Dubai-CC this equals `ptb_tokens`; on
+    abbreviations with periods ("e.g.") it does not.
     """
     text = caption.lower().replace("’", "'").translate(_BRACKETS)
     text = _COMPOUNDS.sub(lambda match: " ".join(filter(None, match.groups())), text)

@@ -25,7 +25,7 @@ from pipeline.captioners.generation import Hypothesis
 from pipeline.captioners.inputs import Regions
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.config import Section, settings_hash
-from pipeline.datasets.no_change import implies_change, no_change_sentences
+from pipeline.datasets.no_change import ChangeRule, Sentences, no_change_sentences
 from pipeline.datasets.records import Prepared
 from pipeline.datasets.vocabulary import UNK, Vocabulary
 from pipeline.errors import SettingsError
@@ -37,20 +37,22 @@ from pipeline.training.stores import Store
 SentenceT = TypeVar("SentenceT")
 
 
-def no_change_tokens(dataset: str, vocabulary: Vocabulary) -> list[list[int]]:
+def no_change_tokens(dataset: str, vocabulary: Vocabulary, sentences: Sentences) -> list[list[int]]:
     """Return the token ids, from start to end, of the sentences by which a data set denies change.
 
     Raises:
         SettingsError: They are not known, or the vocabulary lacks a word of each.
     """
-    sentences = no_change_sentences()
-    encoded = [list(vocabulary.encode(text)) for text in sentences.get(dataset, ())]
-    usable = [tokens for tokens in encoded if UNK not in tokens]
+    texts = [text for of_language in sentences.values() for text in of_language]
+    encoded = dict.fromkeys(tuple(vocabulary.encode(text)) for text in texts)
+    usable = [list(tokens) for tokens in encoded if UNK not in tokens]
     if not usable:
+        what = f"the vocabulary lacks words of each of the {len(encoded)} no-change sentences of the data set {dataset}"
         raise SettingsError(
-            f"the no-change sentences of the data set {dataset} are not known",
+            what if encoded else f"the no-change sentences of the data set {dataset} are not known",
             where="caption.change: mass",
-            fix=f"set caption.change: sentence; known are {', '.join(sentences)}",
+            fix=f"list its annotators' sentences in prepare.no_change_sentences.{dataset}, by language, and run "
+            "`sagecc prepare`; or set caption.change: sentence",
         )
     return usable
 
@@ -75,9 +77,12 @@ def no_change_mass(
     return total
 
 
-def agreeing(texts: Sequence[str], sentences: Sequence[SentenceT], changed: bool) -> list[SentenceT]:
+def agreeing(
+    texts: Sequence[str], sentences: Sequence[SentenceT], changed: bool, rule: ChangeRule | None = None
+) -> list[SentenceT]:
     """Put the sentences whose texts agree with the decision first, either part in its own order."""
-    order = sorted(range(len(texts)), key=lambda index: implies_change(texts[index]) != changed)
+    rule = rule or ChangeRule()
+    order = sorted(range(len(texts)), key=lambda index: rule(texts[index]) != changed)
     return [sentences[index] for index in order]
 
 
@@ -103,6 +108,7 @@ def caption_batches(
     settings: GenerationSettings,
     *,
     change_threshold: float | None = None,
+    no_change: Sentences | None = None,
     observer: BatchObserver | None = None,
 ) -> Iterator[list[list[Sentence]]]:
     """Describe pairs batch by batch.
@@ -114,6 +120,7 @@ def caption_batches(
         change_threshold: Let the probability of all no-change sentences together decide: a change is told where it is
             below this. Of the sentences that the beams end with, those that agree come first. None: the likeliest
             sentence decides.
+        no_change: Sentences of the model's data set that deny change, by language; None: those that its adapter lists.
         observer: Called with each batch's encoded pairs, inputs and sentences.
 
     Yields:
@@ -122,7 +129,10 @@ def caption_batches(
     Raises:
         SettingsError: `change_threshold` is given, and the no-change sentences of the model's data set are not known.
     """
-    no_change = [] if change_threshold is None else no_change_tokens(trained.card.dataset, trained.vocabulary)
+    dataset = trained.card.dataset
+    listed = no_change_sentences().get(dataset, {}) if no_change is None else no_change
+    rule = ChangeRule(listed)
+    denying = [] if change_threshold is None else no_change_tokens(dataset, trained.vocabulary, listed)
     search = settings if change_threshold is None else settings.model_copy(update={"n_best": settings.beams})
     with torch.inference_mode(), deterministic(trained.model.device):
         for inputs in batches:
@@ -131,9 +141,9 @@ def caption_batches(
             sentences = [[Sentence(trained.vocabulary.decode(h.tokens), h) for h in pair] for pair in hypotheses]
             if change_threshold is not None:
                 smoothing = float(trained.card.train["label_smoothing"])
-                mass = no_change_mass(trained.model, memory, no_change, smoothing)
+                mass = no_change_mass(trained.model, memory, denying, smoothing)
                 sentences = [
-                    agreeing([sentence.text for sentence in pair], pair, changed)[: settings.n_best]
+                    agreeing([sentence.text for sentence in pair], pair, changed, rule)[: settings.n_best]
                     for pair, changed in zip(sentences, (mass < change_threshold).tolist(), strict=True)
                 ]
             if observer is not None:

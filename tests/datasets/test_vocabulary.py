@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.datasets.caption_files import read_captions
 from pipeline.datasets.settings import TokenRule, VocabularySettings
-from pipeline.datasets.vocabulary import END, PAD, START, UNK, Vocabulary, build_vocabulary, tokenize
+from pipeline.datasets.vocabulary import END, PAD, START, UNK, Vocabulary, build_vocabulary, join_tokens, tokenize
 from pipeline.errors import DataError
 from tests.datasets.reference import reference
 
@@ -30,6 +30,14 @@ from tests.datasets.reference import reference
 )
 def test_words(caption: str, words: str) -> None:
     assert " ".join(tokenize(caption)) == words
+
+
+def test_rules_of_captions_without_spaces() -> None:
+    assert tokenize("新建了 房子。") == ("新", "建", "了", "房", "子")
+    assert tokenize("新建了 房子。", "spaced") == ("新建了", "房子")
+    assert join_tokens(["新建了", "房子"], "spaced") == "新建了 房子"
+    vocabulary = build(["新建了12栋房子。"])
+    assert vocabulary.decode(vocabulary.encode("新建了12栋房子")) == "新建了12栋房子"
 
 
 def test_release_rule() -> None:
@@ -134,14 +142,15 @@ def test_missing_file(tmp_path: Path) -> None:
         Vocabulary.load(tmp_path / "vocabulary.json")
 
 
-@given(st.lists(st.text(max_size=60), max_size=8), st.sampled_from(["words", "release"]))
+@given(st.lists(st.text(max_size=60), max_size=8), st.sampled_from(["words", "spaced", "release"]))
 def test_round_trip_of_known_words(captions: list[str], rule: TokenRule) -> None:
     vocabulary = build(captions, tokens=rule, max_length=200)
     for caption in captions:
         ids = vocabulary.encode(caption)
         assert ids[0] == START
         assert ids[-1] == END
-        assert vocabulary.decode(ids) == " ".join(tokenize(caption, rule))
+        assert vocabulary.decode(ids) == join_tokens(tokenize(caption, rule), rule)
+        assert vocabulary.words_of(ids) == list(tokenize(caption, rule))
         assert vocabulary.encode(vocabulary.decode(ids)) == ids
 
 

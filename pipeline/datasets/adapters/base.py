@@ -60,8 +60,8 @@ class DatasetAdapter:
         read_masks: Reads the masks of a pair.
         variants: Further profiles of the same data set.
         caption_files: Known names of its caption file.
-        no_change: Sentences that its annotators give to unchanged pairs, most frequent first, in lower case without
-            punctuation; empty where they are unknown or too many.
+        no_change: English sentences that its annotators give to unchanged pairs, most frequent first; empty where they
+            are unknown. `prepare.no_change_sentences` changes them, and adds those of other languages.
         without_images: Whether its captions name all pairs and their splits, so that it can be prepared without images.
     """
 

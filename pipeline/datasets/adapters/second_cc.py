@@ -82,6 +82,15 @@ def _pack(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 CAPTION_FILES: Final = ("SECOND-CC-AUG.json",)
 
+NO_CHANGE: Final = (
+    "the scene is the same as before",
+    "there is no difference",
+    "the two scenes seem identical",
+    "no change is occurred",
+    "almost nothing is changed",
+)
+"""The sentences of unchanged pairs by which the data set's authors split their scores."""
+
 _MAPS: Final[tuple[tuple[MaskField, str], ...]] = (("semantic_before", "A"), ("semantic_after", "B"))
 
 
@@ -131,4 +140,5 @@ ADAPTER = DatasetAdapter(
     list_pairs=list_pairs,
     read_masks=read_masks,
     caption_files=CAPTION_FILES,
+    no_change=NO_CHANGE,
 )
