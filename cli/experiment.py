@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import PARAMS, PATHS, CacheAt, Caches, Params, Prepared, Set, Settings, project_paths
+from cli.options import PARAMS, PATHS, CacheAt, Caches, Params, Prepared, Set, Settings, out_folder, project_paths
 
 
 def experiment(
@@ -31,9 +31,7 @@ def experiment(
     prepared: Prepared = PATHS.prepared,
     caches: Caches = None,
     cache: CacheAt = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write [default: artifacts/experiments/NAME].")
-    ] = None,
+    out: Annotated[Path | None, out_folder("Folder to write [default: artifacts/experiments/NAME].")] = None,
 ) -> None:
     """Train and score the rows of a table, with mean and deviation over seeds and a bootstrap between rows.
 

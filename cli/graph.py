@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.options import PARAMS, PATHS, Params, Prepared, Set, Settings, project_paths
+from cli.options import PARAMS, PATHS, Params, Prepared, Set, Settings, out_file, out_folder, project_paths, tell
+from cli.project import ProjectTyper
+from pipeline.targets import is_stdout
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from pipeline.caption_graph.llm.run import Estimate
 
-app = typer.Typer(invoke_without_command=True)
+app = ProjectTyper(invoke_without_command=True)
 Graph = Annotated[Path, typer.Option("--graph", help="Folder that `sagecc graph` wrote.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only tell what a language model would be asked, and at what cost.")
@@ -27,7 +29,7 @@ def build(
     params: Params = PARAMS,
     changes: Set = None,
     prepared: Prepared = PATHS.prepared,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = PATHS.graph,
+    out: Annotated[Path, out_folder("Folder to write.")] = PATHS.graph,
     dry_run: DryRun = False,
 ) -> None:
     """Build the graph of the training captions and pretrain its encoder; with a command, look at it instead.
@@ -53,7 +55,7 @@ def build(
 def show(
     graph: Graph = PATHS.graph,
     top: Annotated[int, typer.Option("--top", min=1, help="Entities and relations to list.")] = 20,
-    out: Annotated[Path | None, typer.Option("--out", help="Picture to draw as well: .svg, .png or .pdf.")] = None,
+    out: Annotated[Path | None, out_file("Picture to draw as well: .svg, .png or .pdf")] = None,
     entities: Annotated[int, typer.Option("--entities", min=1, max=200, help="Entities in the picture.")] = 30,
 ) -> None:
     """List the most frequent entities and relations, and draw the graph.
@@ -73,18 +75,19 @@ def show(
 
         draw_graph(stored, out, entities=entities)
     for line in stage.summary(graph):
-        typer.echo(line)
+        tell(line, out=out)
+    console = Console(stderr=is_stdout(out))
     table = _table("entities", "entity", "stated", "also")
     for entity in stored.entities[:top]:
         table.add_row(entity.name, f"{entity.count:,}", ", ".join(n for n in entity.names if n != entity.name))
-    Console().print(table)
+    console.print(table)
     table = _table("relations", "relation", "family", "stated", "also")
     for relation in stored.relations[:top]:
         also = ", ".join(name for name in relation.names if name != relation.name)
         table.add_row(relation.name, relation.family, f"{relation.count:,}", also)
-    Console().print(table)
+    console.print(table)
     if out is not None:
-        typer.echo(f"wrote {out}")
+        tell(f"wrote {out}", out=out)
 
 
 @app.command(short_help="What is stated most often about an entity.")
@@ -118,7 +121,7 @@ def neighbours(
 
 @app.command(short_help="The graph as GraphML or JSON-LD.")
 def export(
-    out: Annotated[Path, typer.Option("--out", help="File to write.")],
+    out: Annotated[Path, out_file("File to write")],
     graph: Graph = PATHS.graph,
     form: Annotated[
         Literal["graphml", "jsonld"] | None, typer.Option("--format", help="Its form [default: as the name ends].")
@@ -131,13 +134,13 @@ def export(
     from pipeline.caption_graph.drawing import export_graph
     from pipeline.caption_graph.store import read_graph
 
-    typer.echo(f"wrote {export_graph(read_graph(graph).graph, out, form)}")
+    tell(f"wrote {export_graph(read_graph(graph).graph, out, form)}", out=out)
 
 
 @app.command(short_help="The triples of any captions, without a data set.")
 def extract(
     file: Annotated[Path, typer.Argument(help="One caption a line, or a caption file of a data set (.json).")],
-    out: Annotated[Path, typer.Option("--out", help="triples.jsonl to write.")],
+    out: Annotated[Path, out_file("triples.jsonl to write")],
     engine: Annotated[
         Literal["rules", "llm"] | None, typer.Option("--engine", help="How [default: as the settings say].")
     ] = None,
@@ -165,9 +168,9 @@ def extract(
         return
     triples = extractor.extract(captions)
     with_triples = len({(triple.pair, triple.sentence) for triple in triples})
-    typer.echo(f"wrote {write_triples(out, triples)}")
+    tell(f"wrote {write_triples(out, triples)}", out=out)
     count = "1 triple" if len(triples) == 1 else f"{len(triples):,} triples"
-    typer.echo(f"{count} from {with_triples:,} of {len(captions):,} captions ({extractor.name})")
+    tell(f"{count} from {with_triples:,} of {len(captions):,} captions ({extractor.name})", out=out)
 
 
 @app.command(short_help="How much of what captions say the graph knows.")
@@ -175,7 +178,7 @@ def coverage(
     graph: Graph = PATHS.graph,
     prepared: Prepared = PATHS.prepared,
     split: Annotated[Literal["train", "val", "test"], typer.Option("--split", help="Whose captions.")] = "val",
-    out: Annotated[Path | None, typer.Option("--out", help="JSON to write as well.")] = None,
+    out: Annotated[Path | None, out_file("JSON to write as well")] = None,
     params: Params = PARAMS,
     changes: Set = None,
 ) -> None:
@@ -192,9 +195,9 @@ def coverage(
     section = Settings(params, changes).graph
     measured = stage.measure_coverage(section, project_paths(prepared=prepared, graph=graph), split)
     for table in coverage_tables(measured, split):
-        Console().print(table)
+        Console(stderr=is_stdout(out)).print(table)
     if out is not None:
-        typer.echo(f"wrote {write_json(out, measured.values())}")
+        tell(f"wrote {write_json(out, measured.values())}", out=out)
 
 
 def _table(title: str, *headings: str) -> Table:

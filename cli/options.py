@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from pipeline.errors import SettingsError
 from pipeline.paths import Paths
+from pipeline.targets import STDOUT, is_stdout, require_file, resolve_target
 
 if TYPE_CHECKING:
     from pipeline.config import Section, SectionT
@@ -45,6 +47,48 @@ CacheAt = Annotated[
         help="Where one cache is: scenes, masks, regions, matches, semantics or graph (a folder); may be repeated.",
     ),
 ]
+
+
+def out_file(meaning: str) -> Any:
+    """Return an option `--out` for a file that is only written, so that it may be a pipe, a device or `-`."""
+    return typer.Option("--out", metavar="PATH", parser=_stream_or_file, help=f"{meaning}; - is standard output.")
+
+
+def out_kept(meaning: str) -> Any:
+    """Return an option `--out` for a file that later commands read, or that others lie beside."""
+    return typer.Option("--out", metavar="PATH", parser=_regular_file, help=meaning)
+
+
+def out_folder(meaning: str) -> Any:
+    """Return an option `--out` for a folder."""
+    return typer.Option("--out", metavar="PATH", parser=_folder, help=meaning)
+
+
+def _stream_or_file(name: str) -> Path:
+    if str(name).endswith("/"):
+        raise SettingsError("this names a folder, not a file", where=f"--out {name}", fix="name a file in it")
+    path = STDOUT if str(name) == "-" else Path(name)
+    resolve_target(path)
+    return path
+
+
+def _regular_file(name: str) -> Path:
+    path = _stream_or_file(name)
+    require_file(path)
+    return path
+
+
+def _folder(name: str) -> Path:
+    if str(name) == "-":
+        raise SettingsError("a folder cannot be written to standard output", where="--out", fix="name a folder")
+    return Path(name)
+
+
+def tell(text: str, *, out: Path | None) -> None:
+    """Print a line about a command's work: on standard error where its output `out` is standard output."""
+    typer.echo(text, err=is_stdout(out))
+
+
 PATHS = Paths.under()
 """The places that dvc.yaml names, the model called as by default."""
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from cli.options import PARAMS, PATHS, CacheAt, Caches, Params, Set, Settings, project_paths
+from cli.options import PARAMS, PATHS, CacheAt, Caches, Params, Set, Settings, out_kept, project_paths
+from cli.project import ProjectTyper
 
-app = typer.Typer(no_args_is_help=True)
+app = ProjectTyper(no_args_is_help=True)
 
 
 @app.callback()
@@ -24,8 +25,7 @@ def group() -> None:
 def scenes(
     params: Params = PARAMS,
     changes: Set = None,
-    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = PATHS.pretrained
-    / "scenes-mini.safetensors",
+    out: Annotated[Path, out_kept("Weights to write.")] = PATHS.pretrained / "scenes-mini.safetensors",
 ) -> None:
     """Train the mini scene backbone: land cover, objects and change on generated pairs.
 
@@ -42,7 +42,7 @@ def scenes(
 def sam(
     params: Params = PARAMS,
     changes: Set = None,
-    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = PATHS.pretrained / "sam-mini.safetensors",
+    out: Annotated[Path, out_kept("Weights to write.")] = PATHS.pretrained / "sam-mini.safetensors",
 ) -> None:
     """Train the mini SAM: masks from points and boxes on generated scenes.
 
@@ -65,8 +65,7 @@ def matcher(
     ] = None,
     caches: Caches = None,
     cache: CacheAt = None,
-    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = PATHS.pretrained
-    / "matcher-mini.safetensors",
+    out: Annotated[Path, out_kept("Weights to write.")] = PATHS.pretrained / "matcher-mini.safetensors",
 ) -> None:
     """Train the region matcher on warped views of generated scenes, or of your own images.
 
@@ -88,8 +87,7 @@ def matcher(
 def grounding_dino(
     params: Params = PARAMS,
     changes: Set = None,
-    out: Annotated[Path, typer.Option("--out", help="Weights to write.")] = PATHS.pretrained
-    / "grounding-dino-mini.safetensors",
+    out: Annotated[Path, out_kept("Weights to write.")] = PATHS.pretrained / "grounding-dino-mini.safetensors",
 ) -> None:
     """Train the mini Grounding DINO: boxes of what text prompts name, on generated scenes.
 

@@ -7,17 +7,29 @@ from typing import Annotated
 
 import typer
 
-from cli.options import PARAMS, PATHS, CacheAt, Caches, Params, Prepared, Set, Settings, project_paths
+from cli.options import (
+    PARAMS,
+    PATHS,
+    CacheAt,
+    Caches,
+    Params,
+    Prepared,
+    Set,
+    Settings,
+    out_file,
+    out_folder,
+    out_kept,
+    project_paths,
+    tell,
+)
 
-OutCache = Annotated[
-    Path | None, typer.Option("--out", help="Cache to write [default: NAME.h5 in the caches' folder].")
-]
+OutCache = Annotated[Path | None, out_kept("Cache to write [default: NAME.h5 in the caches' folder].")]
 
 
 def prepare(
     params: Params = PARAMS,
     changes: Set = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = PATHS.prepared,
+    out: Annotated[Path, out_folder("Folder to write.")] = PATHS.prepared,
 ) -> None:
     """Bring a data set into pair records, a vocabulary and an audit of every mismatch.
 
@@ -131,9 +143,7 @@ def train(
     prepared: Prepared = PATHS.prepared,
     caches: Caches = None,
     cache: CacheAt = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of models to write [default: artifacts/models/NAME].")
-    ] = None,
+    out: Annotated[Path | None, out_folder("Folder of models to write [default: artifacts/models/NAME].")] = None,
     curves: Annotated[
         Path | None, typer.Option("--curves", help="Folder of training curves [default: artifacts/curves/NAME].")
     ] = None,
@@ -171,9 +181,7 @@ def caption(
     models: Annotated[
         Path | None, typer.Option("--models", help="Folder that `sagecc train` wrote [default: artifacts/models/NAME].")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of captions to write [default: artifacts/captions/NAME].")
-    ] = None,
+    out: Annotated[Path | None, out_folder("Folder of captions to write [default: artifacts/captions/NAME].")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also store where each model looked for each word: seed-N.explanation.h5.")
     ] = False,
@@ -199,7 +207,7 @@ def evaluate(
         Path | None,
         typer.Option("--captions", help="Folder that `sagecc caption` wrote [default: artifacts/captions/NAME]."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Metrics file to write.")] = PATHS.metrics,
+    out: Annotated[Path, out_file("Metrics file to write")] = PATHS.metrics,
     plots: Annotated[Path, typer.Option("--plots", help="Folder of plots and tables to write.")] = PATHS.plots,
 ) -> None:
     """Score the captions, beside two trivial captioners, over all, changed and unchanged pairs.
@@ -212,8 +220,8 @@ def evaluate(
     name = settings.train.name
     section = settings.evaluate
     paths = project_paths(name=name, prepared=prepared, captions=captions, metrics=out, plots=plots)
-    _done(stage.run(section, paths, engine=settings.engine))
-    typer.echo(stage.summary(plots))
+    tell(f"wrote {stage.run(section, paths, engine=settings.engine)}", out=out)
+    tell(stage.summary(plots), out=out)
 
 
 def _done(path: Path) -> None:

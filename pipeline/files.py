@@ -26,7 +26,7 @@ from pipeline.targets import Target, resolve_target, write_through
 _CHUNK = 1 << 20
 _LONGEST_NAME = 200
 """Bytes of a name beside which the random part of a temporary name has room in a file system's 255."""
-_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF})
+NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF})
 """What a file system without locks (of this kind of file) answers."""
 
 
@@ -204,7 +204,7 @@ def _locked(name: Path, handle: int) -> bool:
     except FileNotFoundError:
         pass
     except OSError as error:
-        if error.errno in _NO_LOCKS:
+        if error.errno in NO_LOCKS:
             return True
         _close(handle)
         raise
@@ -251,10 +251,35 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
     finally:
         os.close(handle)
+
+
+def keep_copy(path: Path) -> Path:
+    """Copy a file to `<name>.bak` beside it, or to `.bak2` and so on where that name holds an other copy.
+
+    Returns:
+        The copy.
+
+    Raises:
+        OutputError: It cannot be written.
+        UnreadableError: The file, or an earlier copy, cannot be read.
+    """
+    with reading(path):
+        content = path.read_bytes()
+    number = 1
+    while True:
+        copy = path.with_name(f"{path.name}.bak{number if number > 1 else ''}")
+        if not os.path.lexists(copy):
+            break
+        if copy.is_file() and sha256_file(copy) == sha256_bytes(content):
+            return copy
+        number += 1
+    with atomic_path(copy) as temporary:
+        temporary.write_bytes(content)
+    return copy
 
 
 def write_text(path: Path, text: str) -> Path:

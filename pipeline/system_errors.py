@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import OutputError, UnreadableError
+from pipeline.errors import OutputError, SageccError, UnreadableError
 
 _CHUNK = 1 << 20
 _AGAIN = "run the same command again; if it repeats, "
@@ -96,6 +96,18 @@ def output_error(error: OSError, path: Path) -> OutputError:
         return OutputError("no permission to write here", where=path, fix="choose another output or change its rights")
     what, fix = _told(error, path)
     return OutputError(f"cannot write: {what}", where=path, fix=fix or None)
+
+
+def refusal(error: OSError) -> SageccError | None:
+    """Return the project's error for an OSError that nothing has told better; None if it is not the system's."""
+    number = number_of(error)
+    if number is None:
+        return None
+    name = error.filename if isinstance(error.filename, str) else None
+    if number in _OF_WRITING:
+        return output_error(error, Path(name or "standard output"))
+    what, fix = _told(error, Path(name or ""))
+    return SageccError(f"the operating system refuses: {what}", where=name, fix=fix or "change its rights")
 
 
 def writing_error(error: OSError, path: Path, *own: Path | None) -> OutputError | UnreadableError:

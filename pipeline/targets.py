@@ -67,7 +67,7 @@ def _resolve(path: Path) -> Target:
     if path == STDOUT:
         return Target(path, descriptor=1)
     current = path
-    for _ in range(_MOST_LINKS):
+    for links in range(_MOST_LINKS):
         folder = Path(os.path.realpath(current.parent))
         current = folder / current.name
         if (match := _DESCRIPTORS.fullmatch(str(folder))) and current.name.isdecimal():
@@ -77,6 +77,10 @@ def _resolve(path: Path) -> Target:
         try:
             info = os.lstat(current)
         except FileNotFoundError:
+            if links and not folder.is_dir():
+                raise OutputError(
+                    f"a link leads to {current}, in a folder that is not there", where=path, fix="remove the link"
+                ) from None
             return Target(path, file=current)
         if not stat.S_ISLNK(info.st_mode):
             return _of(path, current, info)
@@ -149,6 +153,16 @@ def is_stdout(path: Path | None) -> bool:
         return os.path.samestat(goal, os.fstat(1)) and not os.path.samestat(goal, Path(os.devnull).stat())
     except OSError:
         return False
+
+
+def drop_stdout() -> None:
+    """Give up standard output, which cannot be written: at its exit Python would try once more, and complain."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
 
 
 def write_through(source: BinaryIO, target: Target) -> None:
