@@ -111,9 +111,7 @@ def _open_inputs(cards: dict[Path, ModelCard], paths: Paths) -> dict[Path, Input
     return opened
 
 
-def _choose_pairs(
-    inputs: Inputs, settings: CaptionSettings
-) -> tuple[str, list[Pair], dict[str, list[str]], list[str]]:
+def _choose_pairs(inputs: Inputs, settings: CaptionSettings) -> tuple[str, list[Pair], dict[str, list[str]], list[str]]:
     """Return the split that is described, its pairs with all inputs, the others with what they lack, and remarks."""
     remarks = []
     splits: list[Literal["train", "val", "test"]] = ["val", "train"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.datasets.records import read_prepared
@@ -12,6 +13,7 @@ from pipeline.evaluation.output import (
     choose_examples,
     draw_examples,
     draw_scores,
+    left_out_note,
     markdown,
     read_captions,
     score_table,
@@ -20,18 +22,22 @@ from pipeline.evaluation.report import evaluate
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import write_json, write_text
 from pipeline.paths import Paths
+from pipeline.progress import say
 from stages.settings import EvaluateSettings
 
 
 def run(settings: EvaluateSettings, paths: Paths, *, engine: EngineSettings) -> Path:
     """Score the captions of every seed on all, changed and unchanged pairs.
 
+    Pairs that a stage skipped have no captions; they are left out, and a note says how many.
+
     Args:
         settings: What is measured.
         paths: The prepared data set, and the folder `captions`: `seed-<n>.json` and `provenance.json`. Writes the JSON
             file `metrics`: family → subset → row → metric, all times 100; `change_flag`, `seeds` and `pairs`; and
-            `about`, a list with one object of text, which `dvc metrics` leaves out. Writes into the folder `plots`:
-            `table.md`, `scores.csv`, `scores.png` and, where there are images, `examples.png`.
+            `about`, a list with one object of text (`left_out`: ids of the skipped pairs), which `dvc metrics` leaves
+            out. Writes into the folder `plots`: `table.md`, `scores.csv`, `scores.png` and, where there are images,
+            `examples.png`.
         engine: How to run; scoring takes this process and one of Java.
 
     Returns:
@@ -43,8 +49,9 @@ def run(settings: EvaluateSettings, paths: Paths, *, engine: EngineSettings) -> 
     """
     data = read_prepared(paths.prepared)
     generated = read_captions(paths.captions)
-    pairs = data.split(generated.split)
-    check_pairs(generated, (pair.id for pair in pairs), paths.captions)
+    of_split = data.split(generated.split)
+    check_pairs(generated, (pair.id for pair in of_split), paths.captions)
+    pairs = [pair for pair in of_split if pair.id not in generated.left_out]
     vocabulary = Vocabulary.load(data.vocabulary_path) if settings.ids else None
     java = find_java(settings.java)
     report = evaluate(
@@ -56,10 +63,14 @@ def run(settings: EvaluateSettings, paths: Paths, *, engine: EngineSettings) -> 
         vocabulary=vocabulary,
         candidates=settings.constant_candidates,
     )
+    if (note := left_out_note(generated, len(of_split))) is not None:
+        say(f"evaluate: {note}")
+        report = replace(report, notes=[note, *report.notes])
     about = {
         "dataset": data.card.name,
         "split": generated.split,
         "seeds": list(generated.seeds),
+        "left_out": list(generated.left_out),
         "tokenizer": "sagecc" if java is None else "Stanford PTBTokenizer 3.4.1",
         "meteor": None if java is None or settings.meteor == "never" else VERSION,
         "constants": dict(report.constants),

@@ -87,6 +87,31 @@ def test_a_trained_model_is_scored_and_the_fusion_can_be_the_papers(root: Path) 
     assert PATHS.metrics.is_file()
 
 
+def test_rows_of_an_experiment_need_no_scenes_either(root: Path) -> None:
+    done = CliRunner().invoke(app, ["init", "levir-cc-tags", "--root", str(root)])
+    assert done.exit_code == 0
+    sections = profile_sections("levir-cc-tags", str(root), SMALL)
+    prepare.run(sections["prepare"], PATHS, engine=ENGINE)
+    semantics.run(sections["semantics"], PATHS, engine=ENGINE)
+    changes = [*SMALL, "train.epochs=2", "train.validate_every=2", "engine.device=cpu"]
+    command = ["experiment", "seeds", "--seeds", "1,2", "--resamples", "20"]
+    command += [part for change in changes for part in ("--set", change)]
+
+    def output(*extra: str) -> str:
+        done = CliRunner().invoke(app, [*command, *extra])
+        assert done.exit_code == 0, (done.output, done.exception)
+        return done.output
+
+    assert "active settings: to do in " in output("--dry-run")
+    assert "| active settings |" in output()
+    assert "active settings: done in " in output("--dry-run")
+    row = json.loads(Path("artifacts/experiments/seeds/table.json").read_text())["rows"][0]
+    assert row["scores"]["all"]["bleu_4"]["deviation"] is not None and not PATHS.scenes.exists()
+    # What a row itself asks for, and is not there, is named.
+    scenes_asked = output("--dry-run", "--set", "train.captioner.scene.features=cached")
+    assert "cannot be run" in scenes_asked and "scenes.h5" in scenes_asked
+
+
 def test_stages_that_need_pixels_refuse(root: Path) -> None:
     sections = profile_sections("levir-cc-tags", str(root))
     prepare.run(sections["prepare"], PATHS, engine=ENGINE)

@@ -31,10 +31,12 @@ class GeneratedCaptions:
     Attributes:
         split: The split that was captioned.
         seeds: For each seed, in rising order, a caption by pair id.
+        left_out: Ids of the split's pairs that stages skipped, so that no seed could describe them.
     """
 
     split: Split
     seeds: Mapping[int, Mapping[str, str]]
+    left_out: tuple[str, ...] = ()
 
 
 def read_captions(folder: Path) -> GeneratedCaptions:
@@ -42,7 +44,7 @@ def read_captions(folder: Path) -> GeneratedCaptions:
 
     Raises:
         DataError: The folder holds no captions, a file is damaged or of another form, a pair is captioned twice by
-            one seed, or the provenance names no split.
+            one seed, or the provenance names no split, or its left-out pairs in another form.
     """
     provenance = read_json(folder / "provenance.json", fix=CAPTION_AGAIN)
     split = provenance.get("split") if isinstance(provenance, dict) else None
@@ -50,22 +52,40 @@ def read_captions(folder: Path) -> GeneratedCaptions:
         raise DataError(
             f"the provenance names no split (given: {split!r})", where=folder / "provenance.json", fix=CAPTION_AGAIN
         )
+    # Absent where another program wrote the captions.
+    left_out = provenance.get("left_out", {})
+    if not isinstance(left_out, dict):
+        raise DataError(
+            f"the provenance names its left-out pairs in another form (given: {left_out!r:.80})",
+            where=folder / "provenance.json",
+            fix=f"write them as pair id → list of what it lacks, or {CAPTION_AGAIN}",
+        )
     paths = {int(match[1]): path for path in folder.iterdir() if (match := _SEED.fullmatch(path.name))}
     if not paths:
         raise DataError("no captions: there is no seed-<n>.json here", where=folder, fix=CAPTION_AGAIN)
-    return GeneratedCaptions(split, {seed: _read(paths[seed]) for seed in sorted(paths)})
+    return GeneratedCaptions(split, {seed: _read(paths[seed]) for seed in sorted(paths)}, tuple(left_out))
 
 
 def check_pairs(captions: GeneratedCaptions, pairs: Iterable[str], folder: Path) -> None:
-    """Check that every seed captions exactly `pairs`.
+    """Check that every seed captions exactly `pairs`, but for those that stages skipped.
 
     Raises:
-        DataError: A caption is of an unknown pair or of another split, or a pair has none.
+        DataError: A caption is of an unknown pair, of another split or of a skipped pair; a pair that was not skipped
+            has none; or a skipped pair is not of the split.
     """
-    expected = set(pairs)
+    split, left_out = set(pairs), set(captions.left_out)
+    if left_out - split:
+        raise DataError(
+            f"left-out pairs that the split {captions.split!r} does not hold: {len(left_out - split)}, first "
+            f"{min(left_out - split)!r}",
+            where=folder / "provenance.json",
+            fix=f"{CAPTION_AGAIN} on the same prepared data set",
+        )
+    expected = split - left_out
     for seed, by_pair in captions.seeds.items():
         for problem, ids in (
-            (f"captions of pairs that the split {captions.split!r} does not hold", by_pair.keys() - expected),
+            (f"captions of pairs that the split {captions.split!r} does not hold", by_pair.keys() - split),
+            ("captions of pairs that the provenance lists as left out", by_pair.keys() & left_out),
             (f"pairs of the split {captions.split!r} without a caption", expected - by_pair.keys()),
         ):
             if ids:
@@ -74,6 +94,23 @@ def check_pairs(captions: GeneratedCaptions, pairs: Iterable[str], folder: Path)
                     where=folder / f"seed-{seed}.json",
                     fix=f"{CAPTION_AGAIN} on the same prepared data set",
                 )
+
+
+def left_out_note(captions: GeneratedCaptions, pairs: int) -> str | None:
+    """Return the note that a score of a part of the split needs; None where it is of the whole.
+
+    Args:
+        captions: The captions.
+        pairs: Number of pairs of the split, left-out ones included.
+    """
+    count = len(captions.left_out)
+    if not count:
+        return None
+    return (
+        f"{count:,} of the {pairs:,} {captions.split} pairs ({count / pairs:.1%}) were skipped by a stage "
+        "(engine.on_bad_item: skip) and have no caption: the scores are those of the other "
+        f"{pairs - count:,}, and are not comparable with scores of the whole split."
+    )
 
 
 def _read(path: Path) -> dict[str, str]:

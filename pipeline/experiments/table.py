@@ -54,6 +54,11 @@ class RowResult:
         rows = (self.metrics[FLAG] if subset == FLAG else self.metrics["words"][subset]) or {}
         return rows.get(MODEL), rows.get(DEVIATION)
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Ids of the pairs that a stage skipped, so that the row has no captions of them."""
+        return () if self.metrics is None else tuple(self.metrics["about"][0]["left_out"])
+
     def by_seed(self, subset: Subset) -> dict[str, Numbers]:
         """Return the scores of each seed on a subset; empty where there are none."""
         mean, _ = self.numbers(subset)
@@ -93,8 +98,14 @@ class Results:
 
     @property
     def pairs(self) -> Mapping[Subset, int]:
-        """Scored pairs by subset; empty where no row has scores."""
-        return next((row.metrics["pairs"] for row in self.rows if row.metrics is not None), {})
+        """Scored pairs by subset, of the row with most of them; empty where no row has scores."""
+        counts = [row.metrics["pairs"] for row in self.rows if row.metrics is not None]
+        return max(counts, key=lambda pairs: pairs["all"], default={})
+
+    @property
+    def left_out(self) -> list[str]:
+        """Ids of the pairs that some row could not describe: rows are compared without them."""
+        return sorted({pair for row in self.rows for pair in row.left_out})
 
     @property
     def split(self) -> str | None:
@@ -109,7 +120,12 @@ class Results:
             "seeds": list(self.seeds),
             "split": self.split,
             "pairs": dict(self.pairs),
-            "bootstrap": {"pairs": "changed", "resamples": self.resamples, "seed": self.bootstrap_seed},
+            "bootstrap": {
+                "pairs": "changed",
+                "left_out": self.left_out,
+                "resamples": self.resamples,
+                "seed": self.bootstrap_seed,
+            },
             "rows": [_row(row) for row in self.rows],
         }
 
@@ -123,6 +139,8 @@ def _row(row: RowResult) -> dict[str, Any]:
     if row.metrics is None:
         return about | {"failed": row.failed, "reason": row.reason}
     return about | {
+        "pairs": row.metrics["pairs"],
+        "left_out": list(row.left_out),
         "scores": {subset: _spread(row, subset) for subset in SUBSETS},
         FLAG: _spread(row, FLAG),
         "by_seed": {subset: row.by_seed(subset) for subset in SUBSETS},
@@ -151,6 +169,7 @@ def markdown(results: Results) -> str:
     scored = [row for row in results.rows if row.metrics is not None]
     sections = [f"# {results.title or results.name}", _about(results), _lines(_HEAD, results.rows, _summary)]
     sections.extend(f"**{row.label}** {row.reason}" for row in results.rows if row.failed)
+    sections.extend(_left_out(results))
     for subset in SUBSETS:
         rows = [row for row in scored if row.numbers(subset)[0] is not None]
         if rows:
@@ -199,6 +218,17 @@ def _about(results: Results) -> str:
         f"p: two-sided paired bootstrap against the row above on changed pairs, {results.resamples:,} resamples of "
         "pairs, scores averaged over seeds; it holds for these trained models and says nothing of other seeds."
     )
+
+
+def _left_out(results: Results) -> Iterator[str]:
+    rows = [row for row in results.rows if row.left_out]
+    if rows:
+        counts = ", ".join(f"{row.label}: {len(row.left_out):,}" for row in rows)
+        yield (
+            f"Pairs that a stage skipped (engine.on_bad_item: skip), and that a row's scores are therefore without: "
+            f"{counts}. Rows are compared with each other on the pairs that all of them describe, without "
+            f"{len(results.left_out):,}."
+        )
 
 
 def _summary(row: RowResult) -> Sequence[str]:

@@ -130,7 +130,7 @@ class InputSource(ABC):
         """
 
     def available(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Return those of `pairs` that may be used; images that failed in `scenes` may have been skipped."""
+        """Return those of `pairs` that no stage skipped when it made the input (`engine.on_bad_item: skip`)."""
         return list(pairs)
 
     def pretrained(self) -> Mapping[str, Tensor] | None:
@@ -175,12 +175,20 @@ class Inputs:
         """Describe each input for a model's card."""
         return {name: source.card() for name, source in self.sources.items()}
 
+    def lacking(self, pairs: Sequence[Pair]) -> dict[str, list[str]]:
+        """Return those of `pairs` that a source lacks because a stage skipped them: id → the names of these sources."""
+        lacking: dict[str, list[str]] = {}
+        for name, source in self.sources.items():
+            available = {pair.id for pair in source.available(pairs)}
+            for pair in pairs:
+                if pair.id not in available:
+                    lacking.setdefault(pair.id, []).append(name)
+        return {pair.id: lacking[pair.id] for pair in pairs if pair.id in lacking}
+
     def available(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Return those of `pairs` that every source has."""
-        usable = list(pairs)
-        for source in self.sources.values():
-            usable = source.available(usable)
-        return usable
+        lacking = self.lacking(pairs)
+        return [pair for pair in pairs if pair.id not in lacking]
 
     def stores(
         self,
@@ -244,6 +252,17 @@ def check_pairs(cache: Cache, data: Prepared) -> None:
         raise CacheError(
             f"the {stage} are not those of the prepared pairs: {what}", where=cache.path, fix=f"run `sagecc {stage}`"
         )
+
+
+def source_names(lacking: Mapping[str, Sequence[str]]) -> str:
+    """Return the names of the sources in the result of `Inputs.lacking`, for a message: "scenes or regions"."""
+    return " or ".join(dict.fromkeys(name for names in lacking.values() for name in names))
+
+
+def pairs_in(cache: Cache, pairs: Sequence[Pair]) -> list[Pair]:
+    """Return those of `pairs` of which no date was skipped when the cache was made."""
+    skipped = {int(unit) // cache.schema.units_per_item for unit in cache.missing}
+    return [pair for pair in pairs if cache.index[pair.id] not in skipped]
 
 
 def cache_units(cache: Cache, ids: Sequence[str]) -> NDArray[np.int64]:

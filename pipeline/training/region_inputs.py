@@ -28,7 +28,7 @@ from pipeline.files import sha256_file
 from pipeline.graph_encoders.settings import GraphEncoderSettings
 from pipeline.graph_encoders.tensors import GraphTensors, tensors_of
 from pipeline.paths import Paths
-from pipeline.training.inputs import CacheCard, InputSource, SourceCard, cache_units, open_cache
+from pipeline.training.inputs import CacheCard, InputSource, SourceCard, cache_units, open_cache, pairs_in
 from pipeline.training.settings import Residency
 from pipeline.training.stores import GraphStore, RegionStore
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
@@ -102,6 +102,10 @@ class RegionSource(InputSource):
         caches = masks | {"regions": CacheCard.of(self.regions), "matches": CacheCard.of(self.matches)}
         return SourceCard(shape=self.shape, caches=caches)
 
+    def available(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """See `InputSource.available`."""
+        return pairs_in(self.matches, pairs_in(self.regions, pairs))
+
     def read(self, ids: Sequence[str], *, with_rows: bool = False) -> Regions:
         """Read the unmatched regions of the pairs `ids`, those before first, into tensors on the CPU.
 
@@ -154,6 +158,10 @@ class SemanticSource(InputSource):
     def card(self) -> SourceCard:
         """See `InputSource.card`."""
         return SourceCard(shape=self.shape, caches={"semantics": CacheCard.of(self.cache)})
+
+    def available(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """See `InputSource.available`."""
+        return pairs_in(self.cache, pairs)
 
     def read(self, ids: Sequence[str], *, with_rows: bool = False) -> Regions:
         """Read the semantic regions of the pairs `ids`; see `RegionSource.read`."""

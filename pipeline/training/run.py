@@ -15,12 +15,13 @@ import torch
 
 from pipeline.datasets.records import Pair
 from pipeline.errors import CheckpointError, DataError
-from pipeline.files import content_key, output_error, read_json, sha256_file, write_json
+from pipeline.files import content_key, read_json, sha256_file, write_json
 from pipeline.progress import Bar, say, track
+from pipeline.system_errors import output_error
 from pipeline.training.batches import BatchLoader, caption_table, plan_in_order
 from pipeline.training.checkpoints import Progress, copy_model, write_model
 from pipeline.training.distributed import InterruptFlag, Ranks
-from pipeline.training.inputs import Inputs
+from pipeline.training.inputs import Inputs, source_names
 from pipeline.training.loop import Loop, Speed, Validator
 from pipeline.training.model import ImageFront, PairCaptioner, build_model
 from pipeline.training.scene_inputs import ImageSource
@@ -76,26 +77,28 @@ def choose_pairs(inputs: Inputs, settings: TrainSettings) -> Choice:
     """Choose the pairs of a training.
 
     Raises:
-        DataError: No training pair has a caption and scenes.
+        DataError: No training pair has a caption and all inputs.
     """
     remarks: list[str] = []
 
     def usable(split: Literal["train", "val"]) -> list[Pair]:
         pairs = inputs.data.split(split)
-        with_scenes = inputs.available(pairs)
-        captioned = [pair for pair in with_scenes if pair.captions]
-        if len(with_scenes) < len(pairs):
-            remarks.append(f"{len(pairs) - len(with_scenes)} {split} pairs have no scenes and are left out")
-        if len(captioned) < len(with_scenes):
-            remarks.append(f"{len(with_scenes) - len(captioned)} {split} pairs have no captions and are left out")
+        lacking = inputs.lacking(pairs)
+        complete = [pair for pair in pairs if pair.id not in lacking]
+        captioned = [pair for pair in complete if pair.captions]
+        if lacking:
+            remarks.append(f"{len(lacking)} {split} pairs have no {source_names(lacking)} and are left out")
+        if len(captioned) < len(complete):
+            remarks.append(f"{len(complete) - len(captioned)} {split} pairs have no captions and are left out")
         return captioned
 
     train = usable("train")
     if not train:
         raise DataError(
-            "no pair of the training split has both captions and scenes",
+            "no pair of the training split has both captions and all inputs",
             where=inputs.data.folder,
-            fix="look at audit.json, or give pairs of the training split captions",
+            fix="look at audit.json and at the *.failures.json beside the caches, or give pairs of the training split "
+            "captions",
         )
     if settings.overfit:
         train = train[: settings.overfit]

@@ -19,7 +19,7 @@ from pipeline.datasets.records import Pair, Prepared
 from pipeline.errors import CacheError, DataError
 from pipeline.files import atomic_path, content_key
 from pipeline.paths import Paths
-from pipeline.training.inputs import CacheCard, InputSource, SourceCard, cache_units, open_cache
+from pipeline.training.inputs import CacheCard, InputSource, SourceCard, cache_units, open_cache, pairs_in
 from pipeline.training.settings import Residency
 from pipeline.training.stores import ArrayStore, PairArray, store_array
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
@@ -57,9 +57,8 @@ class SceneSource(InputSource):
         return SourceCard(shape=self.shape, caches={"scenes": CacheCard.of(self.cache)})
 
     def available(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Return those of `pairs` whose images were not skipped."""
-        skipped = {int(unit) // 2 for unit in self.cache.missing}
-        return [pair for pair in pairs if self.data.index[pair.id] not in skipped]
+        """See `InputSource.available`."""
+        return pairs_in(self.cache, pairs)
 
     def store(
         self,
@@ -111,7 +110,7 @@ class ImageSource(InputSource):
         return self.scenes.card()
 
     def available(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Return those of `pairs` whose images were not skipped."""
+        """See `InputSource.available`."""
         return self.scenes.available(pairs)
 
     def store(
@@ -175,6 +174,10 @@ class MapSource(InputSource):
     def card(self) -> SourceCard:
         """See `InputSource.card`."""
         return SourceCard(shape=self.shape, caches={"semantics": CacheCard.of(self.cache)})
+
+    def available(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """See `InputSource.available`."""
+        return pairs_in(self.cache, pairs)
 
     def store(
         self,

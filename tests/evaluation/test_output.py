@@ -17,6 +17,7 @@ from pipeline.evaluation.output import (
     choose_examples,
     draw_examples,
     draw_scores,
+    left_out_note,
     markdown,
     read_captions,
     score_table,
@@ -41,6 +42,32 @@ def test_seeds_are_read_in_numeric_order_and_other_files_left_alone(tmp_path: Pa
     assert captions.split == "test" and list(captions.seeds) == [2, 10]
     assert captions.seeds[2] == {"x": "a road", "y": ""}
     check_pairs(captions, ["y", "x"], tmp_path)
+    assert captions.left_out == () and left_out_note(captions, 2) is None
+
+
+def test_skipped_pairs_need_no_captions_and_every_other_pair_does(tmp_path: Path) -> None:
+    skipped = {"split": "test", "left_out": {"z": ["scenes"]}}
+    captions = read_captions(folder(tmp_path, {0: ROWS}, skipped))
+    check_pairs(captions, ["x", "y", "z"], tmp_path)
+    note = left_out_note(captions, 3)
+    assert note is not None and "1 of the 3 test pairs (33.3%)" in note and "the other 2" in note
+    for pairs, message in (
+        (["x", "y", "z", "w"], "without a caption: 1, first 'w'"),
+        (["x", "y"], "left-out pairs that the split 'test' does not hold: 1, first 'z'"),
+        (["x", "z"], "captions of pairs that the split 'test' does not hold: 1, first 'y'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check_pairs(captions, pairs, tmp_path)
+    captions = read_captions(folder(tmp_path, {0: ROWS}, {"split": "test", "left_out": {"y": ["scenes"]}}))
+    with pytest.raises(DataError, match="lists as left out: 1, first 'y'"):
+        check_pairs(captions, ["x", "y"], tmp_path)
+
+
+@pytest.mark.parametrize("left_out", [["z"], "z", 1, None])
+def test_left_out_pairs_in_another_form_are_refused(tmp_path: Path, left_out: Any) -> None:
+    with pytest.raises(DataError, match="left-out pairs in another form") as error:
+        read_captions(folder(tmp_path, {0: ROWS}, {"split": "test", "left_out": left_out}))
+    assert "provenance.json" in str(error.value.where)
 
 
 @pytest.mark.parametrize(

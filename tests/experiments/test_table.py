@@ -11,7 +11,9 @@ from pipeline.evaluation.scores import METRICS
 from pipeline.experiments.table import Results, RowResult, draw_rows, markdown
 
 
-def metrics(value: float, *, seeds: int = 2, changed: bool = True) -> dict[str, Any]:
+def metrics(
+    value: float, *, seeds: int = 2, changed: bool = True, pairs: int = 5, left_out: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Return metrics.json of a run: scores of `value`, and `value ± 1` by seed."""
 
     def numbers(number: float) -> dict[str, float | None]:
@@ -27,8 +29,8 @@ def metrics(value: float, *, seeds: int = 2, changed: bool = True) -> dict[str, 
         "words": words,
         "change_flag": {"model": flags} if changed else {},
         "seeds": {} if seeds == 1 else {str(seed): {"words": own} for seed in range(seeds)},
-        "pairs": {"changed": 5 * changed, "unchanged": 0, "all": 5},
-        "about": [{"split": "test", "seeds": list(range(seeds))}],
+        "pairs": {"changed": pairs * changed, "unchanged": 0, "all": pairs},
+        "about": [{"split": "test", "seeds": list(range(seeds)), "left_out": list(left_out)}],
     }
 
 
@@ -57,6 +59,20 @@ def test_a_row_is_a_line() -> None:
     assert "| first | 1 | 11.00 | 11.00 | 11.00 | 11.00 | – | 11.00 | 11.00 | – |" in lines
     assert "| first | 0123 | `a.b=1`, `c.d=2` |" in lines
     assert "## Scores: unchanged pairs (0)" not in lines
+
+
+def test_rows_say_what_they_could_not_describe() -> None:
+    part = replace(SECOND, metrics=metrics(12.0, pairs=3, left_out=("p9", "p4")))
+    other = replace(SECOND, label="third", metrics=metrics(12.0, pairs=4, left_out=("p4",)))
+    table = results(part, FIRST, other)
+    text = markdown(table)
+    assert "a | b: 2, third: 1. Rows are compared with each other on the pairs that all of them describe" in text
+    assert "## Scores: all pairs (5)" in text
+    document = table.document()
+    assert document["bootstrap"]["left_out"] == ["p4", "p9"] and document["pairs"]["all"] == 5
+    assert [row["pairs"]["all"] for row in document["rows"]] == [3, 5, 4]
+    assert [row["left_out"] for row in document["rows"]] == [["p9", "p4"], [], ["p4"]]
+    assert "skipped" not in markdown(results(FIRST, SECOND))
 
 
 def test_rows_are_compared_with_the_first_one_too_where_it_is_another() -> None:

@@ -117,7 +117,21 @@ def test_pairs_without_scenes_are_left_out_and_counted(run, prepared, scenes):
     world.write_scenes(scenes, prepared, missing=[3])
     run(split="train")
     assert [result["image_id"] for result in read("seed-2.json")] == ["p0", "p2", "p3"]
-    assert "1 train pairs have no scenes" in json.loads((OUTPUT / "provenance.json").read_text())["remarks"][0]
+    provenance = json.loads((OUTPUT / "provenance.json").read_text())
+    assert provenance["remarks"] == ["1 train pairs have no scenes and are not described"]
+    assert provenance["left_out"] == {"p1": ["scenes"]} and provenance["pairs"] == 3
+
+
+def test_a_split_of_skipped_pairs_alone_is_replaced_and_that_is_said(run, prepared, scenes):
+    world.write_scenes(scenes, prepared, missing=[10, 11])
+    run()
+    provenance = json.loads((OUTPUT / "provenance.json").read_text())
+    assert provenance["split"] == "val" and provenance["left_out"] == {}
+    assert provenance["remarks"] == ["the test split has no pairs with all inputs: the val split is described instead"]
+    world.write_scenes(scenes, prepared, missing=range(1, 12))
+    with pytest.raises(DataError, match="no pair to describe") as caught:
+        run()
+    assert "failures.json" in caught.value.fix
 
 
 def test_another_data_sets_vocabulary_is_refused(run, prepared, scenes):

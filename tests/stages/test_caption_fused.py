@@ -13,8 +13,8 @@ from pipeline.paths import Paths
 from pipeline.training.checkpoints import load_model
 from pipeline.training.inference import caption_batches
 from pipeline.training.inputs import open_inputs
-from stages import caption, train
-from stages.settings import CaptionSettings
+from stages import caption, evaluate, train
+from stages.settings import CaptionSettings, EvaluateSettings
 from tests.worlds import cache_world, world
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,6 +68,30 @@ def test_tensors_at_hand_are_described_like_cached_ones(run, models, where):
     assert [best.text for best, *_ in next(caption_batches(trained, [batch], settings))] == expected
     with pytest.raises(DataError, match="reads unmatched regions, and none are given"):
         next(caption_batches(trained, [{"scenes": batch["scenes"]}], settings))
+
+
+@pytest.mark.parametrize("models", ["release"], indirect=True)
+@pytest.mark.parametrize(
+    ("stage", "write"),
+    [
+        ("semantics", lambda where, unit: cache_world.write_semantics(where.semantics, where.prepared, missing=[unit])),
+        (
+            "regions",
+            lambda where, unit: cache_world.write_matches(
+                where.matches, where.regions, where.prepared, missing=[unit // 2]
+            ),
+        ),
+    ],
+)
+def test_a_pair_that_any_stage_skipped_goes_through_to_the_score(models, run, where, engine, stage, write):
+    whole = {row["image_id"]: row["caption"] for row in run()}
+    write(where, 5)
+    assert {row["image_id"]: row["caption"] for row in run()} == {id: whole[id] for id in ("p0", "p1", "p3")}
+    assert json.loads((OUTPUT / "provenance.json").read_text())["left_out"] == {"p2": [stage]}
+    where = where.at(metrics=Path("metrics.json"), plots=Path("plots"))
+    evaluate.run(EvaluateSettings(meteor="never", ids=False, examples=0), where, engine=engine)
+    metrics = json.loads(where.metrics.read_text())
+    assert metrics["pairs"]["all"] == 3 and metrics["about"][0]["left_out"] == ["p2"]
 
 
 @pytest.mark.parametrize("stage", ["regions", "matches", "semantics"])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import parse_section
-from pipeline.datasets.records import Pair, write_prepared
+from pipeline.datasets.records import Pair, read_prepared, write_prepared
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import DataError, ServiceError, SettingsError
@@ -136,6 +136,34 @@ def test_captions_of_other_pairs_are_refused(folders: tuple[Path, Path], tmp_pat
         with pytest.raises(DataError, match=message):
             evaluate(folders, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_skipped_pairs_are_left_out_and_the_score_says_so(
+    folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    prepared, captions = folders
+    whole = evaluate(folders, tmp_path / "whole", meteor="never", ids=False)
+    assert whole["about"][0]["left_out"] == []
+    for seed in (0, 1):
+        path = captions / f"seed-{seed}.json"
+        path.write_text(json.dumps([row for row in json.loads(path.read_text()) if row["image_id"] != "test_1"]))
+    (captions / "provenance.json").write_text(json.dumps({"split": "test", "left_out": {"test_1": ["scenes"]}}))
+    metrics = evaluate(folders, tmp_path / "out", meteor="never", ids=False)
+    assert metrics["pairs"] == {"changed": 1, "unchanged": 2, "all": 3}
+    about = metrics["about"][0]
+    said = "1 of the 4 test pairs (25.0%) were skipped by a stage"
+    assert about["left_out"] == ["test_1"] and said in about["notes"][0]
+    table = (tmp_path / "out/plots/table.md").read_text(encoding="utf-8")
+    assert said in table and "## Words: changed pairs (1)" in table
+    assert said in capfd.readouterr().err
+    # The trivial rows stand on the same pairs, and the scores are those of a split without the pair.
+    pairs = [pair for pair in read_prepared(prepared).pairs if pair.id != "test_1"]
+    vocabulary = (prepared / "vocabulary.json").read_bytes()
+    write_prepared(prepared, "folder", str(tmp_path / "images"), pairs)
+    (prepared / "vocabulary.json").write_bytes(vocabulary)
+    (captions / "provenance.json").write_text(json.dumps({"split": "test"}))
+    alone = evaluate(folders, tmp_path / "alone", meteor="never", ids=False)
+    assert alone["words"] == metrics["words"] and alone["change_flag"] == metrics["change_flag"]
 
 
 @pytest.mark.parametrize(

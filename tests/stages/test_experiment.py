@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from cli.options import Settings
+from pipeline.datasets.records import read_prepared
 from pipeline.errors import SettingsError
+from pipeline.evaluation import report as evaluation
 from pipeline.experiments.rows import Experiment
 from pipeline.paths import Paths
 from pipeline.training import run as training
@@ -175,6 +177,32 @@ def test_a_failed_row_says_why_and_stops_no_other(run: Run, sources: Paths) -> N
     cache_world.write_semantics(sources.semantics, sources.prepared)
     rows = run({"label": "broken", "set": ()}, *data.ROWS[:2])["rows"]
     assert "reason" not in rows[0] and rows[1]["against_row_above"] is not None
+
+
+def test_rows_are_compared_on_the_pairs_that_all_of_them_describe(run: Run, sources: Paths) -> None:
+    rows = ({"label": "scenes", "set": data.PLAIN}, {"label": "all", "set": ()})
+    cache_world.write_semantics(sources.semantics, sources.prepared, missing=[5])
+    document = run(*rows)
+    whole, part = document["rows"]
+    assert (whole["pairs"]["changed"], whole["left_out"]) == (3, [])
+    assert (part["pairs"]["changed"], part["left_out"]) == (2, ["p2"])
+    assert document["bootstrap"]["left_out"] == ["p2"] and document["pairs"]["changed"] == 3
+    text = (OUTPUT / "table.md").read_text()
+    assert "all: 1. Rows are compared" in text and "without 1." in text
+    assert set(part["against_row_above"]) == {"bleu_4", "cider_d"}
+    # By hand: both rows without the pair, scored on the same two.
+    said = {row["label"]: json.loads((folder(row) / "captions/seed-1.json").read_text()) for row in document["rows"]}
+    pairs = [pair for pair in read_prepared(sources.prepared).split("train") if pair.id in ("p0", "p3")]
+    one_seed = run(*rows, changes=["train.seeds=[1]"])["rows"][1]["against_row_above"]
+    scores = {
+        label: evaluation.evaluate(
+            {1: {row["image_id"]: row["caption"] for row in captions}}, pairs, [], java=None
+        ).scores["words"]["changed"]
+        for label, captions in said.items()
+    }
+    for metric, compared in one_seed.items():
+        difference = scores["all"]["model"][metric] - scores["scenes"]["model"][metric]
+        assert compared["difference"] == pytest.approx(difference, abs=0.02)
 
 
 def test_memory_that_runs_out_fails_the_row_and_a_slip_in_the_code_does_not_hide(

@@ -182,11 +182,16 @@ def test_a_missing_cache_is_named_before_anything_is_trained(run, where):
     run(inputs={"semantics": False})
 
 
-def test_a_pair_that_is_missing_or_no_number_is_refused(run, where, prepared):
+def test_a_pair_that_any_stage_skipped_is_left_out_and_counted(run, where, prepared):
     cache_world.write_semantics(where.semantics, prepared, missing=[4])
-    with pytest.raises(CacheError, match=r"'p2' was skipped when `sagecc semantics`"):
-        run()
-    cache_world.write_semantics(where.semantics, prepared)
+    cache_world.write_matches(where.matches, where.regions, prepared, missing=[0])
+    run()
+    history = json.loads((OUTPUT / "seed-1/history.json").read_text())
+    assert history["remarks"][0] == "2 train pairs have no regions or semantics and are left out"
+    assert history["pairs"]["train"] == 2
+
+
+def test_a_value_that_is_no_number_is_refused(run, where, prepared):
     row = cache_world._region_arrays(0)["descriptors"][0]
     cache_world.spoil(where.regions, row, np.nan)
     cache_world.write_matches(where.matches, where.regions, prepared)

@@ -112,7 +112,7 @@ def test_overfit_and_hold_out_choose_among_the_training_pairs(paths: Paths) -> N
 def test_without_any_usable_pair_there_is_no_training(paths: Paths) -> None:
     world.write_pairs(paths.prepared, captions=((), (), (), (), *world.CAPTIONS[4:]))
     world.write_scenes(paths.scenes, paths.prepared)
-    with pytest.raises(DataError, match="both captions and scenes") as caught:
+    with pytest.raises(DataError, match="both captions and all inputs") as caught:
         chosen(paths)
     assert caught.value.where == str(paths.prepared)
 
