@@ -110,13 +110,12 @@ def difference(before: Georeference, after: Georeference) -> str | None:
 
 
 def _reprojected(points: NDArray[np.float64], source: Any, target: Any) -> NDArray[np.float64]:
-    from rasterio.errors import RasterioError
     from rasterio.warp import transform
 
     try:
         x, y = transform(source, target, points[0].tolist(), points[1].tolist())[:2]
-    except RasterioError:
-        # One of the systems cannot be tied to the earth: whatever they are, they are not the same.
+    # GDAL's own errors, which share no public class: a system is not tied to the earth, so the two are not the same.
+    except Exception:
         return np.full_like(points, np.nan)
     return np.array([x, y], dtype=np.float64)
 

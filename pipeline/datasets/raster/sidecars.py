@@ -6,6 +6,7 @@ beside an image would have its pixels turned or ordered otherwise, the image is 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +52,10 @@ def look_beside(path: Path, own: Georeference | None) -> tuple[Georeference | No
     if not files:
         return own, ()
     import rasterio
-    from rasterio.errors import RasterioError
+    from rasterio.errors import NotGeoreferencedWarning
+
+    # As in `tiff.decode`: images without coordinates are the rule.
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
     data = path.read_bytes()
     driver = "PNG" if data.startswith(png_jpeg.PNG) else "JPEG" if data.startswith(png_jpeg.JPEG) else "GTiff"
@@ -68,7 +72,10 @@ def look_beside(path: Path, own: Georeference | None) -> tuple[Georeference | No
             remarks = _data_remarks(inner, outer, names)
             grid, more = _grid(own, tiff.georeference_of(outer), names, path)
             return grid, (*remarks, *more)
-    except RasterioError as error:
+    except DataError:
+        raise
+    # As in `tiff.decode`.
+    except Exception as error:
         what = f"a file beside the image cannot be read ({names}): {error}"
         raise DataError(what, where=path, fix="correct it or take it away") from error
 

@@ -36,7 +36,7 @@ def decode(data: bytes, path: Path, max_megapixels: float) -> Decoded:
         DataError: It is damaged, too large, has values other than unsigned ones of up to 8 bits, or cannot be shown.
     """
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.errors import NotGeoreferencedWarning
 
     # Images without coordinates are the rule here. Set once and for all: `catch_warnings` is not safe among threads.
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -54,7 +54,10 @@ def decode(data: bytes, path: Path, max_megapixels: float) -> Decoded:
                 remark = f"the first of its {len(pages)} pictures (pages) is taken"
                 decoded = replace(decoded, remarks=(*decoded.remarks, remark))
             return place(decoded, georeference_of(source), int(tags.get(_ORIENTATION, 1)))
-    except RasterioError as error:
+    except DataError:
+        raise
+    # Beside RasterioError, properties of a damaged file raise GDAL's own errors, which share no public class.
+    except Exception as error:
         if "codec" in str(error):
             what = f"the image is compressed in a way that this installation cannot read: {error}"
             raise DataError(what, where=path, fix="save it with LZW or deflate compression") from error
