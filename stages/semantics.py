@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.schema import Provenance
-from pipeline.checkpoints import weights_sha256
+from pipeline.checkpoints import text_encoder_sha256, weights_sha256
 from pipeline.config import settings_hash
 from pipeline.datasets.images import image_size, read_unchanged
 from pipeline.datasets.records import Prepared, read_prepared
@@ -71,6 +71,8 @@ def run(settings: SemanticsSettings, paths: Paths, *, engine: EngineSettings) ->
         work = _detections(settings, data, engine, paths, code)
     else:
         work = _imports(settings, data)
+        # No GPU is used, so the local engine need not count its workers by the GPUs.
+        engine = engine.model_copy(update={"device": "cpu"})
     provenance = Provenance.of(
         SCHEMA,
         settings,
@@ -168,7 +170,7 @@ def _imports(settings: SemanticsSettings, data: Prepared) -> _Work:
 
 
 def _weights(settings: SemanticsSettings) -> dict[str, str]:
-    """Return the SHA-256 of every file of weights by name."""
+    """Return the SHA-256 of every file of weights, and of what the text encoder is built from, by name."""
     files = {
         "grounding_dino": ("Grounding DINO", settings.grounding.weights, "models.grounding_dino.weights"),
         "sam": ("SAM", settings.sam.weights, "models.sam.weights"),
@@ -178,12 +180,9 @@ def _weights(settings: SemanticsSettings) -> dict[str, str]:
     digests = {
         name: weights_sha256(Path(file), whose=whose, setting=setting) for name, (whose, file, setting) in files.items()
     }
-    # Either may be what the tokenizer is built from; the folder is checked where it is read.
-    for name, file in (("vocabulary", "vocab.txt"), ("tokenizer", "tokenizer.json")):
-        path = Path(settings.grounding.text_encoder) / file
-        if path.is_file():
-            digests[name] = sha256_file(path)
-    return digests
+    # The folder is checked where it is read.
+    text_encoder = text_encoder_sha256(Path(settings.grounding.text_encoder))
+    return digests | {f"text_encoder/{name}": sha256 for name, sha256 in text_encoder.items()}
 
 
 def _alignment(

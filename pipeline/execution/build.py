@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,25 @@ from pipeline.cache.reader import Cache
 from pipeline.cache.schema import Expectation, Provenance, Schema
 from pipeline.cache.writer import pack
 from pipeline.errors import CacheError, DataError, OutputError, ServiceError
-from pipeline.execution.compute import Failure, MakeWorker, WorkItem
+from pipeline.execution.compute import MakeWorker, WorkItem
 from pipeline.execution.engines import compute_all
+from pipeline.execution.failures import Failure
 from pipeline.execution.settings import EngineSettings
 from pipeline.execution.shards import ShardStore
-from pipeline.files import content_key, output_error, write_json
+from pipeline.files import NO_LOCKS, content_key, write_json
 from pipeline.progress import Bar, say, track
+from pipeline.system_errors import output_error
+from pipeline.targets import require_file
 
 _LOCK = ".lock"
 _PAID = "llm"
 """Answers of language models, which cost money to ask again."""
 _HOPELESS = 16
-"""After so many unexpected failures and not one success the program itself must be at fault."""
+"""After so many unexpected failures in a row the program itself, or the machine, must be at fault."""
 _NAMED = 5
 """Failures that an error lists before it only counts."""
+_ADVISED = 2
+"""Different pieces of advice that an error gives, those of most items first."""
 
 
 def build_cache(
@@ -71,12 +77,14 @@ def build_cache(
     Raises:
         DataError: Items failed and `on_bad_item` is fatal; all others have been computed. Or see `pack`.
         OutputError: `work` or `output` cannot be written, or another run is at work on the same items.
-        ResourceError: The GPU's memory does not suffice; what was finished before is kept.
-        ServiceError: The Dask scheduler cannot be reached or is lost.
+        ResourceError: Memory does not suffice, the GPU's or the machine's; what was finished before is kept.
+        ServiceError: The Dask scheduler cannot be reached or is lost, or a GPU failed.
+        RuntimeError: Item after item fails in a way that no worker expects.
         ValueError: There are not as many items as units.
     """
     if len(items) != len(ids) * schema.units_per_item:
         raise ValueError(f"{len(items)} items for {len(ids)} pairs of {schema.units_per_item} units")
+    require_file(output)
     if _up_to_date(output, schema, provenance, ids, engine):
         say(f"{schema.stage}: nothing to do, {output} is up to date")
         return output
@@ -119,11 +127,14 @@ def _up_to_date(
 
 def _record_failures(output: Path, store: ShardStore, items: Sequence[WorkItem]) -> None:
     path = failures_path(output)
-    failed = [(unit, item) for unit, item in enumerate(items) if item.key in store.failures]
-    if failed:
-        write_json(
-            path, [{"unit": unit, "item": item.label, "reason": store.failures[item.key]} for unit, item in failed]
-        )
+    listed = [
+        {"unit": unit, "item": item.label, "reason": failure.reason} | ({"fix": failure.fix} if failure.fix else {})
+        for unit, item in enumerate(items)
+        if (failure := store.failures.get(item.key)) is not None
+    ]
+    if listed:
+        write_json(path, listed)
+        say(f"{output.stem}: all that was left empty is listed in {path}")
     else:
         path.unlink(missing_ok=True)
 
@@ -163,9 +174,10 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise OutputError(
                 "another run is at work here", where=folder, fix="wait until it ends, or end it, and run again"
             ) from error
-        except OSError:
+        except OSError as error:
             # Some network file systems know no locks; two runs would then do the same work twice, to the same result.
-            pass
+            if error.errno not in NO_LOCKS:
+                raise output_error(error, folder) from error
         yield
 
 
@@ -207,9 +219,15 @@ def resume(
         return store
     with track(title, len(unique), done=len(unique) - len(pending)) as bar:
         failures = _compute(store, pending, make_worker, folder, engine, group, bar)
-    if failures and engine.on_bad_item == "fatal":
-        raise _failed(failures, items, len(unique))
-    store.failures = {key: failure.reason for key, failure in failures.items()}
+    if failures:
+        report = _report(failures, unique.values(), len(unique))
+        if engine.on_bad_item == "fatal":
+            raise DataError(
+                "\n".join([f"{report.count} failed; the others are computed and kept", *report.named]),
+                fix=f"{report.fix}, and run the same command again; or set engine.on_bad_item to skip",
+            )
+        say("\n".join([f"{title}: {report.count} failed and are left empty", *report.named, f"  fix:   {report.fix}"]))
+    store.failures = failures
     return store
 
 
@@ -223,16 +241,20 @@ def _compute(
     bar: Bar,
 ) -> dict[str, Failure]:
     failures: dict[str, Failure] = {}
-    succeeded = 0
+    succeeded = unexpected = 0
     # Closed whatever happens, since it may hold a cluster.
     with closing(compute_all(pending, make_worker, group=group, folder=folder, engine=engine)) as results:
         for finished in results:
             if finished.shard is not None:
                 _add_shard(store, finished.shard, engine)
+                unexpected = 0
             succeeded += len(finished.keys)
+            unexpected += finished.unexpected_at_end
             failures.update(finished.failures)
-            if not succeeded:
-                _check_hopeless(failures.values())
+            if unexpected >= _HOPELESS:
+                last = [failure for failure in finished.failures.values() if failure.unexpected][-1]
+                how_many = f"{unexpected:,} items in a row fail" if succeeded else "every item fails"
+                raise RuntimeError(f"{how_many}: {last.reason}\n{last.trace}")
             bar.advance(len(finished))
     return failures
 
@@ -250,22 +272,23 @@ def _add_shard(store: ShardStore, shard: str, engine: EngineSettings) -> None:
         ) from error
 
 
-def _check_hopeless(failures: Iterable[Failure]) -> None:
-    unexpected = [failure for failure in failures if failure.unexpected]
-    if len(unexpected) >= _HOPELESS:
-        raise RuntimeError(f"every item fails: {unexpected[0].reason}\n{unexpected[0].trace}")
+@dataclass(frozen=True)
+class _Report:
+    """What is told about items that failed: how many of how many, the first of them by name, and what to do."""
+
+    count: str
+    named: list[str]
+    fix: str
 
 
-def _failed(failures: dict[str, Failure], items: Sequence[WorkItem], total: int) -> DataError:
-    labels = {item.key: item.label for item in reversed(items)}
-    named = [f"    {labels[key]}: {failure.reason}" for key, failure in list(failures.items())[:_NAMED]]
-    if len(failures) > _NAMED:
-        named.append(f"    and {len(failures) - _NAMED:,} more")
-    count = f"{len(failures):,} of {total:,} items failed; the others are computed and kept"
-    return DataError(
-        "\n".join([count, *named]),
-        fix="mend them and run the same command again, or set engine.on_bad_item to skip",
-    )
+def _report(failures: Mapping[str, Failure], items: Iterable[WorkItem], total: int) -> _Report:
+    failed = [(item.label, failures[item.key]) for item in items if item.key in failures]
+    named = [f"    {label}: {failure.reason}" for label, failure in failed[:_NAMED]]
+    if len(failed) > _NAMED:
+        named.append(f"    and {len(failed) - _NAMED:,} more")
+    advice = Counter(failure.fix for _, failure in failed if failure.fix)
+    fixes = [f"{fix} ({number:,} of them)" if len(advice) > 1 else fix for fix, number in advice.most_common(_ADVISED)]
+    return _Report(f"{len(failed):,} of {total:,} items", named, "; ".join(fixes) or "mend them")
 
 
 class _ItemUnits:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from pipeline.errors import ResourceError, SageccError
+from pipeline.errors import ResourceError, ServiceError
+from pipeline.execution.failures import Failure, device_errors
 from pipeline.execution.shards import write_shard
 
 
@@ -60,56 +58,11 @@ MakeWorker = Callable[[], Worker]
 """Builds a worker; picklable: a module's function or class, or a functools.partial of one."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Reason why an item has no result.
-
-    Attributes:
-        reason: The reason, for people.
-        unexpected: Whether the exception was no SageccError, so perhaps a fault of the program.
-        trace: The traceback, where it was unexpected.
-    """
-
-    reason: str
-    unexpected: bool = False
-    trace: str = ""
-
-    @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """Return the failure that an exception stands for."""
-        if isinstance(error, SageccError):
-            return cls(error.what + (f" ({error.where})" if error.where else ""))
-
-        return cls(
-            f"{type(error).__name__}: {error}", unexpected=True, trace="".join(traceback.format_exception(error))
-        )
-
-
-@contextmanager
-def translate_oom(doing: str, fix: str) -> Iterator[None]:
-    """Turn torch's out-of-memory error within the block into ResourceError; it is not the fault of an item.
-
-    Args:
-        doing: What the block does, for the message: "loading the model".
-        fix: What to do about it.
-
-    Raises:
-        ResourceError: The GPU's memory ran out.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        # Stages that do without PyTorch do not load it here: where it is not loaded, no GPU has failed.
-        torch = sys.modules.get("torch")
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ResourceError(f"the GPU's memory ran out while {doing}", where="engine.device", fix=fix) from error
-
-
 Arrays = dict[str, npt.NDArray[Any]]
 
 _LOADERS = 2
 """Threads that read ahead while the worker computes."""
+_LESS_AT_ONCE = "lower the stage's batch_size or engine.workers, or make the images smaller"
 _SHARD_BYTES = 64 << 20
 _SHARD_SECONDS = 30.0
 """A shard is written once it holds so many bytes, or so much work, if it is not full by number before."""
@@ -123,11 +76,13 @@ class Finished:
         shard: Name of the file that holds the results; None where all items failed.
         keys: Keys of the items with a result.
         failures: Failure of each other item, by key.
+        unexpected_at_end: Unexpected failures since the last item of the group that went well.
     """
 
     shard: str | None = None
     keys: list[str] = field(default_factory=list)
     failures: dict[str, Failure] = field(default_factory=dict)
+    unexpected_at_end: int = 0
 
     def __len__(self) -> int:
         return len(self.keys) + len(self.failures)
@@ -152,29 +107,55 @@ def compute_shards(
 
     Raises:
         OutputError: A shard cannot be written.
-        ResourceError: The worker has no room for a batch; no item is recorded as failed.
+        ResourceError: The worker has no room for a batch; no item is recorded as failed, and what was computed before
+            is written.
+        ServiceError: The GPU failed; likewise.
     """
-    results: dict[str, Arrays] = {}
-    failures: dict[str, Failure] = {}
-    size, started = 0, time.monotonic()
-    for outcomes in _batches(worker, items):
-        for item, outcome in outcomes:
-            if isinstance(outcome, Failure):
-                failures[item.key] = outcome
-            else:
-                results[item.key] = outcome
-                size += sum(array.nbytes for array in outcome.values())
-        full = len(results) + len(failures) >= group or size >= _SHARD_BYTES
-        if full or time.monotonic() - started >= _SHARD_SECONDS:
-            yield _finish(folder, prefix, results, failures)
-            results, failures = {}, {}
-            size, started = 0, time.monotonic()
-    if results or failures:
-        yield _finish(folder, prefix, results, failures)
+    group_results = _Group(folder, prefix)
+    try:
+        for outcomes in _batches(worker, items):
+            for item, outcome in outcomes:
+                group_results.add(item, outcome)
+            if group_results.is_full(group):
+                yield group_results.finish()
+                group_results = _Group(folder, prefix)
+    except (ResourceError, ServiceError):
+        # The next run takes up the shard, though nobody hears of it in this one.
+        group_results.finish()
+        raise
+    if group_results.count:
+        yield group_results.finish()
 
 
-def _finish(folder: Path, prefix: str, results: dict[str, Arrays], failures: dict[str, Failure]) -> Finished:
-    return Finished(write_shard(folder, results, prefix) if results else None, list(results), failures)
+class _Group:
+    """Outcomes of the items that go into one shard."""
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self._folder, self._prefix = folder, prefix
+        self._results: dict[str, Arrays] = {}
+        self._failures: dict[str, Failure] = {}
+        self._size, self._started, self._unexpected = 0, time.monotonic(), 0
+
+    @property
+    def count(self) -> int:
+        return len(self._results) + len(self._failures)
+
+    def add(self, item: WorkItem, outcome: Arrays | Failure) -> None:
+        if isinstance(outcome, Failure):
+            self._failures[item.key] = outcome
+            self._unexpected += outcome.unexpected
+        else:
+            self._results[item.key] = outcome
+            self._size += sum(array.nbytes for array in outcome.values())
+            self._unexpected = 0
+
+    def is_full(self, group: int) -> bool:
+        full = self.count >= group or self._size >= _SHARD_BYTES
+        return full or time.monotonic() - self._started >= _SHARD_SECONDS
+
+    def finish(self) -> Finished:
+        shard = write_shard(self._folder, self._results, self._prefix) if self._results else None
+        return Finished(shard, list(self._results), self._failures, self._unexpected)
 
 
 def _batches(worker: Worker, items: Iterable[WorkItem]) -> Iterator[list[tuple[WorkItem, Arrays | Failure]]]:
@@ -198,8 +179,11 @@ def _loaded(worker: Worker, items: Iterable[WorkItem]) -> Iterator[tuple[WorkIte
 
     def load(payload: Any) -> Any:
         try:
-            return worker.load(payload)
-        # Any exception is this item's failure; `on_bad_item` decides what follows from it.
+            with device_errors("reading an item", _LESS_AT_ONCE):
+                return worker.load(payload)
+        except (ResourceError, ServiceError):
+            raise
+        # Any other exception is this item's failure; `on_bad_item` decides what follows from it.
         except Exception as error:
             return Failure.of(error)
 
@@ -222,8 +206,8 @@ def _computed(worker: Worker, batch: list[tuple[WorkItem, Any]]) -> list[tuple[W
         return []
     try:
         return list(zip([item for item, _ in batch], _padded(worker, [loaded for _, loaded in batch]), strict=True))
-    except ResourceError:
-        # Each alone would be padded to the same size, and fail again.
+    except (ResourceError, ServiceError):
+        # Each alone would be padded to the same size, or meet the same GPU, and fail again.
         raise
     # As for loading. Where everything fails, `build` takes it for a fault of the program.
     except Exception as error:
@@ -235,7 +219,7 @@ def _computed(worker: Worker, batch: list[tuple[WorkItem, Any]]) -> list[tuple[W
 
 def _padded(worker: Worker, loaded: list[Any]) -> list[Arrays]:
     full = loaded + [loaded[-1]] * (worker.batch_size - len(loaded))
-    with translate_oom(f"computing a batch of {len(full):,}", "lower the stage's batch_size, or its images' size"):
+    with device_errors(f"computing a batch of {len(full):,}", _LESS_AT_ONCE):
         results = worker.compute(full)
     if len(results) != len(full):
         raise ValueError(f"the worker returned {len(results)} results for {len(full)} items")

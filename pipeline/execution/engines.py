@@ -14,7 +14,7 @@ import sys
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +22,13 @@ from types import FrameType
 from typing import Any
 
 from pipeline.errors import ServiceError
-from pipeline.execution.compute import Failure, Finished, MakeWorker, Worker, WorkItem, compute_shards, translate_oom
+from pipeline.execution.compute import Finished, MakeWorker, Worker, WorkItem, compute_shards
+from pipeline.execution.failures import Failure, device_errors
 from pipeline.execution.settings import EngineSettings
 from pipeline.execution.shards import find_shards
 from pipeline.files import content_key
 from pipeline.malloc import ENVIRONMENT
+from pipeline.progress import say
 
 
 @contextmanager
@@ -145,8 +147,8 @@ def compute_all(
         engine: Which engine.
 
     Raises:
-        ResourceError: The GPU's memory does not suffice.
-        ServiceError: The scheduler cannot be reached, has no workers, or is lost.
+        ResourceError: Memory does not suffice, the GPU's or the machine's.
+        ServiceError: The scheduler cannot be reached, has no workers, or is lost; or a GPU failed.
         SageccError: Whatever building a worker raises.
     """
     if engine.engine == "inline":
@@ -164,7 +166,7 @@ def _inline(
 
 
 def _build_worker(make_worker: MakeWorker) -> Worker:
-    with translate_oom("loading the models", "use fewer engine.workers on one GPU, or set engine.device to cpu"):
+    with device_errors("loading the models", "use fewer engine.workers, or set engine.device to cpu"):
         return make_worker()
 
 
@@ -275,26 +277,7 @@ def compute_group(make_worker: MakeWorker, items: list[WorkItem], folder: str, r
 def _client(engine: EngineSettings, items: int) -> Iterator[Any]:
     distributed = _distributed()
     if engine.engine == "local":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with (
-            # Dask's own setting is to hand back freed memory at once.
-            importlib.import_module("dask.config").set(
-                {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ENVIRONMENT.items()}
-            ),
-            distributed.LocalCluster(
-                n_workers=min(engine.workers or cores, items),
-                threads_per_worker=1,
-                processes=True,
-                # Models decide how much memory a worker needs; the nanny's guess would kill them.
-                memory_limit=0,
-                host="127.0.0.1",
-                # Any free port: the usual one may be another run's.
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-                preload=["pipeline.execution.engines"],
-            ) as cluster,
-            distributed.Client(cluster) as client,
-        ):
+        with _local_cluster(_environments(engine, items)) as cluster, distributed.Client(cluster) as client:
             yield client
         return
     try:
@@ -311,6 +294,70 @@ def _client(engine: EngineSettings, items: int) -> Iterator[Any]:
         except TimeoutError as error:
             raise ServiceError("the Dask scheduler has no workers", where=engine.engine, fix="start some") from error
         yield client
+
+
+@contextmanager
+def _local_cluster(environments: Sequence[Mapping[str, str]]) -> Iterator[Any]:
+    """Start a scheduler and one worker process per environment.
+
+    This is Dask's LocalCluster, which has no way to give each worker an environment of its own.
+    """
+    distributed = _distributed()
+    address = {"host": "127.0.0.1", "protocol": "tcp://", "security": distributed.Security()}
+    options = {
+        **address,
+        "nthreads": 1,
+        # Models decide how much memory a worker needs; the nanny's guess would kill them.
+        "memory_limit": 0,
+        "dashboard": False,
+        "silence_logs": logging.CRITICAL,
+        "preload": ["pipeline.execution.engines"],
+    }
+    # Dask's own setting is to hand back freed memory at once.
+    spawned_with = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ENVIRONMENT.items()}
+    with (
+        importlib.import_module("dask.config").set(spawned_with),
+        distributed.SpecCluster(
+            scheduler={"cls": distributed.Scheduler, "options": {**address, "port": 0, "dashboard": False}},
+            workers={
+                number: {"cls": distributed.Nanny, "options": {**options, "env": dict(environment)}}
+                for number, environment in enumerate(environments)
+            },
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+    ):
+        yield cluster
+
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def _environments(engine: EngineSettings, items: int) -> list[dict[str, str]]:
+    """Return what is to be set in the environment of each worker of the local engine, at most one worker per item."""
+    gpus = _gpus() if engine.device != "cpu" else []
+    if not gpus:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return [{}] * min(engine.workers or cores, items)
+    workers = min(engine.workers or len(gpus), items)
+    if workers > len(gpus):
+        say(f"engine.workers: {workers:,} workers share {len(gpus):,} GPU{'s'[: len(gpus) > 1]}, each with its models")
+    return [{_VISIBLE: gpus[number % len(gpus)]} for number in range(workers)]
+
+
+def _gpus() -> list[str]:
+    """Return each usable GPU as CUDA_VISIBLE_DEVICES names it: a number, a UUID, or that of a MIG instance."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    count = torch.cuda.device_count()
+    if _VISIBLE not in os.environ:
+        return [str(number) for number in range(count)]
+    names = [name.strip() for name in os.environ[_VISIBLE].split(",")]
+    if all(name.startswith("MIG") for name in names):
+        # One process sees one MIG instance however many are listed.
+        return names
+    return names[:count]
 
 
 def _distributed() -> Any:

@@ -10,14 +10,23 @@ from pipeline.config import Section
 
 
 class EngineSettings(Section):
-    """How stages run; nothing here changes a result, so nothing here makes a cache stale."""
+    """How stages run. Nothing here is part of a cache's settings.
+
+    The engine and the number of workers change no bit of a result. The device changes the last bits of floating-point
+    numbers, and with `train.precision: auto` the arithmetic of a training, which is therefore in the training's key.
+    """
 
     engine: str = Field(
         "inline",
         description="inline (this process), local (Dask worker processes here), or a running scheduler's address "
         "(tcp://host:port)",
     )
-    workers: int = Field(0, ge=0, description="worker processes of the local engine; 0: one per CPU core")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="worker processes of the local engine; 0: one per GPU where the stage computes on GPUs, else one "
+        "per CPU core. More workers than GPUs share them in turn",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU when there is one")
     on_bad_item: Literal["fatal", "skip"] = Field(
         "fatal",

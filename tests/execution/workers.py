@@ -33,7 +33,8 @@ def provenance(**changes: Any) -> Provenance:
 
 
 def engine(name: str = "inline", **changes: Any) -> EngineSettings:
-    return EngineSettings(**({"engine": name, "workers": 2} | changes))
+    # These workers use no GPU; asking for one would load PyTorch.
+    return EngineSettings(**({"engine": name, "workers": 2, "device": "cpu"} | changes))
 
 
 def item(values: list[float], label: str | None = None) -> WorkItem:

@@ -288,18 +288,21 @@ def readable_images(images: Sequence[SemanticImage], map_size: int | None) -> li
         DataError: None can be read.
     """
     readable = []
+    first_error: DataError | None = None
     for image in images:
         try:
             read_pixels(image, map_size)
         except DataError as error:
-            say(f"semantics: the map from descriptors to words is fitted without {image.path}: {error.what}")
+            advice = f"; {error.fix}" if error.fix else ""
+            say(f"semantics: the map from descriptors to words is fitted without {image.path}: {error.what}{advice}")
+            first_error = first_error or error
         else:
             readable.append(image)
-    if not readable:
+    if first_error is not None and not readable:
         raise DataError(
-            f"none of {len(images)} images can be read, so no map can be fitted",
-            where="semantics.space",
-            fix="mend the images, or set semantics.space to grounding",
+            f"none of {len(images)} images can be read, so no map can be fitted: {first_error.what}",
+            where=first_error.where,
+            fix=f"{first_error.fix or 'mend the images'}; or set semantics.space to grounding",
         )
     return readable
 

@@ -78,7 +78,12 @@ class MatchWorker:
             CacheError: regions.h5 is damaged or was replaced.
         """
         if pair.missing:
-            raise DataError(f"no regions of the image {' and '.join(pair.missing)}: it was skipped", where=pair.path)
+            raise DataError(
+                f"no regions of the image {' and '.join(pair.missing)}: it was skipped",
+                where=pair.path,
+                fix="mend what masks.failures.json and regions.failures.json name and run `sagecc masks` and "
+                "`sagecc regions` again",
+            )
         with self._opening:
             if pair.path not in self._caches:
                 self._caches[pair.path] = Cache.open(pair.path, REGIONS)
