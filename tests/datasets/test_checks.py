@@ -4,15 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rasterio.transform import Affine
 
 from pipeline.datasets.adapters import ADAPTERS
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.checks import check_captions, check_images
+from pipeline.datasets.images import read_unchanged
 from pipeline.datasets.records import Pair
-from pipeline.datasets.settings import MISMATCH_KINDS, DatasetSettings, VocabularySettings
+from pipeline.datasets.settings import MISMATCH_KINDS, STRICT_BY_DEFAULT, DatasetSettings, VocabularySettings
 from pipeline.errors import DataError
 from pipeline.files import sha256_file
 from tests.datasets import fakes
+from tests.datasets.raster import pictures
+from tests.datasets.raster.pictures import NORTH_UP, UTM
 
 SAME, OTHER = "nothing has changed", "a house is built"
 
@@ -114,6 +118,56 @@ def test_sizes_within_a_pair(tmp_path: Path) -> None:
     pairs, audit = verify(tmp_path)
     assert "val_000001" not in pairs
     assert audit.report(())["size-mismatch"]["listed"] == ["val_000001: differ in size: 32×32 before, 24×32 after"]
+
+
+def geotiffs(folder: Path, **after: object) -> Path:
+    """Write one own pair of GeoTIFFs; `after` are further options of the later one."""
+    for date, options in (("A", {}), ("B", after)):
+        (folder / date).mkdir()
+        profile = {"photometric": "RGB", "crs": UTM, "transform": NORTH_UP} | options
+        pictures.tiff(folder / date / "x.tif", pictures.PIXELS, **profile)
+    return folder
+
+
+def test_pairs_of_other_ground_are_errors_that_can_be_allowed(tmp_path: Path) -> None:
+    root = geotiffs(tmp_path, crs="EPSG:32637")
+    pairs, audit = verify(root, "folder")
+    assert notes(audit) == {"georeference-mismatch": 1}
+    assert list(pairs) == ["x"]
+    with pytest.raises(DataError, match=r"pair x do not cover the same ground: .*EPSG:32636 and EPSG:32637") as caught:
+        audit.check(STRICT_BY_DEFAULT, root)
+    assert "take georeference-mismatch out of prepare.strict" in str(caught.value.fix)
+    audit.check(set(STRICT_BY_DEFAULT) - {"georeference-mismatch"}, root)
+
+
+def test_coordinates_of_one_date_alone_are_noted(tmp_path: Path) -> None:
+    _, audit = verify(geotiffs(tmp_path, crs=None, transform=None), "folder")
+    assert notes(audit) == {"georeference-missing": 1}
+    audit.check(STRICT_BY_DEFAULT, tmp_path)
+
+
+def test_the_share_without_data_is_noted_above_a_limit(tmp_path: Path) -> None:
+    value = int(pictures.PIXELS[0, 0, 0])
+    root = geotiffs(tmp_path)
+    grey = np.full(pictures.GREY.shape, value, dtype=np.uint8)
+    grey[:6] = 255 - value
+    pictures.tiff(root / "B" / "x.tif", grey, crs=UTM, transform=NORTH_UP, nodata=255 - value)
+    _, audit = verify(root, "folder", convert_images=True)
+    assert audit.items("no-data") == (
+        "B/x.tif: 192 of its pixels (25.0%) have no data (nodata, masked, transparent) and are black",
+    )
+    assert notes(verify(root, "folder", convert_images=True, nodata_share=0.25)[1]) == {}
+
+
+def test_what_was_done_to_pixels_is_noted(tmp_path: Path) -> None:
+    turned = NORTH_UP * Affine.translation(0, len(pictures.PIXELS)) * Affine.scale(1, -1)
+    pairs, audit = verify(geotiffs(tmp_path, transform=turned), "folder")
+    assert audit.items("image-adjusted") == (
+        "B/x.tif: it is mirrored top to bottom, as its coordinates ask for, so that north is up",
+    )
+    path, digest = tmp_path / "B" / "x.tif", pairs["x"][0].sha256["after"]
+    assert digest == sha256_file(path)
+    assert np.array_equal(read_unchanged(path, digest), pictures.PIXELS[::-1])
 
 
 def test_conversion_is_by_setting(tmp_path: Path) -> None:
