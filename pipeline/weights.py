@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.checkpoints import missing_advice
+from pipeline.checkpoints import missing_advice, shipped
+from pipeline.contents import name_text
 from pipeline.errors import CheckpointError, OutputError, first_line
 from pipeline.files import atomic_path
 from pipeline.system_errors import failed_read, number_of, reading
@@ -30,6 +31,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file is missing, truncated, or holds anything but a mapping of names to tensors.
         UnreadableError: It cannot be read.
     """
+    path = shipped(path)
     if not path.is_file():
         raise CheckpointError("the weights are not there", where=path, fix=missing_advice(path) or _FETCH)
     _check_readable(path)
@@ -141,6 +143,14 @@ def load_tensors(path: Path, *, fix: str | None = None) -> tuple[dict[str, Tenso
 
 
 def _check_readable(path: Path) -> None:
-    """Read a byte, since safetensors takes every file that it cannot open for one that is not there."""
+    """Read the first bytes: safetensors takes every file that it cannot open for one that is not there.
+
+    Raises:
+        CheckpointError: They are a text: a pointer, or the page of a server, lies in the place of the weights.
+        UnreadableError: They cannot be read.
+    """
     with reading(path), path.open("rb") as stream:
-        stream.read(1)
+        start = stream.read(1024)
+    name, fix = name_text(start) or ("", "")
+    if fix:
+        raise CheckpointError(f"these weights cannot be read as plain tensors (they are {name})", where=path, fix=fix)

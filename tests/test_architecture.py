@@ -16,6 +16,7 @@ LAYERS = (
     "pipeline.malloc",
     "pipeline.registry",
     "pipeline.files",
+    "pipeline.contents",
     "pipeline.config",
     "pipeline.paths",
     "pipeline.code",

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.weights import load_state_dict
+from pipeline.weights import load_state_dict, load_tensors
 
 STATE = OrderedDict(weight=torch.arange(6.0).reshape(2, 3), bias=torch.zeros(2), count=torch.tensor(3))
 
@@ -115,3 +115,23 @@ def test_code_within_is_never_run(tmp_path: Path, legacy: bool) -> None:
     assert isinstance(attempt(path, path.read_bytes()), CheckpointError)
     assert isinstance(attempt(path, pickle.dumps({"weight": Evil()})), CheckpointError)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    ("data", "name", "fix"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n", "a Git LFS pointer", "git lfs pull"),
+        (b"<!DOCTYPE html><html>sign in</html>", "an HTML page", "download the file again"),
+        (b"<?xml version='1.0'?><Error/>", "an XML document", "download the file again"),
+    ],
+)
+def test_pointers_and_pages_are_called_by_their_name(
+    tmp_path: Path, data: bytes, name: str, fix: str, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data)
+    for read in (load_state_dict, load_tensors):
+        with pytest.raises(CheckpointError, match=f"they are {name}") as caught:
+            read(path)
+        assert fix in str(caught.value.fix)

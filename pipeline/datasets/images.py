@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.contents import name_contents
 from pipeline.datasets.raster import png_jpeg, tiff
-from pipeline.datasets.raster.contents import name_contents
 from pipeline.datasets.raster.decoded import DAMAGED, Decoded, Kind, not_rgb
 from pipeline.datasets.raster.georeference import Georeference
 from pipeline.errors import DataError

@@ -1,4 +1,4 @@
-"""Names of what a file holds that is no image of a supported format, told by its first bytes."""
+"""What a file holds that is not what was expected, told by its first bytes: pointers, pages, archives, other formats."""
 
 from __future__ import annotations
 
@@ -67,15 +67,22 @@ def name_contents(data: bytes) -> tuple[str, str]:
         return "a tar archive", "unpack it"
     if not any(data[:1024]):
         return "a file of zeros", _WHOLE
+    name, fix = name_text(data) or ("", "")
+    return name, fix or _WHOLE
+
+
+def name_text(data: bytes) -> tuple[str, str] | None:
+    """Say which kind of text a file holds, and what to do about it: what stands in the place of a large binary file.
+
+    Args:
+        data: The file's bytes; the first thousand are enough.
+
+    Returns:
+        What it is, and the advice, "" where there is none but that of any damaged file; None if it is no text.
+    """
     text = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip()
-    return _name_text(text) if _is_text(text) else ("", _WHOLE)
-
-
-def _is_text(data: bytes) -> bool:
-    return all(byte >= 32 or byte in b"\t\n\r\f" for byte in data)
-
-
-def _name_text(text: bytes) -> tuple[str, str]:
+    if not text or not all(byte >= 32 or byte in b"\t\n\r\f" for byte in text):
+        return None
     lower = text.lower()
     if text.startswith(b"version https://git-lfs.github.com/spec/"):
         return "a Git LFS pointer", "fetch the file itself with `git lfs pull`"
@@ -95,4 +102,4 @@ def _name_text(text: bytes) -> tuple[str, str]:
         return "a JSON text", _DOWNLOAD
     if re.fullmatch(rb"[^\n\0]{1,255}\.(png|jpe?g|tiff?)\s*", text, re.I):
         return "the path of another file (a link that was stored as text)", "put the image itself there"
-    return "a text", _WHOLE
+    return "a text", ""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.contents import name_contents
 from pipeline.datasets.images import read_rgb
-from pipeline.datasets.raster.contents import name_contents
 from pipeline.errors import DataError
 from tests.datasets.raster.pictures import PIXELS
 
