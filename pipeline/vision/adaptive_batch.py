@@ -1,4 +1,4 @@
-"""Batches that shrink when the GPU's memory runs out."""
+"""Batches that shrink when memory runs out, the GPU's or the machine's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ResourceError
+from pipeline.execution.failures import ran_out
 from pipeline.progress import say
 
 EVERYTHING: Final = 1 << 62
@@ -56,22 +57,26 @@ class AdaptiveBatch:
             number = max(1, min(self.size // cost, count))
             try:
                 return function(number)
-            except (torch.OutOfMemoryError, ResourceError) as error:
+            except (RuntimeError, MemoryError, OSError, ResourceError) as error:
+                memory = error.what.partition(" ran out")[0] if isinstance(error, ResourceError) else ran_out(error)
+                if memory is None:
+                    raise
                 if number == 1:
                     self.size = initial
                     if isinstance(error, ResourceError):
                         raise
+                    on_gpu = memory != "memory"
                     raise ResourceError(
-                        f"the GPU's memory ran out even with one at a time ({self._unit})",
-                        where="engine.device",
-                        fix=f"{self._fix}; or set engine.device to cpu",
+                        f"{memory} ran out even with one at a time ({self._unit})",
+                        where="engine.device" if on_gpu else None,
+                        fix=f"{self._fix}; or set engine.device to cpu" if on_gpu else self._fix,
                     ) from error
             # Only outside the except clause are the failed attempt's tensors released.
             number //= 2
             self.size = number * cost
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            say(f"the GPU's memory ran out: going on with {number:,} {self._unit}")
+            say(f"{memory} ran out: going on with {number:,} {self._unit}")
 
     def map(self, items: Sequence[_Item], function: Callable[[list[_Item]], Sequence[_T]]) -> list[_T]:
         """Apply `function` to all items, as many at a time as fit, and return one result per item.

@@ -152,8 +152,10 @@ def test_no_more_masks_than_the_limit(folder: Path) -> None:
 def test_a_bad_image_is_fatal_or_skipped(folder: Path) -> None:
     prepared, settings = _make(folder, 2)
     (folder / "images" / "B" / "pair_001.png").write_bytes(b"")
-    with pytest.raises(DataError, match="empty"):
+    with pytest.raises(DataError, match="empty") as caught:
         masks.run(settings, at(prepared=prepared, masks=folder / "masks.h5"), engine=INLINE)
+    assert "or set engine.on_bad_item to skip" in str(caught.value.fix)
+    assert not str(caught.value.fix).startswith("mend them")
     assert not (folder / "masks.h5").exists()
     skipping = EngineSettings(device="cpu", on_bad_item="skip")
     with Cache.open(

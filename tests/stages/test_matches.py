@@ -163,8 +163,9 @@ def test_a_pair_whose_image_was_skipped(folder: Path) -> None:
     pairs[1] = (pairs[1][0], None)
     regions = write_regions(folder / "regions.h5", pairs)
     settings = stage_settings(folder)
-    with pytest.raises(DataError, match="no regions of the image after"):
+    with pytest.raises(DataError, match="no regions of the image after") as caught:
         matches.run(settings, at(regions=regions, matches=folder / "matches.h5"), engine=INLINE)
+    assert str(caught.value.fix).startswith("mend what masks.failures.json and regions.failures.json name")
     skipping = EngineSettings(device="cpu", on_bad_item="skip")
     with Cache.open(
         matches.run(settings, at(regions=regions, matches=folder / "matches.h5"), engine=skipping), SCHEMA

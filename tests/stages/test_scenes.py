@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def test_an_image_that_changed_since_prepare_is_refused(folder: Path) -> None:
     assert not (folder / "scenes.h5").exists()
 
 
-def test_a_bad_image_can_be_skipped(folder: Path) -> None:
+def test_a_bad_image_can_be_skipped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepared, settings = make_data(folder, 3)
     (folder / "images" / "B" / "pair_001.png").write_bytes(b"")
     skipping = EngineSettings(device="cpu", on_bad_item="skip")
@@ -138,7 +139,10 @@ def test_a_bad_image_can_be_skipped(folder: Path) -> None:
         scenes.run(settings, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=skipping), SCHEMA
     ) as cache:
         assert cache.missing.tolist() == [3]
-    assert "pair_001 after" in (folder / "scenes.failures.json").read_text()
+    (listed,) = json.loads((folder / "scenes.failures.json").read_text(encoding="utf-8"))
+    assert (listed["unit"], listed["item"]) == (3, "pair_001 after")
+    # The advice of the item's own error, on the screen and in the file.
+    assert listed["fix"] and f"fix:   {listed['fix']}\n" in capsys.readouterr().err
 
 
 def test_sizes_that_differ_need_a_size(folder: Path) -> None:
@@ -146,8 +150,10 @@ def test_sizes_that_differ_need_a_size(folder: Path) -> None:
     data = read_prepared(prepared)
     larger = write_pair(data.root, "pair_001", 64, np.random.default_rng(1))
     write_prepared(prepared, "folder", data.card.root, [data.pairs[0], larger])
-    with pytest.raises(DataError, match="64×64 pixels, the first one 32×32"):
+    with pytest.raises(DataError, match="64×64 pixels, the first one 32×32") as caught:
         scenes.run(settings, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=INLINE)
+    assert str(caught.value.fix).startswith("set models.backbone.size to the side")
+    assert "or set engine.on_bad_item to skip" in str(caught.value.fix)
     resizing = settings.model_copy(update={"size": 64})
     with Cache.open(
         scenes.run(resizing, at(prepared=prepared, scenes=folder / "scenes.h5"), engine=INLINE), SCHEMA

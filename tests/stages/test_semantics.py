@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def test_what_is_written_is_what_the_models_say(folder: Path) -> None:
     with Cache.open(path, SCHEMA, expect=Expectation(settings_hash=settings_hash(settings))) as cache:
         assert cache.ids == tuple(pair.id for pair in data.pairs)
         assert cache.provenance.upstream == {"pairs.jsonl": data.card.pairs_sha256}
-        assert set(cache.provenance.weights) == {"grounding_dino", "sam", "vocabulary"}
+        text_encoder = {f"text_encoder/{name}" for name in ("config.json", "tokenizer_config.json", "vocab.txt")}
+        assert set(cache.provenance.weights) == {"grounding_dino", "sam"} | text_encoder
         cache.verify()
     model, sam = build_grounding_dino(settings.grounding), build_sam(settings.sam)
     caption, tokens = category_tokens(model.tokenizer, parse_prompts(settings.grounding.prompts))
@@ -153,20 +155,28 @@ def test_other_settings_and_weights_never_reuse_shards(folder: Path) -> None:
         Cache.open(second, SCHEMA, expect=Expectation(settings_hash=settings_hash(settings)))
 
 
-def test_what_the_tokenizer_is_built_from_is_recorded(folder: Path) -> None:
+def test_regions_by_another_text_encoder_are_made_anew(folder: Path) -> None:
     prepared, settings = make(folder, ((64, 64),))
     text_encoder = folder / "text-encoder"
     load_text_encoder(settings.grounding.text_encoder)[0].save_pretrained(text_encoder)
     shutil.copy(TEXT_ENCODER / "config.json", text_encoder)
-    path = semantics.run(
-        with_grounding(settings, text_encoder=str(text_encoder)),
-        at(prepared=prepared, semantics=folder / "a.h5"),
-        engine=INLINE,
-    )
-    with Cache.open(path, SCHEMA) as cache:
-        weights = cache.provenance.weights
-    assert weights["vocabulary"] == sha256_file(text_encoder / "vocab.txt") == sha256_file(TEXT_ENCODER / "vocab.txt")
-    assert weights["tokenizer"] == sha256_file(text_encoder / "tokenizer.json")
+    settings = with_grounding(settings, text_encoder=str(text_encoder))
+    paths = at(prepared=prepared, semantics=folder / "a.h5")
+
+    def weights() -> dict[str, str]:
+        with Cache.open(semantics.run(settings, paths, engine=INLINE), SCHEMA) as cache:
+            return dict(cache.provenance.weights)
+
+    last = weights()
+    for name in ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        assert last[f"text_encoder/{name}"] == sha256_file(text_encoder / name)
+    # Nothing but the file's layout changes, so that the models can still be built; the key cannot know that.
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+        path = text_encoder / name
+        path.write_text(json.dumps(json.loads(path.read_text()), indent=7))
+        now = weights()
+        assert {file for file in now if now[file] != last[file]} == {f"text_encoder/{name}"}
+        last = now
 
 
 def test_images_without_regions_are_empty(folder: Path) -> None:
@@ -182,8 +192,10 @@ def test_images_without_regions_are_empty(folder: Path) -> None:
 
 def test_sizes_that_differ_need_a_size_for_the_maps(folder: Path) -> None:
     prepared, settings = make(folder, ((64, 64), (48, 64)))
-    with pytest.raises(DataError, match="64×48 pixels, the first one 64×64"):
+    with pytest.raises(DataError, match="64×48 pixels, the first one 64×64") as caught:
         semantics.run(settings, at(prepared=prepared, semantics=folder / "semantics.h5"), engine=INLINE)
+    assert str(caught.value.fix).startswith("set semantics.map_size to the side")
+    assert "or set engine.on_bad_item to skip" in str(caught.value.fix)
     resizing = settings.model_copy(update={"map_size": 32})
     stored = contents(semantics.run(resizing, at(prepared=prepared, semantics=folder / "semantics.h5"), engine=INLINE))
     assert [one.map.shape for one in stored] == [(32, 32)] * 4

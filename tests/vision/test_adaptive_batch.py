@@ -39,12 +39,50 @@ def test_one_item_that_does_not_fit_is_a_resource_error() -> None:
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
-def test_other_errors_are_not_swallowed() -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError, OSError])
+def test_other_errors_are_not_swallowed(kind: type[Exception]) -> None:
     def work(size: int) -> None:
-        raise RuntimeError(f"wrong: {size}")
+        raise kind(f"wrong: {size}")
 
-    with pytest.raises(RuntimeError, match="wrong: 4"):
+    with pytest.raises(kind, match="wrong: 4"):
         AdaptiveBatch(4, "images", "").run(work)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory", "advice"),
+    [
+        (RuntimeError("CUDA error: out of memory"), "the GPU's memory", "ask less; or set engine.device to cpu"),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+            "the GPU's memory",
+            "ask less; or set engine.device to cpu",
+        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "memory", "ask less"),
+        (MemoryError("Unable to allocate 3 TiB"), "memory", "ask less"),
+    ],
+)
+def test_memory_is_told_by_the_words_of_the_error_as_well(
+    error: Exception, memory: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(size: int) -> int:
+        if size > room:
+            raise error
+        return size
+
+    room = 2
+    assert AdaptiveBatch(4, "images", "ask less").run(work) == 2
+    assert f"{memory} ran out: going on with 2 images" in capsys.readouterr().err
+    room = 0
+    with pytest.raises(ResourceError, match=f"^{memory} ran out even with one") as caught:
+        AdaptiveBatch(4, "images", "ask less").run(work)
+    assert caught.value.fix == advice
+
+
+def test_batches_halve_when_a_real_allocation_on_the_cpu_fails() -> None:
+    def work(size: int) -> int:
+        return size if size < 3 else len(torch.empty(size << 45))
+
+    assert AdaptiveBatch(8, "images", "").run(work) == 2
 
 
 def test_size_may_count_pixels_and_is_limited_by_the_count() -> None:
