@@ -8,13 +8,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from pipeline.errors import CheckpointError, ServiceError
 from pipeline.files import atomic_path, sha256_file
 
 FOLDER = Path("artifacts/checkpoints")
 """Where fetched weights lie, relative to the project folder."""
+MINI_MODELS = Path("artifacts/pretrained")
+"""Where the mini models lie, relative to the project folder and to the repository's."""
+_REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,19 @@ def _fetch_file(
     return path
 
 
+def shipped(path: Path) -> Path:
+    """Return where a file or folder of weights is: at `path`, or among the mini models of sagecc's own repository.
+
+    A project folder elsewhere need not hold a copy of the models that ship: what its settings name below
+    artifacts/pretrained, and it does not have, is read from the repository that sagecc was installed from. Where it is
+    in neither, `path` is returned.
+    """
+    if path.is_absolute() or not path.is_relative_to(MINI_MODELS) or path.exists():
+        return path
+    stored = _REPOSITORY / path
+    return stored if stored.exists() else path
+
+
 def weights_sha256(path: Path, *, whose: str, setting: str) -> str:
     """Return the SHA-256 of a file of weights.
 
@@ -215,21 +231,47 @@ def weights_sha256(path: Path, *, whose: str, setting: str) -> str:
     Raises:
         CheckpointError: It does not exist; the message says how to get it.
     """
+    path = shipped(path)
     if not path.is_file():
         fix = missing_advice(path) or f"correct {setting}, or put the file there"
         raise CheckpointError(f"the weights of {whose} are not there", where=path, fix=fix)
     return sha256_file(path)
 
 
+TEXT_ENCODER_FILES: Final = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+"""Files, beside the weights, from which transformers builds a text encoder and its tokenizer."""
+
+
+def text_encoder_sha256(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the configuration and of every tokenizer file in a text encoder's folder, by file name."""
+    folder = shipped(folder)
+    return {name: sha256_file(folder / name) for name in TEXT_ENCODER_FILES if (folder / name).is_file()}
+
+
 def missing_advice(path: Path) -> str | None:
     """Return how to get the missing file `path`; None if it exists, or is neither published nor a mini model's."""
-    if path.is_file():
+    if shipped(path).is_file():
         return None
     # Names as vocab.txt say nothing without their folder.
     names = (path.name, f"{path.parent.name}/{path.name}")
     for name in names:
         if name in _TRAINED_HERE:
-            return f"train them with `sagecc pretrain {_TRAINED_HERE[name]}`"
+            return (
+                "they ship with sagecc's repository: install it from a clone (`make setup`), or run in one, or give it "
+                f"by --project; or train them with `sagecc pretrain {_TRAINED_HERE[name]}`"
+            )
     for checkpoint in CHECKPOINTS.values():
         if any(file.file in names for file in (checkpoint, *checkpoint.companions)):
             return (

@@ -17,6 +17,7 @@ from pipeline.caption_graph.store import TENSORS, read_graph
 from pipeline.config import Section, settings_hash, with_overrides
 from pipeline.datasets.adapters import ADAPTERS
 from pipeline.datasets.records import read_prepared
+from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import CacheError, DataError, SageccError, SettingsError
 from pipeline.evaluation.bootstrap import PairStatistics, compare, pair_statistics
 from pipeline.evaluation.java import find_java
@@ -231,7 +232,11 @@ def _matches(plan: Plan, paths: Paths, folder: Path, *, build: bool) -> Paths | 
     settings = plan.section("matches", MatchesSettings)
     if not paths.regions.is_file():
         return paths  # opening the regions says that they are missing
-    expect = Expectation(settings_hash=settings_hash(settings), upstream={"regions.h5": sha256_file(paths.regions)})
+    expect = Expectation(
+        settings_hash=settings_hash(settings),
+        weights=matches.weights_of(settings),
+        upstream={"regions.h5": sha256_file(paths.regions)},
+    )
 
     def fits(path: Path) -> bool:
         try:
@@ -253,16 +258,17 @@ def _graph(plan: Plan, paths: Paths, folder: Path, *, build: bool) -> Paths | No
     """Return paths with the row's own graph; None where it would have to be made first."""
     settings = plan.section("graph", GraphSettings)
     values, pairs_sha256 = settings.result_values(), read_prepared(paths.prepared).card.pairs_sha256
+    weights = graph.weights_of(settings)
 
     def fits(path: Path) -> bool:
         try:
             about = read_graph(path).about
             with Cache.open(path / TENSORS, GRAPH) as cache:
-                code = cache.provenance.code
+                provenance = cache.provenance
         except (CacheError, DataError):
             return False
-        made_from = (about.get("settings"), about.get("pairs_sha256"), code)
-        return made_from == (values, pairs_sha256, stage_digest("graph"))
+        made_from = (about.get("settings"), about.get("pairs_sha256"), dict(provenance.weights), provenance.code)
+        return made_from == (values, pairs_sha256, weights, stage_digest("graph"))
 
     own = paths.at(graph=folder / f"graph-{content_key(values, pairs_sha256)[:16]}")
     for candidate in (paths, own):
@@ -517,7 +523,8 @@ def _statistics(runs: Collection[Run], paths: Paths) -> dict[str, dict[int, Pair
     ids = [pair.id for pair in pairs]
     measure = next(iter(runs)).plan.section("evaluate", EvaluateSettings)
     said = [captions[pair] for of_run in generated.values() for captions in of_run.seeds.values() for pair in ids]
-    tokens = tokenize([*said, *(text for pair in pairs for text in pair.captions)], find_java(measure.java))
+    rule = Vocabulary.load(data.vocabulary_path).settings.tokens
+    tokens = tokenize([*said, *(text for pair in pairs for text in pair.captions)], find_java(measure.java), rule)
     references = {pair.id: [tokens[text] for text in pair.captions] for pair in pairs}
 
     def count(captions: Mapping[str, str]) -> PairStatistics:

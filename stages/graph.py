@@ -15,8 +15,9 @@ from pipeline.caption_graph.llm.triples import LLMExtractor
 from pipeline.caption_graph.merging import MergeMap, apply_merges, read_merges, write_merges
 from pipeline.caption_graph.records import count_names
 from pipeline.caption_graph.store import GRAPH, SCHEMA, TENSORS, edge_arrays, read_graph, write_graph, write_tensors
-from pipeline.caption_graph.text_encoders import build_text_encoder
+from pipeline.caption_graph.text_encoders import build_text_encoder, text_encoder_files
 from pipeline.caption_graph.triples.records import Caption, captions_of, read_triples, write_triples
+from pipeline.caption_graph.triples.tagging import pipeline_sha256
 from pipeline.datasets.records import Prepared, Split, read_prepared
 from pipeline.errors import DataError
 from pipeline.execution.settings import EngineSettings
@@ -61,7 +62,7 @@ def run(settings: GraphSettings, paths: Paths, *, engine: EngineSettings) -> Pat
     parts = settings.build
     overrides = _overrides(settings)
     data, captions = _training_captions(paths.prepared)
-    values = settings.result_values()
+    values, weights = settings.result_values(), weights_of(settings)
     with atomic_folder(paths.graph, replaces=(*OUTPUTS, ".gitignore")) as folder:
         say(f"graph: reading {len(captions):,} training captions")
         triples = make_extractor(parts.extraction, parts.llm, paths.answers).extract(captions)
@@ -98,7 +99,7 @@ def run(settings: GraphSettings, paths: Paths, *, engine: EngineSettings) -> Pat
             settings=values,
             settings_hash=content_key(values),
             code=stage_digest("graph"),
-            weights=describer.identity.get("files", {}),
+            weights=weights,
             upstream={"pairs.jsonl": data.card.pairs_sha256, GRAPH: sha256_file(folder / GRAPH)},
         )
         write_tensors(folder / TENSORS, built.graph, features, provenance)
@@ -115,6 +116,27 @@ def run(settings: GraphSettings, paths: Paths, *, engine: EngineSettings) -> Pat
         save_tensors(folder / ENCODER, trained.encoder.state_dict(), card)
         write_json(folder / METRICS, trained.values())
     return paths.graph
+
+
+def weights_of(settings: GraphSettings) -> dict[str, str]:
+    """Return the SHA-256 of the files of the text encoders and of the spaCy pipeline that the settings name, by name.
+
+    Raises:
+        CheckpointError: A text encoder is not on this machine.
+        ServiceError: A text encoder must be fetched, and cannot be.
+        SettingsError: The spaCy pipeline is not installed.
+    """
+    parts = settings.build
+    encoders = {"features": parts.features} | ({} if parts.merge.by == "none" else {"merge": parts.merge.text})
+    weights = {
+        f"{use}/{name}": sha256
+        for use, encoder in encoders.items()
+        for name, sha256 in text_encoder_files(encoder).items()
+    }
+    rules = parts.extraction.rules
+    if parts.extraction.engine == "rules" and rules.pipeline is not None:
+        weights["spacy"] = pipeline_sha256(rules.pipeline)
+    return weights
 
 
 def summary(graph_folder: Path) -> list[str]:

@@ -45,12 +45,11 @@ def run(settings: MatchesSettings, paths: Paths, *, engine: EngineSettings) -> P
         (width,) = cache.schema.field("descriptors").row_shape
         items = _items(cache, settings.length)
         ids = cache.ids
-    weights = {} if settings.method == "nearest" else {"matcher": sha256_file(require_matcher_weights(settings))}
     provenance = Provenance.of(
         SCHEMA,
         settings,
         code=stage_digest("matches"),
-        weights=weights,
+        weights=weights_of(settings),
         upstream={"regions.h5": sha256_file(paths.regions)},
     )
     return build_cache(
@@ -72,6 +71,15 @@ def run(settings: MatchesSettings, paths: Paths, *, engine: EngineSettings) -> P
         engine=engine,
         group=256,
     )
+
+
+def weights_of(settings: MatchesSettings) -> dict[str, str]:
+    """Return the SHA-256 of the matcher's weights, by name; nearest has none.
+
+    Raises:
+        CheckpointError: The weights are missing.
+    """
+    return {} if settings.method == "nearest" else {"matcher": sha256_file(require_matcher_weights(settings))}
 
 
 def _items(cache: Cache, length: int) -> list[WorkItem]:

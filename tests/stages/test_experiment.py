@@ -8,25 +8,33 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from cli.main import app
 from cli.options import Settings
+from pipeline.cache.reader import Cache
 from pipeline.datasets.records import read_prepared
 from pipeline.errors import SettingsError
 from pipeline.evaluation import report as evaluation
 from pipeline.experiments.rows import Experiment
+from pipeline.files import sha256_file
 from pipeline.paths import Paths
 from pipeline.training import run as training
 from pipeline.training.distributed import Interrupted
+from pipeline.vision.matching.build import learned_matcher
+from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from stages import caption, experiment, graph, matches, train
 from stages.experiment import RowsFailedError
-from stages.settings import GraphSettings
+from stages.settings import GraphSettings, MatchesSettings
 from tests.stages.training_runs import Impatient, forget, no_training
+from tests.vision.matching.region_data import matcher_settings
 from tests.worlds import cache_world
 from tests.worlds import experiment_data as data
+from tests.worlds.text_encoder import write_bert
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -300,6 +308,55 @@ def test_graphs_and_matches_of_other_code_are_made_again(run: Run, monkeypatch: 
     monkeypatch.setattr(experiment, "stage_digest", lambda stage, *c: edited.get(stage) or real_digest(stage, *c))
     run(row)
     assert sorted(made) == ["graph", "matches"]
+
+
+def set_params(**sections: Any) -> None:
+    data.PARAMS.write_text(yaml.safe_dump(yaml.safe_load(data.PARAMS.read_text()) | sections))
+
+
+def test_matches_of_other_weights_are_made_again(run: Run, sources: Paths) -> None:
+    layout = matcher_settings("superglue", weights="matcher.safetensors")
+
+    def write_weights(seed: int) -> None:
+        save_file(learned_matcher(layout, cache_world.WIDTH, seed=seed).state_dict(), layout.weights)
+
+    write_weights(1)
+    set_params(matches=layout.model_dump(mode="json"))
+    settings = Settings(data.PARAMS, None)
+    matches.run(settings.section("matches", MatchesSettings), sources, engine=settings.engine)
+    row = {"label": "regions", "set": (*data.MOTION, "train.epochs=1")}
+    first = run(row)["rows"][0]["folder"]
+    assert not (OUTPUT / "inputs").exists()
+    write_weights(2)
+    assert "matches or graph of its own" in next(experiment.status(plans(data.experiment(row)), sources, OUTPUT))
+    second = run(row)["rows"][0]["folder"]
+    (own,) = (OUTPUT / "inputs").iterdir()
+    with Cache.open(own, MATCHES) as remade, Cache.open(sources.matches, MATCHES) as stale:
+        assert remade.provenance.weights["matcher"] == sha256_file(Path(layout.weights))
+        assert not np.array_equal(remade.rows("confidences", range(6))[0], stale.rows("confidences", range(6))[0])
+    # The row's own matches are judged by the weights as well.
+    write_weights(3)
+    third = run(row)["rows"][0]["folder"]
+    assert len({first, second, third}) == 3
+    Path(layout.weights).unlink()
+    assert "weights of SuperGlue are not there" in next(experiment.status(plans(data.experiment(row)), sources, OUTPUT))
+
+
+def test_graphs_of_another_text_encoder_are_made_again(run: Run, sources: Paths) -> None:
+    encoder = write_bert(Path("bert"), seed=1)
+    params = yaml.safe_load(data.PARAMS.read_text())
+    set_params(models=params["models"] | {"text_encoder": {"encoder": str(encoder)}})
+    shutil.rmtree(sources.graph)
+    settings = Settings(data.PARAMS, None)
+    graph.run(settings.section("graph", GraphSettings), sources, engine=settings.engine)
+    inputs = [f"{data.INPUTS}.regions=false", f"{data.INPUTS}.semantics=false"]
+    row = {"label": "graph", "set": (*inputs, "train.epochs=1")}
+    first = run(row)["rows"][0]["folder"]
+    assert not (OUTPUT / "inputs").exists()
+    write_bert(encoder, seed=2)
+    second = run(row)["rows"][0]["folder"]
+    assert first != second and len(list((OUTPUT / "inputs").iterdir())) == 1
+    assert run(row)["rows"][0]["folder"] == second
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pipeline.caption_graph.triples.lexicon import ADJECTIVES, CLOSED, MULTIWORD, NOUN_OR_VERB, VERBS, Tag
 from pipeline.caption_graph.triples.normalisation import noun_lemma, verb_lemma, word_set
 from pipeline.errors import SettingsError
+from pipeline.files import content_key, sha256_file
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -61,16 +63,38 @@ def make_tagger(pipeline: str | None) -> Tagger:
     try:
         trained = _quiet(spacy.load(pipeline))
     except (OSError, ImportError, ValueError) as error:
-        raise SettingsError(
-            f"the spaCy pipeline {pipeline!r} cannot be loaded",
-            fix="install it (python -m spacy download …), name its folder, or leave the setting empty",
-        ) from error
+        raise _not_loadable(pipeline) from error
     if not any(token.tag_ for token in trained("a house is built")):
         raise SettingsError(
             f"the spaCy pipeline {pipeline!r} does not tag parts of speech",
             fix="name a pipeline with a tagger, or leave the setting empty",
         )
     return lambda caption: _resolve(_split(trained, caption), _penn_tags(trained, caption))
+
+
+def pipeline_sha256(pipeline: str) -> str:
+    """Return a digest of all files of a trained spaCy pipeline, by name or folder, without loading it.
+
+    Raises:
+        SettingsError: It is not installed.
+    """
+    import spacy
+
+    if spacy.util.is_package(pipeline):
+        folder = spacy.util.get_package_path(pipeline)
+    elif Path(pipeline).is_dir():
+        folder = Path(pipeline)
+    else:
+        raise _not_loadable(pipeline)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return content_key([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
+
+
+def _not_loadable(pipeline: str) -> SettingsError:
+    return SettingsError(
+        f"the spaCy pipeline {pipeline!r} cannot be loaded",
+        fix="install it (python -m spacy download …), name its folder, or leave the setting empty",
+    )
 
 
 def _quiet(language: Language) -> Language:

@@ -10,6 +10,7 @@ import spacy
 from pipeline.caption_graph.settings import RulesSettings
 from pipeline.caption_graph.triples.records import Caption
 from pipeline.caption_graph.triples.rules import RulesExtractor
+from pipeline.caption_graph.triples.tagging import pipeline_sha256
 from pipeline.errors import SettingsError
 
 _SENTENCE = "a flurgle is zarbed near the florp ."
@@ -33,6 +34,14 @@ def test_the_pipelines_tags_decide(tmp_path: Path) -> None:
     tags = {"a": "DT", "house": "NN", "is": "VBZ", "flurgle": "NN", "zarbed": "VBN", "florp": "NN"}
     assert _keys(_pipeline(tmp_path / "verbs", tags)) == [("flurgle", "zarbed-near", "florp")]
     assert _keys(_pipeline(tmp_path / "adjectives", {**tags, "zarbed": "JJ"})) == [("flurgle", "become-near", "florp")]
+
+
+def test_another_pipeline_in_the_same_folder_has_another_digest(tmp_path: Path) -> None:
+    first = pipeline_sha256(_pipeline(tmp_path / "one", {"house": "NN"}))
+    assert first == pipeline_sha256(_pipeline(tmp_path / "two", {"house": "NN"}))
+    assert first != pipeline_sha256(_pipeline(tmp_path / "one", {"house": "JJ"}))
+    with pytest.raises(SettingsError, match="en_absent_model"):
+        pipeline_sha256("en_absent_model")
 
 
 def test_an_absent_pipeline_is_named_with_a_cure() -> None:
