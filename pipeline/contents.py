@@ -1,4 +1,4 @@
-"""What a file holds that is not what was expected, told by its first bytes: pointers, pages, archives, other formats."""
+"""What a file holds that is not what was expected, told by its first bytes: pointers, pages, archives and others."""
 
 from __future__ import annotations
 

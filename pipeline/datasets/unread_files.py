@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pipeline.datasets.images import IMAGE_SUFFIXES
+from pipeline.datasets.paths import files_in
 from pipeline.errors import DataError
 
 _SYSTEM: Final = frozenset(
@@ -38,6 +39,26 @@ def files_not_read(root: Path, folder: str) -> Iterator[tuple[Path, str]]:
                 yield path, reason
     except OSError as error:
         raise DataError(f"cannot read the folder: {error.strerror or error}", where=directory) from error
+
+
+def images_not_listed(root: Path, listed: Collection[str]) -> Iterator[str]:
+    """Yield the images that lie beside those of a list and that the list does not name, sorted.
+
+    Args:
+        root: The data set's root.
+        listed: Paths of the list's images, relative to the root.
+
+    Yields:
+        Paths relative to the root.
+
+    Raises:
+        DataError: A folder cannot be read.
+    """
+    for folder in sorted({PurePosixPath(name).parent for name in listed}):
+        for path in files_in(root, folder.as_posix()):
+            name = path.relative_to(root).as_posix()
+            if path.suffix.lower() in IMAGE_SUFFIXES and name not in listed:
+                yield name
 
 
 def _reason(path: Path, stems: Collection[str]) -> str | None:

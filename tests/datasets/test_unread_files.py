@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.datasets.adapters import ADAPTERS
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.listing import list_images, shared_layout
-from pipeline.datasets.unread_files import files_not_read
+from pipeline.datasets.settings import DatasetSettings
+from pipeline.datasets.unread_files import files_not_read, images_not_listed
 from pipeline.errors import DataError
+from tests.datasets.fakes import save
+from tests.datasets.raster.pictures import PIXELS
 
 READ = ("a.png", "b.JPG", "c.tif")
 SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini", ".gitignore", "._a.png")
@@ -66,3 +70,14 @@ def test_a_folder_of_other_formats_is_told(tmp_path: Path) -> None:
 
 def test_no_folder(tmp_path: Path) -> None:
     assert list(files_not_read(tmp_path, "none")) == []
+
+
+def test_images_that_a_list_does_not_name(tmp_path: Path) -> None:
+    for name in ("s1/a.png", "s1/b.png", "s1/c.png", "s1/notes.txt", "s2/d.png"):
+        save(tmp_path / name, PIXELS) if name.endswith("png") else (tmp_path / name).touch()
+    assert list(images_not_listed(tmp_path, {"s1/a.png", "s1/b.png"})) == ["s1/c.png"]
+    (tmp_path / "pairs.csv").write_text("before,after\ns1/a.png,s1/b.png\n")
+    settings = DatasetSettings(dataset="folder", root=str(tmp_path), captions="pairs.csv")
+    audit = Audit()
+    assert ADAPTERS.resolve("folder").list_pairs(settings, audit).pairs
+    assert audit.items("file-not-taken") == ("s1/c.png: pairs.csv does not name it",)

@@ -20,6 +20,7 @@ from pipeline.datasets.listing import Listing, join, shared_layout
 from pipeline.datasets.paths import check_root, clean_text, inner_path, refuse_outside
 from pipeline.datasets.records import Pair, Split
 from pipeline.datasets.settings import DatasetSettings, FolderSettings
+from pipeline.datasets.unread_files import images_not_listed
 from pipeline.errors import DataError, SettingsError
 from pipeline.files import sha256_bytes
 
@@ -194,7 +195,9 @@ def _two_folders(settings: DatasetSettings, audit: Audit, captions: Path | None)
 
 def _listed(root: Path, folder: FolderSettings, path: Path, audit: Audit) -> Listing:
     rows: dict[str, Row] = {}
+    listed = set[str]()
     for row in read_rows(path):
+        listed |= {row.before, row.after}
         if row.id in rows:
             audit.note("duplicate-name", f"{row.id} in {path.name}")
         else:
@@ -220,6 +223,8 @@ def _listed(root: Path, folder: FolderSettings, path: Path, audit: Audit) -> Lis
                 changed=row.changed,
             )
         )
+    for name in images_not_listed(root, listed):
+        audit.note("file-not-taken", f"{name}: {path.name} does not name it")
     return listing
 
 
