@@ -7,7 +7,6 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pipeline.datasets.images import IMAGE_SUFFIXES
-from pipeline.datasets.paths import files_in
 from pipeline.errors import DataError
 
 _SYSTEM: Final = frozenset(
@@ -55,9 +54,14 @@ def images_not_listed(root: Path, listed: Collection[str]) -> Iterator[str]:
         DataError: A folder cannot be read.
     """
     for folder in sorted({PurePosixPath(name).parent for name in listed}):
-        for path in files_in(root, folder.as_posix()):
+        directory = root / folder
+        try:
+            paths = sorted(directory.iterdir()) if directory.is_dir() else []
+        except OSError as error:
+            raise DataError(f"cannot read the folder: {error.strerror or error}", where=directory) from error
+        for path in paths:
             name = path.relative_to(root).as_posix()
-            if path.suffix.lower() in IMAGE_SUFFIXES and name not in listed:
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._") and name not in listed:
                 yield name
 
 
