@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,17 +145,55 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     assert foreign.exists()
 
 
+class _Slow(Units):
+    """Before it gives its last unit, another run packs the same output from other values."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(SCHEMA, arrays())
+        self.path = path
+
+    def read(self, unit: int) -> Mapping[str, Any]:
+        if unit == len(self) - 1:
+            write(self.path, seed=1)
+        return super().read(unit)
+
+
+def test_two_runs_with_one_output_both_end_and_the_later_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    pack(path, SCHEMA, provenance(), IDS, _Slow(path))
+    assert sha256(path) == sha256(write(tmp_path / "expected.h5"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["c.h5", "expected.h5"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+def test_outputs_that_are_no_file_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "c.h5"
+    {"pipe": os.mkfifo, "folder": Path.mkdir, "loop": lambda path: path.symlink_to("c.h5")}[kind](path)
+    with pytest.raises(OutputError):
+        write(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["c.h5"]
+
+
 class TestFullDisk:
     """The disk fills up: the error says so, nothing is left, and the process lives on and ends well."""
 
-    def test_at_every_block(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("number", "said"),
+        [
+            (errno.ENOSPC, "the disk is full"),
+            (errno.EDQUOT, "your quota is used up"),
+            (errno.EIO, "input/output error"),
+        ],
+        ids=["ENOSPC", "EDQUOT", "EIO"],
+    )
+    def test_at_every_block(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str) -> None:
         write_all = DeferredErrorFile._write_all
         left = [0]
 
         def limited(self: DeferredErrorFile, view: memoryview) -> int:
             left[0] -= 1
             if left[0] < 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
+                raise OSError(number, os.strerror(number))
             return write_all(self, view)
 
         monkeypatch.setattr(DeferredErrorFile, "_write_all", limited)
@@ -163,9 +203,9 @@ class TestFullDisk:
             try:
                 write(tmp_path / "c.h5")
             except OutputError as error:
-                assert error.what == "the disk is full"
+                assert said in error.what
                 assert not list(tmp_path.iterdir())
-                writes += 1
+                writes += 1 if number == errno.ENOSPC else 4
             else:
                 break
         assert writes > 5

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.caption_graph.llm.triples import LLMExtractor
-from pipeline.errors import OutputError, ServiceError
-from pipeline.files import content_key
+from pipeline.errors import OutputError, ServiceError, UnreadableError
+from pipeline.files import content_key, write_json
 from tests.caption_graph.llm.captions import make_captions, oracle
 from tests.caption_graph.llm.conftest import MakeSession
 from tests.caption_graph.llm.server import Endpoint
+from tests.faults import FAILED_READS, error_names, failing
 
 CAPTIONS = make_captions(15)  # three requests of five
 
@@ -101,6 +102,31 @@ def test_damaged_file_is_dropped_with_a_line_and_asked_again(
     assert lines[0].startswith(f"{target}: a damaged file of stored answers is dropped")
     assert LLMExtractor(make_session()).extract(CAPTIONS) == triples
     assert (len(lines), len(endpoint.log)) == (1, 4)
+
+
+@pytest.mark.parametrize("number", FAILED_READS, ids=error_names(FAILED_READS))
+@pytest.mark.parametrize("place", ["file", "folder", "failures"])
+def test_paid_answers_that_cannot_be_read_stay_and_are_not_asked_again(
+    make_session: MakeSession, endpoint: Endpoint, tmp_path: Path, number: int, place: str
+) -> None:
+    LLMExtractor(make_session()).extract(CAPTIONS[:5])
+    (path,) = _files(tmp_path)
+    failures = write_json(path.parents[1] / "failures.json", {"failures": []})
+    content = path.read_bytes(), failures.read_bytes()
+    chosen = {"file": path, "folder": path.parent, "failures": failures}[place]
+    with failing(number, chosen), pytest.raises(UnreadableError) as caught:
+        LLMExtractor(make_session()).extract(CAPTIONS[: 5 if place != "failures" else 7])
+    assert caught.value.where == str(chosen)
+    assert (path.read_bytes(), failures.read_bytes()) == content
+    assert len(endpoint.log) == 1 if place != "failures" else len(endpoint.log) <= 2
+
+
+def test_a_damaged_file_is_set_aside(make_session: MakeSession, tmp_path: Path) -> None:
+    LLMExtractor(make_session()).extract(CAPTIONS[:5])
+    (path,) = _files(tmp_path)
+    path.write_text("half")
+    LLMExtractor(make_session()).extract(CAPTIONS[:5])
+    assert path.with_name(f"{path.name}.damaged").read_text() == "half"
 
 
 def test_stored_answer_is_held_against_its_caption_again(

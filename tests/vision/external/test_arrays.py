@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
+import fcntl
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UnreadableError
 from pipeline.vision.external.arrays import ArrayItems, ArrayWorker, list_hdf5, list_npy
 from pipeline.vision.external.settings import SourceSettings
 from tests.vision.external.example_pairs import LABELS, PAIRS
@@ -180,3 +183,39 @@ def test_a_missing_file_is_named(root: Path, kind: str) -> None:
     with pytest.raises(DataError, match="not there") as caught:
         list_arrays(root, kind, file="features_{split}.h5")
     assert "features_train.h5" in str(caught.value.where)
+
+
+def _locked(path: Path) -> AbstractContextManager[IO[bytes]]:
+    stream = path.open("rb")
+    fcntl.flock(stream, fcntl.LOCK_EX)
+    return stream
+
+
+@pytest.mark.parametrize("kind", ["hdf5"])
+def test_a_file_that_another_program_holds_is_told_and_can_be_read_all_the_same(
+    root: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HDF5_USE_FILE_LOCKING", raising=False)
+    with _locked(root / "features.h5"):
+        with pytest.raises(UnreadableError, match="another program holds this HDF5 file locked") as caught:
+            list_arrays(root, kind)
+        assert "HDF5_USE_FILE_LOCKING=FALSE" in (caught.value.fix or "")
+        monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
+        assert list_arrays(root, kind).items
+    assert list_arrays(root, kind).items
+
+
+@pytest.mark.parametrize("kind", ["hdf5"])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_no_hindrance(
+    root: Path, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = h5py.File.__init__
+
+    def without_locks(self: h5py.File, *arguments: object, **options: object) -> None:
+        if options.get("locking") is not False:
+            raise OSError(number, f"Unable to synchronously open file (unable to lock file, errno = {number})")
+        begin(self, *arguments, **options)
+
+    monkeypatch.setattr(h5py.File, "__init__", without_locks)
+    assert list_arrays(root, kind).items
