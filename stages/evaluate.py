@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.datasets.no_change import ChangeRule
 from pipeline.datasets.records import read_prepared
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.evaluation.java import VERSION, find_java
@@ -52,7 +53,7 @@ def run(settings: EvaluateSettings, paths: Paths, *, engine: EngineSettings) -> 
     of_split = data.split(generated.split)
     check_pairs(generated, (pair.id for pair in of_split), paths.captions)
     pairs = [pair for pair in of_split if pair.id not in generated.left_out]
-    vocabulary = Vocabulary.load(data.vocabulary_path) if settings.ids else None
+    vocabulary = Vocabulary.load(data.vocabulary_path)
     java = find_java(settings.java)
     report = evaluate(
         generated.seeds,
@@ -60,8 +61,10 @@ def run(settings: EvaluateSettings, paths: Paths, *, engine: EngineSettings) -> 
         data.split("train"),
         java=java,
         meteor=settings.meteor != "never",
-        vocabulary=vocabulary,
+        vocabulary=vocabulary if settings.ids else None,
         candidates=settings.constant_candidates,
+        token_rule=vocabulary.settings.tokens,
+        change_rule=ChangeRule(data.card.no_change),
     )
     if (note := left_out_note(generated, len(of_split))) is not None:
         say(f"evaluate: {note}")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import OutOfMemoryError
 
-from pipeline.cache.reader import Cache
+from pipeline.cache.reader import Cache, cache_sha256
 from pipeline.cache.schema import Expectation
 from pipeline.caption_graph.store import SCHEMA as GRAPH
 from pipeline.caption_graph.store import TENSORS, read_graph
@@ -34,6 +34,7 @@ from pipeline.training.inputs import open_inputs
 from pipeline.training.run import SECONDS, read_seconds
 from pipeline.training.settings import TrainSettings
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
+from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from stages import caption, evaluate, graph, matches, train
 from stages.code import stage_digest
 from stages.settings import (
@@ -235,7 +236,7 @@ def _matches(plan: Plan, paths: Paths, folder: Path, *, build: bool) -> Paths | 
     expect = Expectation(
         settings_hash=settings_hash(settings),
         weights=matches.weights_of(settings),
-        upstream={"regions.h5": sha256_file(paths.regions)},
+        upstream={"regions.h5": cache_sha256(paths.regions, REGIONS)},
     )
 
     def fits(path: Path) -> bool:

@@ -56,7 +56,8 @@ _MEANING: Final[dict[MismatchKind, tuple[str, str]]] = {
     "caption-too-long": ("captions above prepare.vocabulary.max_length; training truncates them", ""),
     "caption-unsegmented": (
         "captions without spaces that the token rule takes for one word each",
-        "set prepare.vocabulary.tokens: words, which takes each character for a word, or separate the words by spaces",
+        "set prepare.vocabulary.tokens: words, which takes each character for a word, or separate the words by spaces, "
+        "or take {kind} out of prepare.strict",
     ),
     "caption-in-characters": (
         "captions in a script without spaces: each character is taken for a word, in training and in the scores; "
@@ -100,7 +101,8 @@ class Audit:
             item: The pair, file or entry, with what is wrong about it.
             error: The error to raise for it if its kind is strict, where a file is at fault.
         """
-        self._notes[kind].append(item)
+        # A file's name may hold bytes that are no UTF-8, and audit.json is.
+        self._notes[kind].append(item.encode("utf-8", "backslashreplace").decode("utf-8"))
         if error is not None:
             self._errors.setdefault(kind, error)
 

@@ -12,9 +12,12 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any, Final
 
-from pipeline.datasets.no_change import implies_change
+from pipeline.datasets.english import reads_as_english
+from pipeline.datasets.no_change import ChangeRule
 from pipeline.datasets.records import Pair
+from pipeline.datasets.settings import TokenRule
 from pipeline.datasets.vocabulary import UNK, Vocabulary
+from pipeline.datasets.words import unspaced_length
 from pipeline.errors import DataError
 from pipeline.evaluation.baselines import best_constants, constant_captions, true_flag_captions
 from pipeline.evaluation.java import JAVA_CURE, Java
@@ -73,6 +76,8 @@ def evaluate(
     meteor: bool = True,
     vocabulary: Vocabulary | None = None,
     candidates: int = 1000,
+    token_rule: TokenRule = "words",
+    change_rule: ChangeRule | None = None,
 ) -> Report:
     """Score the captions of every training seed, and the two baselines beside them.
 
@@ -84,6 +89,8 @@ def evaluate(
         meteor: False leaves METEOR out.
         vocabulary: Turns captions into ids for the family "ids"; None leaves that family out.
         candidates: How many training captions to try as constants.
+        token_rule: The vocabulary's, for captions that are not in Latin script; see `pipeline.evaluation.scores`.
+        change_rule: Tells whether a sentence states a change; None: the rule for English.
 
     Raises:
         DataError: No pair has a reference, or the references hold no words.
@@ -97,7 +104,9 @@ def evaluate(
             fix="add captions to the data set and run `sagecc prepare`, or caption another split",
         )
     references = [text for pair in (*pairs, *training) for text in pair.captions]
-    tokens = tokenize([*references, *(text for captions in seeds.values() for text in captions.values())], java)
+    tokens = tokenize(
+        [*references, *(text for captions in seeds.values() for text in captions.values())], java, token_rule
+    )
     constants = best_constants(training, tokens, candidates)
     subsets = split_by_change(pairs)
 
@@ -111,8 +120,9 @@ def evaluate(
     runtime = java if meteor else None
     by_row = _score_rows(rows, subsets, families, runtime)
     sentences = {subset: text and " ".join(text.split()) for subset, text in constants.items()}
-    flags = {row: _flags(captions["all"], pairs) for row, captions in rows.items()}
+    flags = {row: _flags(captions["all"], pairs, change_rule or ChangeRule()) for row, captions in rows.items()}
     notes = notes_on(by_row["words"]["all"][TRUE_FLAG], subsets, sentences, java, meteor)
+    notes.extend(language_notes([text for pair in pairs for text in pair.captions], tokens))
     if undescribed:
         notes.append(f"{undescribed} pairs without references were left out.")
 
@@ -216,9 +226,9 @@ def _percent(count: int, total: int) -> float | None:
     return 100.0 * count / total if total else None
 
 
-def _flags(captions: Mapping[str, str] | None, pairs: Sequence[Pair]) -> Numbers | None:
+def _flags(captions: Mapping[str, str] | None, pairs: Sequence[Pair], rule: ChangeRule) -> Numbers | None:
     changed = {pair.id: pair.changed for pair in pairs if pair.changed is not None}
-    return None if captions is None or not changed else change_flag_scores(captions, changed, implies_change).as_dict()
+    return None if captions is None or not changed else change_flag_scores(captions, changed, rule).as_dict()
 
 
 def _with_mean(rows: Mapping[str, Numbers | None], seeds: Sequence[str]) -> dict[str, Numbers]:
@@ -287,6 +297,35 @@ def _of_seed(
         for family, per_subset in by_row.items()
     }
     return {**scores, "change_flag": flags[name]}
+
+
+def language_notes(references: Sequence[str], tokens: Mapping[str, str]) -> list[str]:
+    """Return what a reader has to know of the scores of captions that are not English.
+
+    Args:
+        references: The reference captions.
+        tokens: The tokens of each, as the metrics see them.
+    """
+    notes = []
+    foreign = sum(not reads_as_english(text) for text in references)
+    if foreign / len(references) >= _FOREIGN_SHARE:
+        notes.append(
+            f"{foreign:,} of the {len(references):,} references are not English. METEOR knows stems, synonyms and "
+            "function words of English only and matches equal words elsewhere: compare METEOR and S*m within one "
+            "language. The change flag of a sentence follows from prepare.no_change_sentences and from rules for "
+            "English."
+        )
+    characters = sum(any(unspaced_length(word) for word in tokens[text].split()) for text in references)
+    if characters:
+        notes.append(
+            f"{characters:,} of the {len(references):,} references are in a script without spaces. Unless they are "
+            "segmented (prepare.vocabulary.tokens: spaced), each of their characters is a word to every metric: BLEU-4 "
+            "is of four characters."
+        )
+    return notes
+
+
+_FOREIGN_SHARE: Final = 0.01  # among English captions fewer than one in a thousand is not taken for English
 
 
 def notes_on(

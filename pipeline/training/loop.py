@@ -20,7 +20,7 @@ from pipeline.captioners.settings import GenerationSettings
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.evaluation.scores import score
 from pipeline.runtime import deterministic
-from pipeline.training.batches import BatchLoader, Step, learning_rate, plan_epoch, step_seed
+from pipeline.training.batches import BatchLoader, Step, learning_rate, plan_epoch, samples_of, step_seed
 from pipeline.training.checkpoints import Progress, load_state, save_state
 from pipeline.training.distributed import DivergedError, Interrupted, Ranks
 from pipeline.training.model import PairCaptioner
@@ -133,7 +133,9 @@ class Validator:
             total += float(model.loss(memory, batch.tokens, batch.owners)) * count
             words += count
             if self.metric != "val_loss":
-                captions += [self.vocabulary.decode(best.tokens) for best, *_ in model.generate(memory, greedy)]
+                captions += [
+                    " ".join(self.vocabulary.words_of(best.tokens)) for best, *_ in model.generate(memory, greedy)
+                ]
         scores = {"val_loss": round(total / words, DIGITS)}
         if self.metric != "val_loss":
             candidates = dict(zip(self.references, captions, strict=True))
@@ -151,7 +153,7 @@ class Speed:
     """How fast the steps went; kept out of every file, which would otherwise differ from run to run.
 
     Attributes:
-        pairs: Pairs trained on.
+        pairs: Pairs trained on, as often as they were encoded.
         seconds: Time spent in the steps, validation not counted.
         waited: Part of it in which a step waited for its batch.
     """
@@ -182,7 +184,7 @@ class Loop:
     Attributes:
         model: What is trained, on the device, with initial weights.
         settings: Epochs, rates, selection.
-        seed: Decides the order of the pairs, the drawn captions and dropout.
+        seed: Decides the order of the samples, the drawn captions and dropout.
         loader: Inputs and captions of the training pairs.
         validator: Scores the model.
         state: File of the unfinished training's state.
@@ -210,7 +212,8 @@ class Loop:
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch."""
-        return -(-len(self.loader.captions) // self.settings.batch_size)
+        samples = samples_of(self.loader.captions, self.settings.captions_per_pair)
+        return -(-samples // self.settings.batch_size)
 
     def run(self) -> Progress:
         """Train to the end, from where an earlier run stopped; the model then has the best weights.
@@ -247,7 +250,7 @@ class Loop:
         plan = plan_epoch(
             self.loader.captions,
             batch_size=settings.batch_size,
-            one_caption=settings.captions_per_pair == "one",
+            captions_per_pair=settings.captions_per_pair,
             seed=self.seed,
             epoch=progress.epoch,
             rank=self.ranks.rank,

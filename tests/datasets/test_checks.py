@@ -10,6 +10,7 @@ from pipeline.datasets.adapters import ADAPTERS
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.checks import check_captions, check_images
 from pipeline.datasets.images import read_unchanged
+from pipeline.datasets.no_change import ChangeRule
 from pipeline.datasets.records import Pair
 from pipeline.datasets.settings import MISMATCH_KINDS, STRICT_BY_DEFAULT, DatasetSettings, VocabularySettings
 from pipeline.errors import DataError
@@ -41,6 +42,38 @@ def test_missing_flags_are_derived(captions: tuple[str, ...], changed: bool | No
     pair, noted = check(*captions)
     assert pair.changed is changed
     assert noted == notes
+
+
+@pytest.mark.parametrize(
+    ("captions", "rule", "notes"),
+    [
+        (["新建了一栋房子。", "a house 房子"], "words", {"caption-in-characters": 2}),
+        (["新建了一栋房子。"], "release", {"caption-unsegmented": 1}),
+        (["新建了一栋房子。"], "spaced", {"caption-unsegmented": 1}),
+        (["新建 了 一栋 房子 。"], "spaced", {}),
+        (["มีการสร้างอาคารใหม่ใกล้ถนน 12 หลัง"], "spaced", {"caption-unsegmented": 1}),
+        (["एक इमारत बनाई गई है", "새 집이 지어졌다"], "words", {}),
+        ([OTHER], "words", {}),
+    ],
+)
+def test_captions_without_spaces_are_told(captions: list[str], rule: str, notes: dict[str, int]) -> None:
+    _, noted = check(*captions, changed=True, tokens=rule)
+    assert noted == notes
+    assert "caption-unsegmented" in STRICT_BY_DEFAULT
+
+
+def test_flags_of_captions_that_no_rule_can_judge_stay_unknown() -> None:
+    house, same = "एक इमारत बनाई गई है", "कोई बदलाव नहीं"
+    assert check(house, same) == (check(house, same)[0], {"flag-unknown": 1})
+    assert check(house, same)[0].changed is None
+    assert check(house, same, changed=False)[1] == {}
+    pairs = [
+        Pair(id=text, split="train", before="a.png", after="b.png", captions=(text,)) for text in (house, f"{same}।")
+    ]
+    audit = Audit()
+    checked = check_captions(pairs, VocabularySettings(), audit, ChangeRule({"hi": [same]}))
+    assert [pair.changed for pair in checked] == [True, False]
+    assert audit.count("flag-derived") == 2
 
 
 @pytest.mark.parametrize(

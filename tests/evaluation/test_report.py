@@ -5,6 +5,7 @@ import statistics
 
 import pytest
 
+from pipeline.datasets.no_change import ChangeRule
 from pipeline.datasets.records import Pair
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import Vocabulary
@@ -21,9 +22,10 @@ from pipeline.evaluation.report import (
     deviation_over_seeds,
     evaluate,
     ids_of,
+    language_notes,
     mean_over_seeds,
 )
-from pipeline.evaluation.scores import score
+from pipeline.evaluation.scores import score, tokenize
 from tests.evaluation.conftest import reference_data
 
 YES, NO = "a road is built", "nothing"
@@ -227,3 +229,26 @@ def test_on_real_captions_the_true_flag_alone_scores_high(java: Java) -> None:
     assert (changed[TRUE_FLAG]["s_m"] or 100) < 40
     assert report.change_flag[TRUE_FLAG]["accuracy"] == 100
     assert report.change_flag[MODEL]["accuracy"] > 97
+
+
+def test_notes_on_other_languages() -> None:
+    def notes(*references: str) -> str:
+        return " ".join(language_notes(references, tokenize(references, None)))
+
+    assert notes("a house is built", "trees are removed") == ""
+    assert "1 of the 2 references are not English. METEOR" in notes("a house is built", "एक इमारत बनाई गई है")
+    assert "script without spaces" not in notes("एक इमारत बनाई गई है")
+    assert "1 of the 1 references are in a script without spaces" in notes("新建了一栋房子")
+
+
+def test_listed_sentences_decide_the_change_flag() -> None:
+    same, house = "कोई बदलाव नहीं", "एक इमारत बनाई गई है"
+    pairs = [
+        Pair(id=str(changed), split="test", before="a", after="b", captions=(text,), changed=changed)
+        for changed, text in ((False, same), (True, house))
+    ]
+    captions = {0: {"False": f"{same}।", "True": house}}
+    for rule, accuracy in ((ChangeRule({"hi": [same]}), 100.0), (None, 50.0)):
+        report = evaluate(captions, pairs, pairs, java=None, change_rule=rule)
+        assert report.change_flag[MODEL]["accuracy"] == accuracy
+    assert report.scores["words"]["all"][MODEL]["bleu_4"] == pytest.approx(100, abs=1e-3)

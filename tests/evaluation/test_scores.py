@@ -73,6 +73,40 @@ def test_the_rule_without_java_equals_the_ptb_tokenizer_on_real_captions(java: J
     assert {caption: plain_tokens(caption) for caption in tokens} == tokens
 
 
+FOREIGN = {
+    "एक इमारत बनाई गई है।": "एक इमारत बनाई गई है",
+    "ஒரு வீடு கட்டப்பட்டது": "ஒரு வீடு கட்டப்பட்டது",
+    "新建了一栋房子。": "新 建 了 一 栋 房 子",
+    "صُوِّرَ بَيْتٌ، جَدِيد؟": "صُوِّرَ بَيْتٌ جَدِيد",
+    "a house 房子 is built": "a house 房 子 is built",
+    "Ｈｏｕｓｅ，ｒｏａｄ": "house road",
+    "cafe\u0301": "café",
+    "house。road、lake\u200b end": "house road lake end",
+    "co\u00adop \U0001f600": "coop",
+    "\ud800 road": "road",
+}
+
+
+@pytest.mark.parametrize("with_java", [True, False])
+def test_other_scripts_are_split_as_the_vocabulary_splits_them(with_java: bool, java: Java) -> None:
+    assert tokenize(FOREIGN, java if with_java else None) == FOREIGN
+
+
+def test_segmented_captions_are_scored_by_their_words() -> None:
+    assert tokenize(["新建 了 房子。"], None, "spaced") == {"新建 了 房子。": "新建 了 房子"}
+
+
+def test_meteor_matches_whole_words_of_other_scripts(java: Java) -> None:
+    def meteor(candidate: str, reference: str) -> float:
+        scores = score({"a": candidate}, {"a": [reference]}, java=java)
+        assert scores.meteor is not None
+        return scores.meteor
+
+    assert meteor("एक इमारत बनाई गई है", "एक इमारत बनाई गई है।") == pytest.approx(100)
+    assert meteor("新建了房子", "新建了房子。") == pytest.approx(100)
+    assert meteor("क", "कि") == 0.0
+
+
 def test_repeated_captions_are_tokenized_once(java: Java) -> None:
     assert tokenize(["A road.", "", "A road."], java) == {"A road.": "a road", "": ""}
     assert tokenize([], java) == {}

@@ -14,6 +14,7 @@ from pipeline.captioners.fusion import keep_best
 from pipeline.captioners.generation import Hypothesis, generate
 from pipeline.captioners.inputs import Regions
 from pipeline.captioners.settings import GenerationSettings
+from pipeline.datasets.no_change import ChangeRule, no_change_sentences
 from pipeline.datasets.records import read_prepared
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import END, START, Vocabulary, build_vocabulary
@@ -90,13 +91,23 @@ def test_what_label_smoothing_taught_is_undone() -> None:
 def test_sentences_of_unknown_words_cannot_be_said() -> None:
     texts = ["there is no difference", "a house is built"]
     vocabulary = build_vocabulary(texts, VocabularySettings(min_count=1), "levir-cc")
-    sentences = no_change_tokens("levir-cc", vocabulary)
+    sentences = no_change_tokens("levir-cc", vocabulary, no_change_sentences()["levir-cc"])
     assert [vocabulary.decode(tokens[1:]) for tokens in sentences] == ["there is no difference"]
     for dataset in ("folder", "dubai-cc"):
         own = build_vocabulary(texts[1:], VocabularySettings(min_count=1), dataset)
         with pytest.raises(SettingsError, match=r"no-change sentences of the data set \w+") as caught:
-            no_change_tokens(dataset, own)
+            no_change_tokens(dataset, own, no_change_sentences().get(dataset, {}))
         assert "caption.change: sentence" in str(caught.value.fix)
+        assert f"prepare.no_change_sentences.{dataset}" in str(caught.value.fix)
+
+
+def test_listed_sentences_of_any_language_are_those_of_no_change() -> None:
+    texts = ["कोई बदलाव नहीं", "没有变化。", "एक इमारत बनाई गई है"]
+    vocabulary = build_vocabulary(texts, VocabularySettings(min_count=1), "folder")
+    listed = {"hi": ["कोई बदलाव नहीं।", "कोई बदलाव नहीं"], "zh": ["没有变化"]}
+    sentences = no_change_tokens("folder", vocabulary, listed)
+    assert [vocabulary.decode(tokens[1:]) for tokens in sentences] == ["कोई बदलाव नहीं", "没有变化"]
+    assert agreeing(texts, [0, 1, 2], True, ChangeRule(listed)) == [2, 0, 1]
 
 
 def test_sentences_that_agree_come_first_in_their_order() -> None:
@@ -115,7 +126,8 @@ def test_the_threshold_decides_which_sentences_come_first(monkeypatch: pytest.Mo
     said = [Hypothesis(tuple(vocabulary.encode(text)[1:]), -1.0, -1.0) for text in texts]
     monkeypatch.setattr(PairCaptioner, "generate", lambda self, memory, settings: [said] * len(memory))
     inputs = {"scenes": torch.randn(1, 2, *world.SHAPE)}
-    [mass] = no_change_mass(model, model.encode(inputs), no_change_tokens("levir-cc", vocabulary)).tolist()
+    listed = no_change_tokens("levir-cc", vocabulary, no_change_sentences()["levir-cc"])
+    [mass] = no_change_mass(model, model.encode(inputs), listed).tolist()
 
     def first(threshold: float | None) -> str:
         trained = Trained(model, vocabulary, card, tmp_path)

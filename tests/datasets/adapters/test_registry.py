@@ -104,7 +104,7 @@ def test_a_registered_data_set_is_prepared_and_its_no_change_sentences_are_known
         (f"old/{i}.png", f"new/{i}.png") for i in range(3)
     ]
     vocabulary = Vocabulary.load(prepared.vocabulary_path)
-    assert no_change_tokens("toy", vocabulary) == [vocabulary.encode("nothing to see here")]
+    assert no_change_tokens("toy", vocabulary, prepared.card.no_change) == [vocabulary.encode("nothing to see here")]
 
 
 def test_an_unregistered_data_set_is_refused_with_the_names_of_the_others() -> None:
