@@ -43,7 +43,8 @@ def run(
     device = resolve_device(engine.device)
     text_encoder = write_text_encoder(output.with_suffix(""))
     training, validation = read_scenes(world, "train"), read_scenes(world, "val").to(device)
-    with deterministic(device):
+    # The backward pass of deformable attention (grid_sample) has no deterministic form on a GPU.
+    with deterministic(device, strict=False):
         model = build_grounding_dino(
             GroundingSettings(text_encoder=str(text_encoder)), random_weights=True, seed=settings.seed
         )

@@ -31,6 +31,7 @@ from pipeline.vision.sam.settings import SamSettings
 from pipeline.vision.tensors import boxes_of_masks
 from stages.pretrain import sam as pretrain_sam
 from stages.settings import PretrainSamSettings
+from tests.training.cuda_determinism import Operators
 from tests.training.resuming import check_resumed
 
 
@@ -231,13 +232,16 @@ def test_a_better_fitting_model_costs_less(model: SamPretraining) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     batch = draw_prompts(one_square(), 4, 2, np.random.default_rng(0))
     totals = []
-    for _ in range(12):
-        total = torch.stack(list(model.losses(batch).values())).sum()
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(total.item())
+    with Operators() as ran:
+        for _ in range(12):
+            total = torch.stack(list(model.losses(batch).values())).sum()
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            totals.append(total.item())
     assert totals[-1] < 0.8 * totals[0]
+    # What keeps its training from being deterministic on a GPU; with none, `stages/pretrain/sam` could be strict.
+    assert ran.nondeterministic == {"cumsum", "nll_loss2d_forward"}
 
 
 @pytest.mark.parametrize(("guess", "error"), [(1.0, 0.0), (0.75, 0.25)])

@@ -15,6 +15,7 @@ from pipeline.vision.scenes.pretraining import ScenePairs, ScenePretraining, bat
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages.pretrain import scenes as pretrain_scenes
 from stages.settings import PretrainScenesSettings
+from tests.training.cuda_determinism import Operators
 from tests.training.resuming import check_resumed
 
 
@@ -39,6 +40,13 @@ def test_shapes(model: ScenePretraining) -> None:
     assert land_cover.shape == (2, 2, 8, 16, 16)
     assert centres.shape == (2, 2, 16, 16)
     assert change.shape == (2, 16, 16)
+
+
+def test_a_gpu_can_train_it_deterministically(model: ScenePretraining) -> None:
+    with Operators() as ran:
+        torch.stack(list(model.train().losses(random_pairs(2)).values())).sum().backward()
+        validate(model, random_pairs(2), 2)
+    assert not ran.nondeterministic
 
 
 def test_land_cover_loss_against_a_plain_loop(model: ScenePretraining) -> None:
