@@ -14,7 +14,7 @@ from pipeline.datasets.images import IMAGE_SUFFIXES
 from pipeline.datasets.paths import files_in
 from pipeline.datasets.records import SPLITS, Pair, Split
 from pipeline.datasets.settings import DatasetSettings
-from pipeline.datasets.unread_files import files_not_read
+from pipeline.datasets.unread_files import files_not_read, has_text_name
 from pipeline.errors import DataError
 
 Stems = Mapping[str, str]
@@ -66,7 +66,7 @@ def list_images(root: Path, folder: str, audit: Audit) -> dict[str, str]:
     """
     images: dict[str, str] = {}
     for path in files_in(root, folder):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not has_text_name(path):
             continue
         if path.stem in images:
             audit.note("duplicate-name", f"{path.relative_to(root)} beside {images[path.stem]}")

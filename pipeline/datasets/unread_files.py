@@ -65,6 +65,15 @@ def images_not_listed(root: Path, listed: Collection[str]) -> Iterator[str]:
                 yield name
 
 
+def has_text_name(path: Path) -> bool:
+    """Whether a file's name is UTF-8, so that records can hold it."""
+    try:
+        path.name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _reason(path: Path, stems: Collection[str]) -> str | None:
     suffix = path.suffix.lower()
     if path.name.lower() in _SYSTEM or path.name.startswith("._"):
@@ -75,6 +84,8 @@ def _reason(path: Path, stems: Collection[str]) -> str | None:
         return None if path.name.startswith(".") else "a folder; images are looked for in the folder above it alone"
     if not path.is_file():
         return "no regular file"
+    if not has_text_name(path):
+        return "its name is not UTF-8"
     if suffix in IMAGE_SUFFIXES:
         return "hidden, since its name begins with a dot" if path.name.startswith(".") else None
     if _belongs_to_image(path.name, stems):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pipeline.datasets.listing import list_images, shared_layout
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.datasets.unread_files import files_not_read, images_not_listed
 from pipeline.errors import DataError
+from pipeline.files import write_json
 from tests.datasets.fakes import save
 from tests.datasets.raster.pictures import PIXELS
 
@@ -81,3 +83,17 @@ def test_images_that_a_list_does_not_name(tmp_path: Path) -> None:
     audit = Audit()
     assert ADAPTERS.resolve("folder").list_pairs(settings, audit).pairs
     assert audit.items("file-not-taken") == ("s1/c.png: pairs.csv does not name it",)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """A name in another encoding cannot stand in a record, and its note can be written."""
+    (tmp_path / "A").mkdir()
+    for name in (b"\xff.png", b"\xfe.webp"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "A") + b"/" + name)).touch()
+    audit = Audit()
+    assert list_images(tmp_path, "A", audit) == {}
+    assert audit.items("file-not-taken") == (
+        "A/\\udcfe.webp: its name is not UTF-8",
+        "A/\\udcff.png: its name is not UTF-8",
+    )
+    assert "\\udcff" in write_json(tmp_path / "audit.json", audit.report(())).read_text()

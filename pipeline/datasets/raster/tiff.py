@@ -53,7 +53,11 @@ def decode(data: bytes, path: Path, max_megapixels: float) -> Decoded:
             if len(pages := source.subdatasets) > 1:
                 remark = f"the first of its {len(pages)} pictures (pages) is taken"
                 decoded = replace(decoded, remarks=(*decoded.remarks, remark))
-            return place(decoded, georeference_of(source), int(tags.get(_ORIENTATION, 1)))
+            grid = georeference_of(source)
+            if grid is None and (source.gcps[0] or source.rpcs):
+                remark = "its control points or RPCs make no regular grid, and its pixels stay as they are"
+                decoded = replace(decoded, remarks=(*decoded.remarks, remark))
+            return place(decoded, grid, int(tags.get(_ORIENTATION, 1)))
     except DataError:
         raise
     # Beside RasterioError, properties of a damaged file raise GDAL's own errors, which share no public class.

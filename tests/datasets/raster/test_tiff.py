@@ -300,6 +300,15 @@ def test_control_points_are_coordinates(tmp_path: Path) -> None:
     assert image.georeference.name == UTM
 
 
+def test_control_points_of_no_grid_are_told(tmp_path: Path) -> None:
+    corners = [(0, 0, 0), (0, WIDTH, 9), (HEIGHT, 0, 3), (HEIGHT, WIDTH, -40)]
+    points = [GroundControlPoint(row, column, 2 * column + bend, -2 * row) for row, column, bend in corners]
+    image = read_image(tiff(tmp_path / "a.tif", PIXELS, photometric="RGB", gcps=points, crs=UTM))
+    assert np.array_equal(image.pixels, PIXELS)
+    assert image.georeference is None
+    assert "make no regular grid" in image.remarks[0]
+
+
 def test_pages(tmp_path: Path) -> None:
     first, second = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
     first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
