@@ -44,13 +44,13 @@ def run(settings: MatchesSettings, paths: Paths, *, engine: EngineSettings) -> P
     with Cache.open(paths.regions, REGIONS) as cache:
         (width,) = cache.schema.field("descriptors").row_shape
         items = _items(cache, settings.length)
-        ids = cache.ids
+        ids, regions_sha256 = cache.ids, cache.sha256
     provenance = Provenance.of(
         SCHEMA,
         settings,
         code=stage_digest("matches"),
         weights=weights_of(settings),
-        upstream={"regions.h5": sha256_file(paths.regions)},
+        upstream={"regions.h5": regions_sha256},
     )
     return build_cache(
         paths.matches,

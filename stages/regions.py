@@ -49,7 +49,7 @@ def run(settings: RegionsSettings, paths: Paths, *, engine: EngineSettings) -> P
     data = read_prepared(paths.prepared)
     expectation = Expectation(upstream={"pairs.jsonl": data.card.pairs_sha256}, repair="sagecc masks")
     with Cache.open(paths.masks, MASKS, expect=expectation) as cache:
-        source = read_mask_source(cache)
+        source, masks_sha256 = read_mask_source(cache), cache.sha256
         digests = list(mask_digests(cache, outlines=settings.roi.mask_pooling))
     if not source.has_embeddings:
         require_sam_weights(source)
@@ -70,7 +70,7 @@ def run(settings: RegionsSettings, paths: Paths, *, engine: EngineSettings) -> P
         settings,
         code=stage_digest("regions"),
         weights=weights,
-        upstream={"pairs.jsonl": data.card.pairs_sha256, "masks.h5": sha256_file(paths.masks)},
+        upstream={"pairs.jsonl": data.card.pairs_sha256, "masks.h5": masks_sha256},
     )
     say(f"regions: {size_report(settings, source.channels, source.mask_count, len(items))}")
     return build_cache(

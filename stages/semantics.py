@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cache.reader import cache_sha256
 from pipeline.cache.schema import Provenance
 from pipeline.checkpoints import text_encoder_sha256, weights_sha256
 from pipeline.config import settings_hash
@@ -37,6 +38,7 @@ from pipeline.vision.grounding.worker import (
     readable_images,
 )
 from pipeline.vision.regions.worker import stored_embeddings
+from pipeline.vision.sam.cache import SCHEMA as MASKS
 from stages.code import stage_digest
 from stages.settings import SemanticsSettings
 
@@ -135,7 +137,7 @@ def _detections(settings: SemanticsSettings, data: Prepared, engine: EngineSetti
         images = [item.payload for item in items]
         bridge, weights["alignment"] = _alignment(settings, data, images, weights, engine, paths.work, code)
     make_worker = partial(SemanticWorker, settings, settings.batch_size, engine.device, bridge, stored)
-    upstream = {} if stored is None else {"masks.h5": sha256_file(stored)}
+    upstream = {} if stored is None else {"masks.h5": cache_sha256(stored, MASKS)}
     return _Work(items, make_worker, weights, upstream)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.cache import layout
 from pipeline.cache.columns import check_data
 from pipeline.cache.schema import Expectation, Field, Schema
 from pipeline.errors import CacheError
+from pipeline.files import content_key
 
 
 class Cache:
@@ -81,6 +83,28 @@ class Cache:
     def index(self) -> dict[str, int]:
         """Position of each item by id."""
         return {identity: position for position, identity in enumerate(self.ids)}
+
+    @cached_property
+    def data_sha256(self) -> str:
+        """Digest of what was computed: every field's values, and which units hold nothing; without reading them."""
+        header = self._header
+        return content_key(
+            {name: extent.sha256 for name, extent in header.extents.items()},
+            {name: layout.digest(offsets) for name, offsets in header.offsets.items()},
+            self.missing.tolist(),
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of all that the cache holds: what it was made from, its items, and `data_sha256`.
+
+        Files of equal bytes have the same, other ones another, and it costs the reading of the header only: the digests
+        of the values are those that `pack` took of what it wrote, and compared with what it read back. Caches that are
+        made of this one name it by it. Values that are damaged later keep it; `verify` notices that.
+        """
+        stored = asdict(self.provenance)
+        fields = [[field.name, field.dtype, list(field.row_shape), field.offsets] for field in self.schema.fields]
+        return content_key(stored, self.schema.unit, fields, list(self.ids), self.data_sha256)
 
     def unit(self, identity: str, date: int = 0) -> int:
         """Return the unit of an item: `2i + date` where units are images, `i` where they are pairs.
@@ -219,6 +243,12 @@ class Cache:
         self._map, self._views, self._stream, self._file = whole, views, stream, None
         # Last, so that another thread never sees an unfinished state.
         self._process = os.getpid()
+
+
+def cache_sha256(path: Path, schema: Schema) -> str:
+    """Return `Cache.sha256` of the cache at `path`; see `Cache.open` for the errors."""
+    with Cache.open(path, schema) as cache:
+        return cache.sha256
 
 
 def _on_map(whole: np.memmap[Any, Any], field: Field, extent: layout.Extent) -> np.memmap[Any, Any]:

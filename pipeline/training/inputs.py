@@ -42,6 +42,9 @@ class CacheCard(BaseModel):
     """SHA-256 of the weight files, by name."""
     upstream: dict[str, str]
     """SHA-256 of the inputs, by name."""
+    data_sha256: str = ""
+    """What was computed, see `Cache.data_sha256`: that a bad item was mended since then, or code changed, shows here
+    alone. Empty in the cards of earlier versions."""
 
     @classmethod
     def of(cls, cache: Cache) -> CacheCard:
@@ -52,6 +55,7 @@ class CacheCard(BaseModel):
             settings_hash=provenance.settings_hash,
             weights=dict(provenance.weights),
             upstream=dict(provenance.upstream),
+            data_sha256=cache.data_sha256,
         )
 
 

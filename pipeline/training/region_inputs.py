@@ -73,8 +73,8 @@ class RegionSource(InputSource):
         """
         settings = _side_inputs(captioner)
         pairs = {"pairs.jsonl": data.card.pairs_sha256}
-        masks = paths.masks if paths.masks.is_file() else None
-        upstream = pairs if masks is None else pairs | {masks.name: sha256_file(masks)}
+        masks = open_cache(paths.masks, MASKS, pairs, data) if paths.masks.is_file() else None
+        upstream = pairs if masks is None else pairs | {"masks.h5": masks.sha256}
         regions = open_cache(paths.regions, REGIONS, upstream, data)
         if not math.prod(regions.schema.field(region_field(settings)).row_shape):
             raise CacheError(
@@ -87,8 +87,8 @@ class RegionSource(InputSource):
         return cls(
             settings,
             regions,
-            matches=open_cache(paths.matches, MATCHES, {"regions.h5": sha256_file(paths.regions)}, data),
-            masks=None if masks is None else open_cache(masks, MASKS, pairs, data),
+            matches=open_cache(paths.matches, MATCHES, {"regions.h5": regions.sha256}, data),
+            masks=masks,
         )
 
     @property

@@ -7,16 +7,18 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
 from pipeline.cache.columns import DeferredErrorFile
-from pipeline.cache.reader import Cache
+from pipeline.cache.reader import Cache, cache_sha256
 from pipeline.cache.schema import Expectation
+from pipeline.cache.writer import pack
 from pipeline.errors import CacheError
-from tests.cache.contents import IDS, SCHEMA, arrays, provenance, write
+from tests.cache.contents import IDS, SCHEMA, Units, arrays, provenance, write
 
 
 @pytest.fixture
@@ -48,6 +50,65 @@ def test_several_units_in_any_order_with_repetitions(cache: Cache) -> None:
     flat, lengths = cache.rows("features", np.array(wanted))
     np.testing.assert_array_equal(flat, np.stack([arrays()[unit]["features"] for unit in wanted]))
     assert lengths.tolist() == [1] * 5
+
+
+def test_the_digest_tells_caches_apart_by_all_that_they_hold(tmp_path: Path, path: Path) -> None:
+    with Cache.open(path, SCHEMA) as cache:
+        again = cache_sha256(write(tmp_path / "again.h5"), SCHEMA)
+        assert cache.sha256 == again == cache_sha256(path, SCHEMA)
+    variants: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"missing": [4]},
+        {"settings": {"size": 5}},
+        {"settings_hash": "1" * 64},
+        {"weights": {"backbone": "1" * 64}},
+        {"upstream": {"pairs.jsonl": "1" * 64}},
+        {"code": "1" * 64},
+    ]
+    digests = {cache_sha256(write(tmp_path / f"{row}.h5", **changes), SCHEMA) for row, changes in enumerate(variants)}
+    assert len(digests | {again}) == len(variants) + 1
+
+
+def test_one_changed_value_of_any_field_changes_the_digest(tmp_path: Path, path: Path) -> None:
+    digests = {cache_sha256(path, SCHEMA)}
+    for name in ("features", "vectors", "scores", "codes"):
+        contents = arrays()
+        contents[5 if name != "codes" else 4][name].flat[-1] += 1
+        changed = pack(tmp_path / f"{name}.h5", SCHEMA, provenance(), IDS, Units(SCHEMA, contents))
+        digests.add(cache_sha256(changed, SCHEMA))
+    # Other places of the same rows.
+    contents = arrays()
+    for name in ("vectors", "scores"):
+        contents[0][name], contents[2][name] = (
+            np.concatenate([contents[0][name], contents[2][name]]),
+            contents[2][name][:0],
+        )
+    moved = pack(tmp_path / "moved.h5", SCHEMA, provenance(), IDS, Units(SCHEMA, contents))
+    digests.add(cache_sha256(moved, SCHEMA))
+    ids = pack(tmp_path / "ids.h5", SCHEMA, provenance(), ("b", *IDS[1:]), Units(SCHEMA, arrays()))
+    digests.add(cache_sha256(ids, SCHEMA))
+    assert len(digests) == 7
+
+
+def test_the_digest_reads_no_values(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda data, *key: (read.append(data.name), real(data, *key))[1])
+    cache_sha256(path, SCHEMA)
+    assert set(read) == {"/ids", "/missing", "/offsets", "/code_offsets"}
+
+
+def test_the_digests_of_the_values_are_those_that_verify_compares(path: Path) -> None:
+    # What `Cache.sha256` trusts: values that are not what was written are noticed by `verify`, and by nothing else.
+    values = arrays()[0]["features"]
+    data = path.read_bytes()
+    assert data.count(values.tobytes()) == 1
+    digest = cache_sha256(path, SCHEMA)
+    path.write_bytes(data.replace(values.tobytes(), (values + 1).tobytes()))
+    with Cache.open(path, SCHEMA) as cache:
+        assert cache.sha256 == digest
+        with pytest.raises(CacheError, match="features"):
+            cache.verify()
 
 
 def test_nothing_asked_nothing_given(cache: Cache) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.cache.inspect import describe
-from pipeline.cache.reader import Cache
+from pipeline.cache.reader import Cache, cache_sha256
 from pipeline.cache.schema import Expectation
 from pipeline.config import settings_hash
 from pipeline.errors import CacheError, CheckpointError, DataError, ResourceError
@@ -22,6 +22,7 @@ from pipeline.vision.matching.matcher import RegionPairs, assign, collate
 from pipeline.vision.matching.settings import AssignmentSettings
 from pipeline.vision.matching.superglue import SuperGlue
 from pipeline.vision.matching.worker import MatchWorker
+from pipeline.vision.regions.cache import SCHEMA as REGIONS
 from pipeline.vision.regions.cache import RegionSet
 from stages import matches
 from stages.settings import MatchesSettings
@@ -58,7 +59,7 @@ def test_matches_are_the_matchers(folder: Path, method: str) -> None:
     path = matches.run(settings, at(regions=regions, matches=folder / "matches.h5"), engine=INLINE)
     matcher = build_matcher(settings, WIDTH)
     with Cache.open(path, SCHEMA, expect=Expectation(settings_hash=settings_hash(settings))) as cache:
-        assert cache.provenance.upstream == {"regions.h5": sha256_file(regions)}
+        assert cache.provenance.upstream == {"regions.h5": cache_sha256(regions, REGIONS)}
         assert bool(cache.provenance.weights) == (method != "nearest")
         for number, (before, after) in enumerate(pairs):
             with torch.inference_mode():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.cache.reader import Cache
+from pipeline.cache.reader import Cache, cache_sha256
 from pipeline.cache.schema import Expectation
 from pipeline.config import settings_hash
 from pipeline.datasets.images import read_rgb
@@ -121,7 +121,7 @@ def test_provenance_names_everything_it_is_made_of(folder: Path) -> None:
         assert cache.provenance.weights == {"sam": sha256_file(Path(sam.weights)), "head": sha256_file(head)}
         assert cache.provenance.upstream == {
             "pairs.jsonl": read_prepared(prepared).card.pairs_sha256,
-            "masks.h5": sha256_file(masks),
+            "masks.h5": cache_sha256(masks, MASKS),
         }
         assert cache.row("descriptors", 3).shape == (3, 16)
 

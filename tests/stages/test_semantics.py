@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache.reader import Cache
+from pipeline.cache.reader import Cache, cache_sha256
 from pipeline.cache.schema import Expectation
 from pipeline.config import settings_hash
 from pipeline.datasets.images import read_rgb
@@ -23,6 +23,7 @@ from pipeline.vision.grounding.prompts import category_tokens, load_text_encoder
 from pipeline.vision.grounding.settings import parse_prompts
 from pipeline.vision.grounding.worker import SemanticWorker
 from pipeline.vision.sam.boxes import masks_from_boxes
+from pipeline.vision.sam.cache import SCHEMA as MASKS
 from pipeline.vision.sam.decoder import PromptDecoder
 from pipeline.vision.sam.encoder import ImageEncoder
 from pipeline.vision.sam.model import build_sam
@@ -106,7 +107,7 @@ def test_stored_embeddings_are_used_where_they_are_those_asked_for(
     )
     assert not encoded
     with Cache.open(with_stored, SCHEMA) as cache:
-        assert cache.provenance.upstream["masks.h5"] == sha256_file(stored)
+        assert cache.provenance.upstream["masks.h5"] == cache_sha256(stored, MASKS)
     for mine, its in zip(contents(with_stored), plain, strict=True):
         np.testing.assert_array_equal(mine.boxes, its.boxes)
         assert (mine.masks == its.masks).mean() > 0.999

@@ -15,6 +15,7 @@ from pipeline.errors import CacheError, CheckpointError, DataError, SettingsErro
 from pipeline.files import sha256_file
 from pipeline.graph_encoders.settings import GraphEncoderSettings
 from pipeline.paths import Paths
+from pipeline.training import region_inputs
 from pipeline.training.inputs import Inputs, open_inputs
 from pipeline.training.region_inputs import ENCODER, GraphSource, RegionSource, SemanticSource
 from pipeline.training.stores import GraphStore, RegionStore
@@ -178,6 +179,31 @@ def rows_of(regions: Regions, position: int) -> list[tuple]:
         for k in range(len(mask))
         if mask[k]
     ]
+
+
+def test_regions_that_changed_in_their_values_alone_are_noticed(paths, prepared):
+    masks = cache_world.write_masks(paths.masks, prepared)
+    cache_world.write_regions(paths.regions, prepared, masks=masks)
+    cache_world.write_matches(paths.matches, paths.regions, prepared)
+    read(paths)
+
+    def other_scores(unit, arrays):
+        arrays["scores"] = arrays["scores"] / 2
+
+    cache_world.write_regions(paths.regions, prepared, masks=masks, spoil=other_scores)
+    with pytest.raises(CacheError, match=r"regions\.h5") as caught:
+        read(paths)
+    assert caught.value.where == str(paths.matches) and "sagecc matches" in caught.value.fix
+
+
+def test_no_cache_is_read_through_to_see_whether_it_changed(paths, prepared, monkeypatch):
+    masks = cache_world.write_masks(paths.masks, prepared)
+    cache_world.write_regions(paths.regions, prepared, masks=masks)
+    cache_world.write_matches(paths.matches, paths.regions, prepared)
+    hashed = []
+    monkeypatch.setattr(region_inputs, "sha256_file", lambda path: (hashed.append(path.name), sha256_file(path))[1])
+    opened(paths).cards()
+    assert set(hashed) == {"graph.json", "graph.h5", "encoder.safetensors"}
 
 
 @pytest.mark.parametrize("rule", ["paper", "release"])

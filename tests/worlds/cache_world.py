@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.cache.reader import cache_sha256
 from pipeline.cache.schema import Provenance, Schema
 from pipeline.cache.writer import pack
 from pipeline.caption_graph.build import rebuild
@@ -93,7 +94,7 @@ def write_masks(path: Path, prepared: Path, **options: Any) -> Path:
 
 
 def write_regions(path: Path, prepared: Path, *, masks: Path | None = None, **options: Any) -> Path:
-    upstream = {"masks.h5": "0" * 64 if masks is None else sha256_file(masks)}
+    upstream = {"masks.h5": "0" * 64 if masks is None else cache_sha256(masks, MASKS)}
     return _write(path, REGIONS, prepared, _region_arrays, 2, upstream=upstream, **options)
 
 
@@ -109,7 +110,7 @@ def write_matches(
         return pair_arrays(confidences(pair), assignment)
 
     settings = {"assignment": assignment.model_dump(mode="json")}
-    upstream = {"regions.h5": sha256_file(regions)}
+    upstream = {"regions.h5": cache_sha256(regions, REGIONS)}
     return _write(path, MATCHES, prepared, arrays, 1, upstream=upstream, pairs=False, settings=settings, **options)
 
 
