@@ -12,6 +12,7 @@ import torch
 
 from pipeline.training.batches import Batch, BatchLoader, CaptionTable, Step, plan_epoch
 from pipeline.training.model import PairCaptioner
+from pipeline.training.settings import CaptionsPerPair
 from pipeline.training.stores import PairArray
 
 SHAPE = (2048, 8, 8)  # of ResNet-101 at 256 pixels
@@ -30,7 +31,7 @@ class Side:
     loader: BatchLoader
     steps: int
     batch: int
-    one_caption: bool
+    captions_per_pair: CaptionsPerPair
     train: Callable[[Batch], None]
     batches: Callable[[Sequence[Step]], Iterator[Batch]]
     epoch: int = 0
@@ -41,7 +42,11 @@ class Side:
         plan: list[Step] = []
         while len(plan) < self.steps:
             plan += plan_epoch(
-                self.loader.captions, batch_size=self.batch, one_caption=self.one_caption, seed=0, epoch=self.epoch
+                self.loader.captions,
+                batch_size=self.batch,
+                captions_per_pair=self.captions_per_pair,
+                seed=0,
+                epoch=self.epoch,
             )
             self.epoch += 1
         plan = plan[: self.steps]

@@ -36,7 +36,7 @@ from pipeline.graph_encoders.tensors import GraphTensors
 from pipeline.runtime import deterministic
 from pipeline.training.batches import BatchLoader, plan_epoch
 from pipeline.training.model import ImageFront, build_model
-from pipeline.training.settings import TrainSettings
+from pipeline.training.settings import CaptionsPerPair, TrainSettings
 from pipeline.training.stores import GraphStore, PairArray, RegionStore, Store, store_array
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages.profiles import profiles
@@ -55,7 +55,7 @@ class _Training:
 
     Attributes:
         captioner: What is trained.
-        one_caption: Whether a step learns from one caption of each pair.
+        captions_per_pair: From which captions of a pair a step learns.
         images: Whether it trains on images, the backbone along.
         regions: Unmatched regions of a pair.
         semantics: Semantic regions of a pair.
@@ -64,7 +64,7 @@ class _Training:
     """
 
     captioner: CaptionerSettings
-    one_caption: bool = False
+    captions_per_pair: CaptionsPerPair = "all"
     images: bool = False
     regions: int = 0
     semantics: int = 0
@@ -81,7 +81,7 @@ def run(*, quick: bool = False) -> Figures:
     trainings = {
         "scenes": _Training(SageCCSettings()),
         "full": _Training(full, regions=20, semantics=20, nodes=60),
-        "tags": _Training(tags, one_caption=True, semantics=18, width=384),
+        "tags": _Training(tags, captions_per_pair="one", semantics=18, width=384),
         "finetuned": _Training(SageCCSettings(), images=True),
     }
     with tempfile.TemporaryDirectory() as folder, deterministic(device):
@@ -103,7 +103,9 @@ def run(*, quick: bool = False) -> Figures:
 
 
 def _figures(name: str, side: Side, pairs_per_second: float, peak: float) -> Figures:
-    plan = plan_epoch(side.loader.captions, batch_size=side.batch, one_caption=side.one_caption, seed=0, epoch=0)
+    plan = plan_epoch(
+        side.loader.captions, batch_size=side.batch, captions_per_pair=side.captions_per_pair, seed=0, epoch=0
+    )
     batch = next(iter(side.batches(plan[:1])))
     with FlopCounterMode(display=False) as counter:
         side.train(batch)
@@ -144,7 +146,7 @@ def _side(training: _Training, device: torch.device, folder: Path, steps: int, b
     shapes |= {"regions": (training.width,), "semantics": (training.width,)}
     model = build_model(training.captioner, VOCABULARY, shapes, seed=0, bf16=device.type == "cuda", front=front)
     loader = BatchLoader(stores, captions(pairs), device)
-    return Side(loader, steps, batch, training.one_caption, trainer(model.to(device).train()), loader.batches)
+    return Side(loader, steps, batch, training.captions_per_pair, trainer(model.to(device).train()), loader.batches)
 
 
 def _stores(training: _Training, pairs: int, device: torch.device, folder: Path) -> dict[str, Store[Any]]:

@@ -6,9 +6,9 @@ that work ahead of the step, and runs the backbone without gradients, in its fas
 random: speed does not depend on them.
 
 What a step from the cache costs is arithmetic of the captioner alone: the ratio falls as the captioner grows and as a
-step learns from more captions of each pair. It is given for two: `vs_images` for a captioner of width 128 and the
-paper's step of 32 samples, one caption of each pair; `vs_images_default` for the default settings, widths of 256 and
-all five captions of each pair. On a GPU, names end in `_gpu` and the default settings alone are measured.
+step learns from more captions of each pair. It is given for two: `vs_images` for a captioner of width 128 and a
+step of 32 pairs, one caption of each; `vs_images_default` for the default settings, widths of 256 and all five
+captions of each pair. On a GPU, names end in `_gpu` and the default settings alone are measured.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from pipeline.datasets.images import read_rgb
 from pipeline.runtime import deterministic
 from pipeline.training.batches import Batch, BatchLoader, Step
 from pipeline.training.model import PairCaptioner, build_model
+from pipeline.training.settings import CaptionsPerPair
 from pipeline.training.stores import store_array
 from pipeline.vision.scenes.backbones import Backbone, build_backbone, normalise
 from pipeline.vision.scenes.settings import BackboneSettings
@@ -43,14 +44,14 @@ BARS = {"vs_images": 20.0, "data_wait_share": 0.02}
 
 @dataclass(frozen=True)
 class _Training:
-    """What is trained, and whether a step learns from one caption of each pair or from all."""
+    """What is trained, and from which captions of a pair a step learns."""
 
     captioner: SageCCSettings
-    one_caption: bool
+    captions_per_pair: CaptionsPerPair
 
 
-_SMALL = _Training(SageCCSettings.model_validate({"scene": {"width": 128}, "decoder": {"width": 128}}), True)
-_DEFAULT = _Training(SageCCSettings(), False)
+_SMALL = _Training(SageCCSettings.model_validate({"scene": {"width": 128}, "decoder": {"width": 128}}), "one")
+_DEFAULT = _Training(SageCCSettings(), "all")
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,13 @@ def _measure(device: torch.device, trainings: dict[str, _Training], work: _Work)
         backbone = _backbone(device)
         sides: dict[str, Side] = {}
         for name, training in trainings.items():
-            one, train = training.one_caption, trainer(_model(training.captioner, device))
-            sides[f"cache{name}"] = Side(loader, work.cache_steps, BATCH, one, train, loader.batches)
+            samples, train = training.captions_per_pair, trainer(_model(training.captioner, device))
+            sides[f"cache{name}"] = Side(loader, work.cache_steps, BATCH, samples, train, loader.batches)
 
             def from_images(steps: Sequence[Step]) -> Iterator[Batch]:
                 return _image_batches(steps, files, backbone, loader, device)
 
-            sides[f"images{name}"] = Side(loader, work.image_steps, work.image_batch, one, train, from_images)
+            sides[f"images{name}"] = Side(loader, work.image_steps, work.image_batch, samples, train, from_images)
         measured = interleaved(sides, work.rounds)
     figures: Figures = {}
     for name in trainings:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.training.settings import CaptionsPerPair
 from pipeline.training.stores import Store
 
 
@@ -52,29 +53,44 @@ class Step:
 
 
 def plan_epoch(
-    table: CaptionTable, *, batch_size: int, one_caption: bool, seed: int, epoch: int, rank: int = 0, world: int = 1
+    table: CaptionTable,
+    *,
+    batch_size: int,
+    captions_per_pair: CaptionsPerPair,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> list[Step]:
-    """Plan the steps of one epoch: every pair once, in an order drawn from (seed, epoch).
+    """Plan the steps of one epoch: every sample once, in an order drawn from (seed, epoch).
 
     Args:
         table: The captions of the pairs; every pair has at least one.
-        batch_size: Pairs per step over all devices.
-        one_caption: Draw one caption per pair instead of taking all.
+        batch_size: Samples per step over all devices.
+        captions_per_pair: What a sample is; see `samples_of`.
         seed: Seed of the run.
         epoch: Counts from 0.
-        rank: Which of `world` devices this is; a step's pairs are dealt out to them in turn.
-        world: Number of devices. A step with fewer pairs than devices repeats pairs, so that none is idle.
+        rank: Which of `world` devices this is; a step's samples are dealt out to them in turn.
+        world: Number of devices. A step with fewer samples than devices repeats samples, so that none is idle.
     """
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(table))
-    drawn = table.offsets[:-1] + (random.random(len(table)) * table.counts).astype(np.int64) if one_caption else None
+    order = random.permutation(samples_of(table, captions_per_pair))
+    drawn = None
+    if captions_per_pair == "one":
+        drawn = table.offsets[:-1] + (random.random(len(table)) * table.counts).astype(np.int64)
     steps = []
     for start in range(0, len(order), batch_size):
-        pairs = order[start : start + batch_size]
-        if len(pairs) < world:
-            pairs = np.resize(pairs, world)
-        steps.append(plan_step(table, pairs[rank::world], drawn))
+        samples = order[start : start + batch_size]
+        if len(samples) < world:
+            samples = np.resize(samples, world)
+        samples = samples[rank::world]
+        steps.append(plan_captions(table, samples) if captions_per_pair == "each" else plan_step(table, samples, drawn))
     return steps
+
+
+def samples_of(table: CaptionTable, captions_per_pair: CaptionsPerPair) -> int:
+    """Return how many samples an epoch has: the pairs, with `each` the captions."""
+    return len(table.tokens) if captions_per_pair == "each" else len(table)
 
 
 def plan_step(table: CaptionTable, pairs: NDArray[np.int64], drawn: NDArray[np.int64] | None = None) -> Step:
@@ -87,6 +103,12 @@ def plan_step(table: CaptionTable, pairs: NDArray[np.int64], drawn: NDArray[np.i
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         captions = table.offsets[pairs][owners] + within
     return Step(pairs, captions, owners, int(table.lengths[captions].max()))
+
+
+def plan_captions(table: CaptionTable, captions: NDArray[np.int64]) -> Step:
+    """Plan one step over `captions`, each with its pair, which comes again with each caption of it in the step."""
+    pairs = np.searchsorted(table.offsets, captions, side="right") - 1
+    return Step(pairs, captions, np.arange(len(captions)), int(table.lengths[captions].max()))
 
 
 def plan_in_order(table: CaptionTable, batch_size: int) -> Sequence[Step]:

@@ -13,6 +13,8 @@ from pipeline.config import Section, parse_section
 
 Residency = Literal["device", "host", "file"]
 """Where the inputs of a training are kept."""
+CaptionsPerPair = Literal["all", "one", "each"]
+"""How the captions of a pair make samples: a pair with all of them or with one, or each caption with its pair."""
 SelectionMetric = Literal["bleu_4", "cider_d", "val_loss"]
 
 
@@ -31,12 +33,17 @@ class TrainSettings(Section):
     )
     epochs: int = Field(50, ge=1, le=10_000, description="passes over the training pairs (paper: at most 50)")
     batch_size: int = Field(
-        32, ge=1, le=65_536, description="pairs per step, over all devices together (paper: 32 samples per step)"
+        32,
+        ge=1,
+        le=65_536,
+        description="samples per step, over all devices together; see captions_per_pair (release: 32; the paper gives "
+        "no number)",
     )
-    captions_per_pair: Literal["all", "one"] = Field(
+    captions_per_pair: CaptionsPerPair = Field(
         "all",
-        description="captions of a pair that a step learns from: all (one encoder pass serves them all), or one drawn "
-        "at random per pair and epoch (the release)",
+        description="what a sample is: a pair with all its captions (all: one encoder pass serves them), a pair with "
+        "one of them, drawn anew in each epoch (one), or a caption with its pair (each, the release: with five "
+        "captions a pair, five times as many steps an epoch)",
     )
     learning_rate: float = Field(1e-4, gt=0, le=1, description="of Adam, at the start (paper: 1e-4)")
     decay_every: int = Field(5, ge=1, description="epochs after which the learning rate falls (paper: 5)")

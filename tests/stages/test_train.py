@@ -12,6 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pipeline.datasets.records import Pair, read_prepared
+from pipeline.datasets.settings import VocabularySettings
+from pipeline.datasets.vocabulary import build_vocabulary
 from pipeline.errors import CacheError, CheckpointError, DataError, OutputError, SettingsError
 from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
@@ -23,9 +25,10 @@ from pipeline.training.run import hold_out
 from pipeline.training.settings import TrainSettings
 from pipeline.vision.scenes.backbones import build_backbone
 from pipeline.vision.scenes.settings import BackboneSettings
+from stages import scenes as scenes_stage
 from stages import train
 from tests.stages.training_runs import OUTPUT, Impatient, content, forget, kill_until_done, no_training
-from tests.worlds import world
+from tests.worlds import scene_data, world
 from tests.worlds.world import train_settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,6 +130,31 @@ def test_a_model_of_other_settings_or_inputs_is_not_taken_for_done(run, prepared
         world.write_pairs(prepared, captions=(*world.CAPTIONS[:2], ("houses",), *world.CAPTIONS[3:]))
         world.write_scenes(scenes, prepared)
     assert content(run(**changes))["seed-1/model.safetensors"] != before
+
+
+def test_a_mended_image_is_learnt_from(project, engine):
+    prepared, settings = scene_data.make_data(project, 3)
+    words = VocabularySettings(min_count=1)
+    build_vocabulary(["a road is built"], words, "folder").save(prepared / "vocabulary.json")
+    paths = paths_of(prepared, project / "scenes.h5")
+    skipping = engine.model_copy(update={"on_bad_item": "skip"})
+    broken = project / "images" / "A" / "pair_001.png"
+    whole = broken.read_bytes()
+
+    def run() -> tuple[int, bytes]:
+        paths.scenes.unlink(missing_ok=True)
+        scenes_stage.run(settings, paths, engine=skipping)
+        train.run(train_settings(), paths, engine=engine)
+        history = json.loads((OUTPUT / "seed-1" / "history.json").read_text())
+        return history["pairs"]["train"], (OUTPUT / "seed-1" / "model.safetensors").read_bytes()
+
+    broken.write_bytes(b"")
+    fewer, incomplete = run()
+    broken.write_bytes(whole)
+    mended, weights = run()
+    assert (fewer, mended) == (2, 3) and weights != incomplete
+    forget()
+    assert run() == (mended, weights)
 
 
 def test_models_of_seeds_that_are_no_longer_asked_for_go_and_nothing_else(run):

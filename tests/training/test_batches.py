@@ -14,6 +14,7 @@ from pipeline.training.batches import (
     learning_rate,
     plan_epoch,
     plan_in_order,
+    samples_of,
     step_seed,
 )
 from pipeline.training.stores import ArrayStore, GraphStore, PairArray, RegionStore, store_array
@@ -52,7 +53,7 @@ def test_learning_rate_is_halved_every_five_epochs():
 
 
 def test_each_pair_comes_once_with_all_its_captions(table):
-    steps = plan_epoch(table, batch_size=2, one_caption=False, seed=1, epoch=0)
+    steps = plan_epoch(table, batch_size=2, captions_per_pair="all", seed=1, epoch=0)
     assert [len(step.pairs) for step in steps] == [2, 2, 1]
     assert sorted(np.concatenate([step.pairs for step in steps])) == [0, 1, 2, 3, 4]
     for step in steps:
@@ -65,7 +66,7 @@ def test_each_pair_comes_once_with_all_its_captions(table):
 def test_one_caption_per_pair_is_drawn_anew_each_epoch(table):
     drawn = set()
     for epoch in range(40):
-        for step in plan_epoch(table, batch_size=5, one_caption=True, seed=1, epoch=epoch):
+        for step in plan_epoch(table, batch_size=5, captions_per_pair="one", seed=1, epoch=epoch):
             assert step.owners.tolist() == list(range(len(step.pairs)))
             for pair, caption in zip(step.pairs, step.captions, strict=True):
                 assert table.offsets[pair] <= caption < table.offsets[pair + 1]
@@ -73,27 +74,50 @@ def test_one_caption_per_pair_is_drawn_anew_each_epoch(table):
     assert drawn == set(range(9))
 
 
+def test_each_caption_is_a_sample_with_its_pair(table):
+    for epoch in range(3):
+        steps = plan_epoch(table, batch_size=4, captions_per_pair="each", seed=1, epoch=epoch)
+        # A plain loop: every caption of every pair, shuffled, four at a time.
+        samples = [(pair, caption) for pair, count in enumerate(table.counts) for caption in range(count)]
+        order = np.random.default_rng([1, epoch]).permutation(len(samples))
+        assert [len(step.captions) for step in steps] == [4, 4, 1]
+        for number, step in enumerate(steps):
+            expected = [samples[i] for i in order[4 * number : 4 * number + 4]]
+            assert step.pairs.tolist() == [pair for pair, _ in expected]
+            assert step.captions.tolist() == [table.offsets[pair] + caption for pair, caption in expected]
+            assert step.owners.tolist() == list(range(len(expected)))
+            assert step.width == max(table.lengths[step.captions])
+
+
+def test_samples_are_pairs_or_captions(table):
+    assert {how: samples_of(table, how) for how in ("all", "one", "each")} == {"all": 5, "one": 5, "each": 9}
+
+
 def test_order_follows_from_seed_and_epoch_alone(table):
     def order(seed: int, epoch: int) -> list[int]:
         return [
-            int(p) for s in plan_epoch(table, batch_size=2, one_caption=False, seed=seed, epoch=epoch) for p in s.pairs
+            int(p)
+            for s in plan_epoch(table, batch_size=2, captions_per_pair="all", seed=seed, epoch=epoch)
+            for p in s.pairs
         ]
 
     assert order(1, 3) == order(1, 3)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(4)}) > 8
 
 
+@pytest.mark.parametrize("captions_per_pair", ["all", "each"])
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_ranks_share_each_step_and_none_is_idle(table, world):
-    alone = plan_epoch(table, batch_size=4, one_caption=False, seed=1, epoch=0)
+def test_ranks_share_each_step_and_none_is_idle(table, world, captions_per_pair):
+    alone = plan_epoch(table, batch_size=4, captions_per_pair=captions_per_pair, seed=1, epoch=0)
     shared = [
-        plan_epoch(table, batch_size=4, one_caption=False, seed=1, epoch=0, rank=rank, world=world)
+        plan_epoch(table, batch_size=4, captions_per_pair=captions_per_pair, seed=1, epoch=0, rank=rank, world=world)
         for rank in range(world)
     ]
     for index, step in enumerate(alone):
-        parts = [plan[index].pairs for plan in shared]
-        assert all(len(part) for part in parts)
-        assert set(np.concatenate(parts)) == set(step.pairs)
+        parts = [plan[index] for plan in shared]
+        assert all(len(part.pairs) for part in parts)
+        assert set(np.concatenate([part.pairs for part in parts])) == set(step.pairs)
+        assert set(np.concatenate([part.captions for part in parts])) == set(step.captions)
 
 
 def test_plan_in_order_covers_everything(table):
@@ -124,7 +148,7 @@ def test_loaders_give_the_same_batches_and_count_the_wait(residency):
     )
     array = features()
     loader = BatchLoader({"scenes": array_store(array, [1, 2, 3, 4], residency)}, table, CPU)
-    steps = plan_epoch(table, batch_size=3, one_caption=False, seed=1, epoch=0)
+    steps = plan_epoch(table, batch_size=3, captions_per_pair="all", seed=1, epoch=0)
     batches = list(loader.batches(steps))
     assert len(batches) == len(steps) == 2
     for step, batch in zip(steps, batches, strict=True):
@@ -142,7 +166,7 @@ def test_a_loader_that_is_closed_early_reads_no_further():
     take = store.take
     store.take = lambda pairs: requests.append(pairs) or take(pairs)
     loader = BatchLoader({"scenes": store}, table, CPU)
-    batches = loader.batches(plan_epoch(table, batch_size=1, one_caption=False, seed=1, epoch=0))
+    batches = loader.batches(plan_epoch(table, batch_size=1, captions_per_pair="all", seed=1, epoch=0))
     next(batches)
     batches.close()
     assert len(requests) <= 3
@@ -158,7 +182,7 @@ def test_a_loader_hands_out_each_steps_inputs(residency):
         "graph": GraphStore(make_graph(), CPU),
     }
     loader = BatchLoader(stores, table, CPU)
-    steps = plan_epoch(table, batch_size=3, one_caption=False, seed=1, epoch=0)
+    steps = plan_epoch(table, batch_size=3, captions_per_pair="all", seed=1, epoch=0)
     for step, batch in zip(steps, loader.batches(steps), strict=True):
         expected = {name: store.take(step.pairs) for name, store in stores.items()}
         assert batch.inputs.keys() == expected.keys()

@@ -116,11 +116,16 @@ def test_same_seed_same_weights_and_no_trace_in_torch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"captions_per_pair": "all"}, {"captions_per_pair": "one"}, {"average": 0.9}], ids=str
+    ("changes", "stops_after"),
+    [
+        # `stop` is called after each of two steps and before each of two validation batches, in two epochs.
+        *((changes, after) for after in range(8) for changes in ({}, {"captions_per_pair": "one"}, {"average": 0.9})),
+        # Eight captions of four pairs are three steps.
+        *(({"captions_per_pair": "each"}, after) for after in (0, 1, 2, 3, 6, 8)),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("stops_after", range(8))
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, stops_after, changes):
-    # `stop` is called after each of two steps and before each of two validation batches, in two epochs.
     whole = loop_of(tmp_path / "whole.safetensors", epochs=2, **changes)
     progress = whole.run()
     calls = 0
@@ -278,6 +283,39 @@ def test_one_encoder_pass_serves_all_captions_of_a_pair():
         alone = model(inputs, caption[None], torch.zeros(1, dtype=torch.long))
         total, words = total + alone.item() * count, words + count
     assert together.item() == pytest.approx(total / words, rel=1e-5)
+
+
+def test_each_caption_is_a_sample_as_in_a_plain_loop(tmp_path):
+    changes = {"captions_per_pair": "each", "epochs": 2, "learning_rate": 1e-2, "gradient_clip": 0.0}
+    loop = loop_of(tmp_path / "s", **changes, model=_without_dropout(model_of()), select="val_loss")
+    loop.model.train = lambda mode=True: loop.model  # dropout stays off
+    assert loop.steps_per_epoch == 3
+    ticks: list[int] = []
+    loop.tick = ticks.append
+    history = loop.run().history
+    assert sum(ticks) == 6 and loop.speed.pairs == 16
+
+    model = _without_dropout(model_of())
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    pairs = loop.loader.batches(plan_in_order(loop.loader.captions, 4))
+    scenes = next(pairs).inputs["scenes"]
+    samples = [(pair, text) for pair, texts in enumerate(world.CAPTIONS[:4]) for text in texts]
+    for epoch, record in enumerate(history):
+        order = np.random.default_rng([1, epoch]).permutation(len(samples))
+        losses = []
+        for start in range(0, len(samples), 3):
+            chosen = [samples[i] for i in order[start : start + 3]]
+            captions = [torch.tensor(VOCABULARY.encode(text)) for _, text in chosen]
+            tokens = torch.nn.utils.rnn.pad_sequence(captions, batch_first=True)
+            inputs = {"scenes": torch.stack([scenes[pair] for pair, _ in chosen])}
+            loss = model(inputs, tokens, torch.arange(len(chosen)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert record["loss"] == pytest.approx(sum(losses) / 3, abs=2e-6)
+        scores = loop.validator(model, lambda: False)
+        assert scores is not None and scores["val_loss"] == pytest.approx(record["val_loss"], abs=1e-4)
 
 
 def test_validation_loss_is_the_mean_over_words_whatever_the_batches():

@@ -66,6 +66,27 @@ def test_the_key_follows_every_input(paths: Paths, change: str) -> None:
     assert key(opened(paths)) != before
 
 
+@pytest.mark.parametrize("stage", ["scenes", "regions", "matches", "semantics"])
+def test_the_key_follows_what_a_cache_lacks(paths: Paths, stage: str) -> None:
+    def write(**skipped: list[int]) -> str:
+        world.write_scenes(paths.scenes, paths.prepared, missing=skipped.get("scenes", []))
+        cache_world.write_regions(paths.regions, paths.prepared, missing=skipped.get("regions", []))
+        cache_world.write_matches(paths.matches, paths.regions, paths.prepared, missing=skipped.get("matches", []))
+        cache_world.write_semantics(paths.semantics, paths.prepared, missing=skipped.get("semantics", []))
+        return key(opened(paths))
+
+    complete = write()
+    assert write(**{stage: [2]}) != write(**{stage: [3]}) != complete
+    assert write() == complete
+
+
+def test_the_key_follows_what_was_computed(paths: Paths) -> None:
+    # Settings, weights and inputs are the same: the code that computed it was another.
+    before = key(opened(paths))
+    world.write_scenes(paths.scenes, paths.prepared, seed=1)
+    assert key(opened(paths)) != before
+
+
 def test_a_job_is_picklable_for_the_processes_that_share_it(paths: Paths) -> None:
     inputs = opened(paths)
     job = Job(world.train_settings(), (1, 2), inputs, "key", paths.work, paths.models, None)
