@@ -156,6 +156,25 @@ def test_truncated_anywhere(tmp_path: Path, suffix: str) -> None:
         assert caught.value.where == str(path)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_damage_is_told_in_the_same_words_each_time(tmp_path: Path, suffix: str) -> None:
+    """What Pillow and GDAL say holds addresses and random names, and audit.json keeps what is said."""
+    whole = bytearray(save(tmp_path / f"whole.{suffix}", PIXELS).read_bytes())
+    path = tmp_path / f"damaged.{suffix}"
+    for place in range(4, min(len(whole), 300), 3):
+        data = whole.copy()
+        data[place : place + 4] = b"\xff\xfe\xff\xfe"
+        texts = []
+        for _ in range(2):
+            path.write_bytes(data)
+            try:
+                read_rgb(path, convert=True)
+            except DataError as error:
+                texts.append(str(error))
+        assert len(set(texts)) <= 1
+        assert "BytesIO" not in "".join(texts)
+
+
 def test_last_bytes_of_a_png_missing(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", PIXELS)
     path.write_bytes(path.read_bytes()[:-12])

@@ -40,7 +40,7 @@ def decode(data: bytes, path: Path, max_megapixels: float) -> Decoded:
     Raises:
         DataError: It is damaged, too large, or has more than 8 bits per channel.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     chunks: dict[bytes, bytes] = {}
     if data.startswith(PNG):
@@ -70,10 +70,13 @@ def decode(data: bytes, path: Path, max_megapixels: float) -> Decoded:
         raise DataError(
             "the image is so large that it may be a decompression bomb", where=path, fix="cut it into tiles"
         ) from error
-    # Damaged files make Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
-    except Exception as error:
+    except UnidentifiedImageError as error:
         if (bits := _jpeg_bits(data)) not in (None, 8):
             raise too_deep(path, f"{bits} bits") from error
+        # Pillow's own words hold an address in memory.
+        raise DataError("the image is damaged: its header cannot be read", where=path, fix=DAMAGED) from error
+    # Damaged files make Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more.
+    except Exception as error:
         raise DataError(f"the image is damaged: {error}", where=path, fix=DAMAGED) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,9 @@ SIGNATURES: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PHOTOMETRIC, _ORIENTATION, _EXTRA_SAMPLES, _PROFILE = 262, 274, 338, 34675
 _LAB: Final = {8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32844: "LogL", 32845: "LogLuv"}
 _PREMULTIPLIED: Final = 1
+
+_UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_MEMORY_NAME: Final = re.compile(rf"(?:/vsimem/)?{_UUID}(?:/{_UUID})?(?:\.\w*)?")
 
 
 def decode(data: bytes, path: Path, max_megapixels: float) -> Decoded:
@@ -62,10 +66,12 @@ def decode(data: bytes, path: Path, max_megapixels: float) -> Decoded:
         raise
     # Beside RasterioError, properties of a damaged file raise GDAL's own errors, which share no public class.
     except Exception as error:
-        if "codec" in str(error):
-            what = f"the image is compressed in a way that this installation cannot read: {error}"
+        # GDAL calls the file by a random name that it has in memory; the same file is to give the same audit.json.
+        words = _MEMORY_NAME.sub(lambda _: path.name, str(error))
+        if "codec" in words:
+            what = f"the image is compressed in a way that this installation cannot read: {words}"
             raise DataError(what, where=path, fix="save it with LZW or deflate compression") from error
-        raise DataError(f"the image is damaged: {error}", where=path, fix=DAMAGED) from error
+        raise DataError(f"the image is damaged: {words}", where=path, fix=DAMAGED) from error
 
 
 def _check_values(source: Any, path: Path) -> None:
