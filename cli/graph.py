@@ -152,7 +152,7 @@ def extract(
 
     Example: sagecc graph extract captions.txt --engine rules --out triples.jsonl
     """
-    from pipeline.caption_graph.extraction import make_extractor, read_text_captions
+    from pipeline.caption_graph.extraction import check_language, make_extractor, read_text_captions
     from pipeline.caption_graph.triples.records import write_triples
 
     section = Settings(params, changes, optional=True).graph
@@ -160,6 +160,7 @@ def extract(
     if engine is not None:
         extraction = extraction.model_copy(update={"engine": engine})
     captions = read_text_captions(file)
+    check_language(captions, extraction, where=file)
     extractor = make_extractor(extraction, section.build.llm, PATHS.answers)
     if dry_run:
         from pipeline.caption_graph.llm.triples import LLMExtractor

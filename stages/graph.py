@@ -8,7 +8,13 @@ from pathlib import Path
 from pipeline.cache.schema import Provenance
 from pipeline.caption_graph.build import build
 from pipeline.caption_graph.coverage import Coverage, coverage
-from pipeline.caption_graph.extraction import describe_engine, estimate_merging, make_extractor, make_session
+from pipeline.caption_graph.extraction import (
+    check_language,
+    describe_engine,
+    estimate_merging,
+    make_extractor,
+    make_session,
+)
 from pipeline.caption_graph.llm.merges import LLMMerger
 from pipeline.caption_graph.llm.run import Estimate
 from pipeline.caption_graph.llm.triples import LLMExtractor
@@ -62,6 +68,7 @@ def run(settings: GraphSettings, paths: Paths, *, engine: EngineSettings) -> Pat
     parts = settings.build
     overrides = _overrides(settings)
     data, captions = _training_captions(paths.prepared)
+    check_language(captions, parts.extraction, where=paths.prepared)
     values, weights = settings.result_values(), weights_of(settings)
     with atomic_folder(paths.graph, replaces=(*OUTPUTS, ".gitignore")) as folder:
         say(f"graph: reading {len(captions):,} training captions")

@@ -17,7 +17,8 @@ from pipeline.caption_graph.text_encoders import TextEncoder
 from pipeline.caption_graph.triples.records import Caption, Extractor
 from pipeline.caption_graph.triples.rules import RulesExtractor
 from pipeline.datasets.caption_files import read_captions
-from pipeline.errors import DataError
+from pipeline.datasets.english import reads_as_english
+from pipeline.errors import DataError, SettingsError
 from pipeline.progress import say
 
 
@@ -81,6 +82,34 @@ class _Recorder:
     def propose_merges(self, groups: Sequence[Sequence[str]], kind: NameKind = "entity") -> list[list[list[str]]]:
         self.calls.append((kind, groups))
         return [[[name] for name in group] for group in groups]
+
+
+_TELLING_SHARE: Final = 0.005  # among English captions one in ten thousand is not taken for English
+
+
+def check_language(captions: Sequence[Caption], settings: ExtractionSettings, *, where: Path | None = None) -> None:
+    """Say before the work how many captions the rules cannot read, since they know English only.
+
+    Args:
+        captions: All captions.
+        settings: Which engine reads them; a language model reads any language.
+        where: Where the captions come from, for the error.
+
+    Raises:
+        SettingsError: They can read none.
+    """
+    if settings.engine != "rules" or not captions:
+        return
+    unread = [caption.text for caption in captions if not reads_as_english(caption.text)]
+    cure = "set graph.build.extraction.engine: llm (and graph.build.llm.model): a language model reads any language"
+    if len(unread) == len(captions):
+        what = f"no caption is English, which is what the rules for triples know, such as {unread[0][:60]!r}"
+        raise SettingsError(what, where=where, fix=cure)
+    if len(unread) >= _TELLING_SHARE * len(captions):
+        say(
+            f"graph: {len(unread):,} of {len(captions):,} captions ({len(unread) / len(captions):.1%}) are not "
+            f"English, which is what the rules for triples know, such as {unread[0][:60]!r}; {cure}"
+        )
 
 
 _EVERY_SECONDS: Final = 10.0

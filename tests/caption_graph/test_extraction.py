@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.caption_graph.extraction import read_text_captions
-from pipeline.errors import DataError
+from pipeline.caption_graph.extraction import check_language, read_text_captions
+from pipeline.caption_graph.settings import ExtractionSettings
+from pipeline.caption_graph.triples.records import Caption
+from pipeline.errors import DataError, SettingsError
 
 
 def test_captions_of_text_and_of_caption_files(tmp_path: Path) -> None:
@@ -27,3 +29,22 @@ def test_files_without_captions_are_refused(tmp_path: Path, name: str, content: 
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=said):
         read_text_captions(tmp_path / name)
+
+
+def captions(*texts: str) -> list[Caption]:
+    return [Caption(pair=str(number), sentence=0, text=text) for number, text in enumerate(texts)]
+
+
+def test_captions_that_the_rules_cannot_read_are_told_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    rules, llm = ExtractionSettings(), ExtractionSettings(engine="llm")
+    for texts in (("एक इमारत बनाई गई है",), ("新建了一栋房子", "Ein neues Haus wurde gebaut")):
+        with pytest.raises(SettingsError, match="no caption is English") as caught:
+            check_language(captions(*texts), rules)
+        assert "graph.build.extraction.engine: llm" in str(caught.value.fix)
+        check_language(captions(*texts), llm)
+    assert capsys.readouterr().err == ""
+    check_language(captions("एक इमारत बनाई गई है", "a house is built", "no change", "..."), rules)
+    assert "1 of 4 captions (25.0%) are not English" in capsys.readouterr().err
+    check_language(captions(*["a house is built"] * 300, "stuff"), rules)
+    check_language([], rules)
+    assert capsys.readouterr().err == ""

@@ -12,7 +12,6 @@ from pipeline.datasets.no_change import ChangeRule, implies_change, no_change_se
 from pipeline.files import read_json
 from tests.datasets.reference import reference
 
-
 LISTED = sorted({text for of_set in no_change_sentences().values() for texts in of_set.values() for text in texts})
 
 

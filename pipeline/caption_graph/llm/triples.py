@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,10 +14,9 @@ from pipeline.caption_graph.settings import LLMSettings, read_prompt
 from pipeline.caption_graph.triples.normalisation import SCENE, canonical, entity_of, load_lemmas, normalise_entity
 from pipeline.caption_graph.triples.records import Caption, Triple
 from pipeline.datasets.no_change import implies_change
-from pipeline.datasets.vocabulary import tokenize
+from pipeline.datasets.words import is_latin, normal_form, unspaced_length, word_parts, words
 
-_RELATION = re.compile(r"[a-z]+(?:-[a-z]+){0,4}")
-_WORD = re.compile(r"\w+")
+_MOST_LEMMAS = 5
 
 
 class Statement(BaseModel):
@@ -127,30 +125,50 @@ def check_triples(item: QuestionItem, answer: TripleAnswer) -> None:
         # A phrase without an entity ("the top left") is not rejected; `canonical` decides what becomes of it.
         for phrase, always in ((statement.head, None), (statement.tail, SCENE)):
             entity = normalise_entity(phrase)
-            if entity not in entities and entity not in (None, always):
+            if entity not in (None, always) and not _names(caption, entities, entity):
                 raise Rejected(f"the entity {entity!r} does not occur in the caption")
         normal = canonical(statement.head, statement.relation, statement.tail)
-        if normal is not None and not _RELATION.fullmatch(normal[1]):
+        if normal is not None and not _is_relation(normal[1], caption):
             raise Rejected(f"the relation {statement.relation!r} is not made of hyphenated lemmas")
 
 
 def entities_in(caption: str) -> frozenset[str]:
     """Return every entity that a word of the caption, alone or with the word before it, can stand for."""
-    words = tokenize(caption)
-    phrases = [list(words[start : end + 1]) for end in range(len(words)) for start in (end - 1, end) if start >= 0]
+    spoken = words(caption)
+    phrases = [list(spoken[start : end + 1]) for end in range(len(spoken)) for start in (end - 1, end) if start >= 0]
     return frozenset(entity for phrase in phrases if (entity := entity_of(phrase)) is not None)
 
 
 def find_support(support: str, caption: str) -> tuple[int, int] | None:
     """Return the characters `start:end` of the first occurrence of `support` in the caption, None without one.
 
-    Case, and white space and punctuation between the words, are ignored.
+    Case, forms of Unicode, and white space and punctuation between the words, are ignored.
     """
-    words = _WORD.findall(support)
-    if not words:
+    wanted = [part for part, _, _ in word_parts(support)]
+    parts = list(word_parts(caption))
+    if not wanted:
         return None
-    match = re.search(r"(?<!\w)" + r"\W+".join(map(re.escape, words)) + r"(?!\w)", caption, re.IGNORECASE)
-    return None if match is None else match.span()
+    for first in range(len(parts) - len(wanted) + 1):
+        if [part for part, _, _ in parts[first : first + len(wanted)]] == wanted:
+            return parts[first][1], parts[first + len(wanted) - 1][2]
+    return None
+
+
+def _names(caption: str, entities: frozenset[str], entity: str | None) -> bool:
+    """Tell whether a caption names an entity; in a script without spaces that is a piece of it."""
+    if entity in entities:
+        return True
+    return entity is not None and unspaced_length(entity) > 0 and entity in normal_form(caption)
+
+
+def _is_relation(name: str, caption: str) -> bool:
+    """Tell whether a relation is one to five hyphenated lemmas: letters with their marks, Latin as the caption's are."""
+    if is_latin(caption) and not is_latin(name):
+        return False
+    lemmas = name.split("-")
+    return len(lemmas) <= _MOST_LEMMAS and all(
+        [part for part, _, _ in word_parts(lemma)] and not any(sign.isnumeric() for sign in lemma) for lemma in lemmas
+    )
 
 
 def _items(captions: Iterable[Caption]) -> list[QuestionItem]:

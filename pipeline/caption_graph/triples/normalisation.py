@@ -48,7 +48,7 @@ from functools import lru_cache
 from typing import Final
 
 from pipeline.caption_graph.triples.records import Family
-from pipeline.datasets.vocabulary import tokenize
+from pipeline.datasets.words import spaced_words
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -304,7 +304,7 @@ def normalise_entity(phrase: str) -> str | None:
         The entity; `SCENE` for the whole picture; None for a part of the picture ("the top left"), a word that refers
         to another mention ("them"), and a phrase without a word.
     """
-    words = list(tokenize(phrase.split(",")[0]))
+    words = list(spaced_words(phrase.split(",")[0]))
     for position, word in enumerate(words):
         if word in _STOPS and position > 0:
             words, after = words[:position], words[position + 1 :]
@@ -440,7 +440,7 @@ def normalise_relation(relation: str) -> str:
     "built along" and "is built alongside" are "build-along"; "has been removed from" is "remove-from"; "on both sides
     of" is "along". Auxiliaries, articles and adverbs in -ly are dropped. Without any word the result is empty.
     """
-    words = [word for token in tokenize(relation) for word in token.split("-")]
+    words = [word for token in spaced_words(relation) for word in token.split("-")]
     lemmas = [word for word in words if word not in _DROPPED and not word.endswith("ly")]
     if not lemmas:
         return "be" if words else ""

@@ -141,6 +141,45 @@ def test_find_support() -> None:
     assert find_support("(.*)+", CAPTION) is None
 
 
+HINDI, CHINESE = "सड़क के पास एक इमारत बनाई गई है।", "在道路旁边新建了两栋房子。"
+
+
+@pytest.mark.parametrize(
+    ("support", "caption", "text"),
+    [
+        ("इमारत बनाई", HINDI, "इमारत बनाई"),
+        ("新建了 两栋", CHINESE, "新建了两栋"),
+        ("cafe\u0301", "The Caf\u00e9 is new", "Caf\u00e9"),
+    ],
+)
+def test_support_in_any_script(support: str, caption: str, text: str) -> None:
+    span = find_support(support, caption)
+    assert span is not None
+    assert caption[slice(*span)] == text
+
+
+def test_part_of_a_word_is_no_support() -> None:
+    assert find_support("इम", HINDI) is None
+    assert find_support("बनाई ग", HINDI) is None
+
+
+@pytest.mark.parametrize(
+    ("caption", "statement"),
+    [
+        (HINDI, ("इमारत", "बनाई", "सड़क", "बनाई गई है")),
+        (CHINESE, ("房子", "新建", "道路", "新建了")),
+        (HINDI, ("इमारत", "build-beside", "scene", "बनाई गई है")),
+    ],
+)
+def test_answers_in_any_script_are_checked_by_the_same_rules(caption: str, statement: tuple[str, ...]) -> None:
+    head, relation, tail, evidence = statement
+    check_triples({"caption": caption}, _answer(head, relation, tail, evidence))
+    with pytest.raises(Rejected, match="does not occur in the caption"):
+        check_triples({"caption": caption}, _answer("तालाब", relation, tail, evidence))
+    with pytest.raises(Rejected, match="hyphenated lemmas"):
+        check_triples({"caption": caption}, _answer(head, "१२३", tail, evidence))
+
+
 def test_examples_of_the_prompt_obey_the_prompt() -> None:
     settings = LLMSettings(model="m")
     prompt = read_prompt(settings, "triples")
