@@ -211,7 +211,7 @@ def locate(plan: Plan, paths: Paths, output: Path, *, build: bool) -> Run | None
                 return None
             paths = own_paths
     inputs = open_inputs(paths, settings.captioner, settings.input_names(), training=True)
-    training_key = train.key_of(settings, inputs)
+    training_key = train.key_of(train.resolved(settings, plan.engine), inputs)
     sections = [settings_hash(plan.sections[name]) for name in ("caption", "evaluate")]
     # The no-change sentences of a data set stand with its adapter.
     adapters = [ADAPTERS[name] for name in (inputs.data.card.name,) if name in ADAPTERS]

@@ -42,6 +42,8 @@ class ModelCard(BaseModel):
     dataset: str
     pairs_sha256: str
     vocabulary_sha256: str
+    device: str | None = None
+    """Kind of the device that it was trained on, cpu or cuda; None: trained before this was recorded."""
     inputs: dict[str, SourceCard]
     """The inputs that it was trained on, by the name of their source."""
     train: dict[str, Any]

@@ -37,7 +37,7 @@ class Job:
     """Which models to train, from what, and where to. Picklable, for the processes that share a step.
 
     Attributes:
-        settings: The stage's settings.
+        settings: The stage's settings, resolved for the device.
         seeds: Those that are still to be trained.
         inputs: The prepared data set and what the captioner reads.
         key: Content key of the training; see `training_key`.
@@ -136,7 +136,7 @@ def training_key(settings: TrainSettings, inputs: Inputs, code: str) -> str:
     """Return the content key of everything but the seed that a trained model depends on.
 
     Args:
-        settings: The stage's settings.
+        settings: The stage's settings, resolved for the device.
         inputs: What the captioner is trained on.
         code: Digest of the code that trains it; see `pipeline.code.code_digest`.
     """
@@ -174,7 +174,7 @@ def train_seeds(job: Job, ranks: Ranks) -> None:
     validation = training if choice.validation is choice.train else load("validation", choice.validation)
     validator = Validator(
         validation,
-        plan_in_order(validation.captions, settings.batch_size),
+        plan_in_order(validation.captions, settings.validation_batch_size),
         {pair.id: [" ".join(inputs.vocabulary.tokenize(c)) for c in pair.captions] for pair in choice.validation},
         inputs.vocabulary,
         settings.select,
@@ -216,7 +216,7 @@ def _new_model(settings: TrainSettings, inputs: Inputs, seed: int, device: torch
         seed=seed,
         front=front,
         smoothing=settings.label_smoothing,
-        bf16=settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda"),
+        bf16=settings.precision == "bf16",
     )
     for name, source in inputs.sources.items():
         if (pretrained := source.pretrained()) is not None:
@@ -239,6 +239,7 @@ def _finish(
         "dataset": inputs.data.card.name,
         "pairs_sha256": inputs.data.card.pairs_sha256,
         "vocabulary_sha256": inputs.vocabulary.sha256,
+        "device": model.device.type,
         "inputs": inputs.cards(),
         "train": settings.result_values(),
     }

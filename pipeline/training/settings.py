@@ -69,6 +69,13 @@ class TrainSettings(Section):
         description="which validation score decides the checkpoint that is kept: bleu_4 (paper), cider_d or val_loss",
     )
     validate_every: int = Field(1, ge=1, description="epochs between validations; the last epoch is always validated")
+    validation_batch_size: int = Field(
+        256,
+        ge=1,
+        le=65_536,
+        description="pairs that are validated at a time, by their loss and by greedy search; fewer take less memory, "
+        "more spare a GPU its pauses between words",
+    )
     patience: int = Field(
         0, ge=0, description="stop after this many validations without improvement; 0: never (the paper does not stop)"
     )
@@ -137,6 +144,18 @@ class TrainSettings(Section):
         """Return the captioner's input sources; where the backbone is trained too, images in the place of scenes."""
         names = self.captioner.input_names()
         return tuple("images" if name == "scenes" and self.finetune else name for name in names)
+
+    def resolved(self, device: str, devices: int) -> Self:
+        """Return these settings with what `auto` means here, so that another machine does not take it for its own.
+
+        Args:
+            device: Kind of the device, cpu or cuda.
+            devices: How many share each step.
+        """
+        precision = self.precision
+        if precision == "auto":
+            precision = "bf16" if device == "cuda" else "fp32"
+        return self.model_copy(update={"precision": precision, "devices": devices})
 
     def result_values(self) -> dict[str, object]:
         """Return the settings that decide what one seed's model becomes, as JSON values."""

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from pipeline.execution.settings import EngineSettings
 from pipeline.files import sha256_file
 from pipeline.paths import Paths
 from pipeline.training import run as training
-from pipeline.training.checkpoints import load_model
+from pipeline.training.checkpoints import load_model, read_card
 from pipeline.training.distributed import Interrupted
 from pipeline.training.run import hold_out
 from pipeline.training.settings import TrainSettings
@@ -187,6 +189,44 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(run, prep
     whole = content(run(Path("whole"), **changes))
     forget()
     assert kill_until_done(train_settings(**changes), paths_of(prepared, scenes), whole, most=20, longest=0.5) >= 3
+
+
+def test_a_training_of_another_device_in_another_precision_is_not_gone_on_with(run, monkeypatch, capfd):
+    """A GPU is played by the CPU: `auto` then means bf16, in which the CPU trains as well."""
+    folder = run(epochs=2) / "seed-1"
+    on_cpu = read_card(folder)
+    assert (on_cpu.device, on_cpu.train["precision"], on_cpu.train["devices"]) == ("cpu", "fp32", 1)
+    # What `auto` means is what counts.
+    run(epochs=2, precision="fp32", devices="auto")
+    assert "seed 1: trained already" in capfd.readouterr().err
+    monkeypatch.setattr(TrainSettings, "resolved", _as_on_a_gpu(TrainSettings.resolved))
+    run(epochs=2)
+    told = capfd.readouterr().err
+    assert "trained already" not in told
+    assert "there is a training in fp32; this one begins anew in bf16" in told and "train.precision to fp32" in told
+    card = read_card(folder)
+    assert card.train["precision"] == "bf16" and card.key != on_cpu.key
+    assert card.weights_sha256 != on_cpu.weights_sha256
+    # Who says which one is meant gets it, without a word.
+    run(epochs=2, precision="fp32")
+    assert read_card(folder) == on_cpu
+    assert "begins anew" not in capfd.readouterr().err
+
+
+def test_a_state_of_another_precision_is_not_gone_on_with(run, monkeypatch, capfd):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(training, "Loop", Impatient)
+        run()
+    monkeypatch.setattr(TrainSettings, "resolved", _as_on_a_gpu(TrainSettings.resolved))
+    anew = content(run())
+    assert "begins anew in bf16" in capfd.readouterr().err
+    forget()
+    shutil.rmtree(OUTPUT)
+    assert content(run()) == anew
+
+
+def _as_on_a_gpu(resolved: Any) -> Any:
+    return lambda settings, device, devices: resolved(settings, "cuda", devices)
 
 
 def test_two_runs_do_not_work_in_one_folder(run, monkeypatch):
