@@ -16,6 +16,7 @@ from pipeline.caption_graph.records import CaptionGraph, Edge
 from pipeline.caption_graph.triples.records import FAMILIES, Family
 from pipeline.errors import OutputError
 from pipeline.files import atomic_path, write_text
+from pipeline.targets import resolve_target
 
 _COLOURS: Final[dict[Family, str]] = {
     "appear": "#1b7f5c",
@@ -46,10 +47,12 @@ def draw_graph(graph: CaptionGraph, path: Path, *, entities: int = 30, arrows: i
         arrows: Most frequent arrows to draw.
         labels: Most frequent arrows to label.
 
+    A stream whose name has no ending, such as standard output, gets SVG.
+
     Raises:
         OutputError: The name ends otherwise, or the file cannot be written.
     """
-    kind = path.suffix.lower().lstrip(".")
+    kind = path.suffix.lower().lstrip(".") or ("svg" if resolve_target(path).file is None else "")
     if kind not in ("svg", "png", "pdf"):
         raise OutputError("a graph is drawn as .svg, .png or .pdf", where=path, fix="end the name with one of these")
     import matplotlib as mpl
