@@ -20,6 +20,7 @@ from pipeline.datasets.caption_files import read_captions
 from pipeline.datasets.english import reads_as_english
 from pipeline.errors import DataError, SettingsError
 from pipeline.progress import say
+from pipeline.system_errors import reading
 
 
 def read_text_captions(path: Path) -> list[Caption]:
@@ -38,7 +39,8 @@ def read_text_captions(path: Path) -> list[Caption]:
         ]
     else:
         try:
-            lines = path.read_bytes().decode("utf-8-sig").splitlines()
+            with reading(path):
+                lines = path.read_bytes().decode("utf-8-sig").splitlines()
         except OSError as error:
             raise DataError(f"cannot read: {error.strerror or error}", where=path, fix="correct the path") from error
         except UnicodeDecodeError as error:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from pipeline.datasets.vocabulary import Vocabulary
 from pipeline.errors import CheckpointError, DataError, SettingsError
-from pipeline.files import atomic_folder, read_json, sha256_file, write_json
+from pipeline.files import atomic_folder, list_files, read_json, sha256_file, write_json
 from pipeline.training.inputs import SourceCard
 from pipeline.training.model import ImageFront, PairCaptioner, build_model
 from pipeline.training.scene_inputs import backbone_of
@@ -204,8 +204,11 @@ def model_folders(models: Path) -> list[Path]:
 
     Raises:
         CheckpointError: There are none.
+        UnreadableError: The folder cannot be listed.
     """
-    folders = [path for path in models.glob("seed-*") if path.is_dir() and path.name.removeprefix("seed-").isdecimal()]
+    folders = [
+        path for path in list_files(models, "seed-*") if path.is_dir() and path.name.removeprefix("seed-").isdecimal()
+    ]
     if not folders:
         raise CheckpointError("there is no trained model", where=models, fix=_TRAIN_AGAIN)
     return sorted(folders, key=lambda path: int(path.name.removeprefix("seed-")))

@@ -76,9 +76,8 @@ def test_outputs_that_are_one_file_go_to_standard_output(
 
 
 def test_a_redirected_file_is_written_where_it_stands(folder: Path) -> None:
-    shell(
-        folder, "(echo first; sagecc graph extract captions.txt --engine rules --out /proc/self/fd/1; echo last) > log"
-    )
+    extract = "sagecc graph extract captions.txt --engine rules --out /proc/self/fd/1"
+    shell(folder, f"(echo first; {extract}; echo last) > log")
     lines = (folder / "log").read_text().splitlines()
     assert (lines[0], lines[-1], len(lines)) == ("first", "last", 5)
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.datasets.records import Pair
 from pipeline.errors import DataError
 from pipeline.files import write_text
+from pipeline.system_errors import reading
 
 Family = Literal["appear", "disappear", "replace", "spatial", "other"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -123,7 +124,8 @@ def read_triples(path: Path) -> list[Triple]:
     """
     fix = "extract the triples again"
     try:
-        text = path.read_bytes().decode("utf-8")
+        with reading(path):
+            text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise DataError(f"cannot read: {error.strerror or error}", where=path, fix=fix) from error
     except UnicodeDecodeError as error:
