@@ -88,7 +88,14 @@ def test_without_training_captions_there_is_no_graph(tmp_path: Path) -> None:
     assert not (tmp_path / "graph").exists()
 
 
-@pytest.mark.parametrize("captions", [("house", "Straße"), ("es wurde ein Haus gebaut",), ("there is no change",)])
+def test_captions_in_another_language_are_told_before_anything_is_read(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "prepared", {"train": ("es wurde ein Haus gebaut", "एक इमारत बनाई गई है")})
+    with pytest.raises(SettingsError, match="no caption is English"):
+        run(make(), prepared, tmp_path / "graph")
+    assert not (tmp_path / "graph").exists()
+
+
+@pytest.mark.parametrize("captions", [("house", "Straße"), ("there is no change",)])
 def test_captions_without_triples_are_told(tmp_path: Path, captions: tuple[str, ...]) -> None:
     prepared = prepare(tmp_path / "prepared", {"train": captions})
     with pytest.raises(DataError, match="no triple was found"):

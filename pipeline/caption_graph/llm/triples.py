@@ -162,7 +162,7 @@ def _names(caption: str, entities: frozenset[str], entity: str | None) -> bool:
 
 
 def _is_relation(name: str, caption: str) -> bool:
-    """Tell whether a relation is one to five hyphenated lemmas: letters with their marks, Latin as the caption's are."""
+    """Tell whether a relation is one to five hyphenated lemmas, in Latin letters where the caption is."""
     if is_latin(caption) and not is_latin(name):
         return False
     lemmas = name.split("-")
