@@ -50,12 +50,14 @@ class DecoderState:
     Args:
         cross: The scene for each layer, B rows.
         condition: r as an addend, (B, 1, D), or None.
+        positions: Embeddings of the places of all words that may be generated, (T, D).
         beams: K.
-        length: Most words that will be generated.
     """
 
-    def __init__(self, cross: list[CrossContext], condition: Tensor | None, beams: int, length: int) -> None:
+    def __init__(self, cross: list[CrossContext], condition: Tensor | None, positions: Tensor, beams: int) -> None:
+        length = len(positions)
         self.cross = cross
+        self.positions = positions
         self.condition = condition
         self.beams = beams
         pairs, heads, _, channels = cross[0].keys.shape
@@ -161,11 +163,12 @@ class Decoder(nn.Module):
         """
         if self.training:
             raise RuntimeError("call eval() before generating: dropout is on")
-        return DecoderState(self._cross(memory), _addend(memory.condition), beams, length)
+        positions = sinusoid(length, self.width, memory.tokens.device)
+        return DecoderState(self._cross(memory), _addend(memory.condition), positions, beams)
 
     def step(self, state: DecoderState, tokens: Tensor, position: int) -> Tensor:
         """Return the logits (B, K, V) after the beams' newest tokens (B, K), which stand at `position`."""
-        x = self._embed(tokens, sinusoid(position + 1, self.width, tokens.device)[position])
+        x = self._embed(tokens, state.positions[position])
         mask = state.begin(position)
         for index, layer in enumerate(self._layers()):
             keys, values = state.append(index, position, *layer.own_keys_values(x))

@@ -204,7 +204,9 @@ class _Search:
             only[:, :, END] = log_probabilities[:, :, END]
             return only
         allowed = log_probabilities.clone()
-        allowed[:, :, [PAD, START]] = -torch.inf
+        # One at a time: a list of indices would be copied to the device for every word.
+        allowed[:, :, PAD] = -torch.inf
+        allowed[:, :, START] = -torch.inf
         if not self.settings.allow_unknown:
             allowed[:, :, UNK] = -torch.inf
         if position < self.settings.min_length:

@@ -26,7 +26,8 @@ class RelationalLayer(RGCNConv):  # type: ignore[misc]  # the library carries no
         nodes = len(states)
         heads, tails = edge_index
         groups = edge_type * nodes + tails
-        sizes = torch.bincount(groups, minlength=self.num_relations * nodes)
+        # Not torch.bincount, for whose size a GPU makes the host wait in every layer and step.
+        sizes = groups.new_zeros(self.num_relations * nodes).index_add(0, groups, torch.ones_like(groups))
         shares = 1 / sizes[groups].to(states.dtype)
         weight = self.weight
         if self.num_bases is None:

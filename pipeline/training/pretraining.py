@@ -161,7 +161,7 @@ def pretrain(
     with track(title, schedule.epochs * steps, done=progress.epoch * steps) as bar:
         for epoch in range(progress.epoch, schedule.epochs):
             model.train()
-            total: dict[str, float] = {}
+            total: dict[str, Tensor] = {}
             for index, batch in enumerate(batches(epoch)):
                 share = (epoch * steps + index) / (schedule.epochs * steps)
                 for group in optimizer.param_groups:
@@ -172,9 +172,10 @@ def pretrain(
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 for name, value in terms.items():
-                    total[name] = total.get(name, 0.0) + value.item()
+                    # In double precision on the device: asking for its value would make the host wait in every step.
+                    total[name] = total.get(name, 0.0) + value.detach().double()
                 bar.advance()
-            means = {f"loss_{name}": value / steps for name, value in total.items()}
+            means = {f"loss_{name}": value.item() / steps for name, value in total.items()}
             record = {"epoch": epoch + 1, **means, **validate()}
             progress = Progress(epoch=epoch + 1, history=[*progress.history, record])
             save_state(state, progress, model, optimizer, {})

@@ -96,3 +96,9 @@ def test_points_are_told_apart_everywhere():
     waves = point_waves(torch.stack([x, torch.zeros_like(x)], dim=-1), 64, 64)
     distances = torch.cdist(waves, waves) + torch.eye(513) * 9
     assert distances.min() > 0.1
+
+
+@pytest.mark.parametrize("width", [8, 18, 256])
+def test_the_waves_of_a_place_do_not_depend_on_how_many_places_there_are(width):
+    whole = sinusoid(41, width)
+    assert all(torch.equal(whole[place], sinusoid(place + 1, width)[place]) for place in range(41))

@@ -82,6 +82,25 @@ def test_fewer_examples_than_a_batch_are_no_training(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_losses_are_recorded_as_the_mean_of_their_values_in_double_precision(tmp_path: Path) -> None:
+    model, values = nn.Linear(3, 1), list[float]()
+
+    def losses(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        loss = model(batch).square().mean()
+        values.append(loss.item())
+        return {"fit": loss}
+
+    data = torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(0))
+    schedule = PretrainSchedule(epochs=1, batch_size=2)
+    history = pretrain(
+        "test", model, schedule, steps=7, batches=lambda epoch: data, losses=losses, validate=dict, work=tmp_path
+    )
+    total = 0.0
+    for value in values:
+        total += value
+    assert history[0]["loss_fit"] == total / 7
+
+
 def test_one_cycle_rises_and_falls() -> None:
     rates = [one_cycle(step / 100) for step in range(101)]
     assert rates[0] == 0
