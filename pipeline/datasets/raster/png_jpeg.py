@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -165,6 +166,8 @@ def _with_first_picture(decoded: Decoded, image: Any) -> Decoded:
 
 
 def _orientation(image: Any) -> int:
+    if "exif" in image.info:
+        warnings.filterwarnings("ignore", module=r"PIL\.(TiffImagePlugin|Image)$")
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     # Viewers pass over Exif data that they cannot read; Pillow raises whatever its parser stumbles on.

@@ -44,6 +44,7 @@ def decode(data: bytes, path: Path, max_megapixels: float) -> Decoded:
 
     # Images without coordinates are the rule here. Set once and for all: `catch_warnings` is not safe among threads.
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
     try:
         # Named driver: a file that only pretends to be a TIFF could point GDAL at other files or addresses.
         with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as source:
