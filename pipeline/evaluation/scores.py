@@ -259,7 +259,7 @@ def score_corpora(corpora: Sequence[Corpus], java: Java | None) -> list[Scores]:
         ServiceError: Java failed.
     """
     for corpus in corpora:
-        _check(corpus)
+        check_corpus(corpus)
     distinct = list(dict.fromkeys(corpora))
     with ExitStack() as stack:
         meteor = None
@@ -278,7 +278,12 @@ def score_corpora(corpora: Sequence[Corpus], java: Java | None) -> list[Scores]:
     return [scores[corpus] for corpus in corpora]
 
 
-def _check(corpus: Corpus) -> None:
+def check_corpus(corpus: Corpus) -> None:
+    """Make sure that a corpus can be scored.
+
+    Raises:
+        DataError: It is empty, a pair has no reference, or no reference has a word.
+    """
     if not corpus.candidates:
         raise DataError("there are no captions to score")
     if not all(corpus.references):

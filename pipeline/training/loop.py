@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.captioners.settings import GenerationSettings
 from pipeline.datasets.vocabulary import Vocabulary
-from pipeline.evaluation.scores import score
+from pipeline.evaluation.reference_scorer import ReferenceScorer
 from pipeline.runtime import deterministic
 from pipeline.training.batches import BatchLoader, Step, learning_rate, plan_epoch, samples_of, step_seed
 from pipeline.training.checkpoints import Progress, load_state, save_state
@@ -138,10 +139,13 @@ class Validator:
                 ]
         scores = {"val_loss": round(total / words, DIGITS)}
         if self.metric != "val_loss":
-            candidates = dict(zip(self.references, captions, strict=True))
-            metrics = score(candidates, self.references, java=None, meteor=False, tokenized=True)
-            scores |= {"bleu_4": round(metrics.bleu_4, DIGITS), "cider_d": round(metrics.cider_d, DIGITS)}
+            bleu_4, cider_d = self._scorer.score(captions)
+            scores |= {"bleu_4": round(bleu_4, DIGITS), "cider_d": round(cider_d, DIGITS)}
         return scores
+
+    @cached_property
+    def _scorer(self) -> ReferenceScorer:
+        return ReferenceScorer(list(self.references.values()))
 
 
 _SAVE_SHARE = 0.05  # of the time may go into saving

@@ -111,6 +111,19 @@ def test_finished_seeds_are_not_trained_again(run, monkeypatch):
     assert content(OUTPUT) == before and content(Path("curves")) == curves
 
 
+def test_validation_has_a_batch_size_of_its_own(run, monkeypatch):
+    batches: list[int] = []
+    validator = training.Validator
+
+    def noting(loader, steps, *arguments):
+        batches.extend(len(step.pairs) for step in steps)
+        return validator(loader, steps, *arguments)
+
+    monkeypatch.setattr(training, "Validator", noting)
+    run(overfit=4, batch_size=1, validation_batch_size=3, epochs=1)
+    assert batches == [3, 1]
+
+
 def test_a_damaged_model_is_made_good(run):
     before = content(run())
     path = OUTPUT / "seed-1" / "model.safetensors"

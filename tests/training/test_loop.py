@@ -328,6 +328,19 @@ def test_validation_loss_is_the_mean_over_words_whatever_the_batches():
     assert losses[0] == pytest.approx(losses[1], abs=2e-6) and losses[0] == pytest.approx(losses[2], abs=2e-6)
 
 
+def test_generated_captions_score_the_same_whatever_the_batches(tmp_path):
+    loop = loop_of(tmp_path / "s", epochs=8, learning_rate=2e-2)
+    loop.run()
+    references = {f"p{index}": list(texts) for index, texts in enumerate(world.CAPTIONS[:4])}
+    scores = []
+    for batch in (1, 3, 4):
+        validator = Validator(loop.loader, plan_in_order(loop.loader.captions, batch), references, VOCABULARY, "bleu_4")
+        scores.append(validator(loop.model, lambda: False))
+    assert scores[0]["cider_d"] > 1
+    for other in scores[1:]:
+        assert (other["bleu_4"], other["cider_d"]) == (scores[0]["bleu_4"], scores[0]["cider_d"])
+
+
 def test_bf16_runs_on_the_cpu_too(tmp_path):
     loop = loop_of(tmp_path / "s", model=model_of(bf16=True), epochs=1)
     (record,) = loop.run().history
