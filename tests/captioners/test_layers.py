@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.captioners.layers import SetPooling, point_waves
+from pipeline.captioners.layers import SetPooling, point_waves, sinusoid
 from tests.captioners import plain
 
 KINDS = ["mean", "attention"]
