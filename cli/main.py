@@ -7,10 +7,13 @@ import sys
 import typer
 
 from cli import experiment, graph, pretrain, stages, tools
+from cli.project import ProjectTyper
 from pipeline.errors import SageccError
 from pipeline.malloc import tune_glibc
+from pipeline.system_errors import refusal
+from pipeline.targets import drop_stdout
 
-app = typer.Typer(
+app = ProjectTyper(
     name="sagecc",
     help="Describe in words what changed between two satellite or aerial images.",
     no_args_is_help=True,
@@ -19,7 +22,14 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=tools.InitCommand)(tools.init)
+
+
+@app.callback(help=app.info.help)
+def every_command() -> None:
+    """Take `--project` before the command's name as well."""
+
+
+app.command(cls=tools.InitCommand, searched=False)(tools.init)
 for command in (
     stages.prepare,
     stages.scenes,
@@ -53,6 +63,13 @@ def main() -> None:
     except SageccError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        typer.secho(f"error: {refused}", fg=typer.colors.RED, err=True)
+        drop_stdout()
+        sys.exit(refused.exit_code)
     except KeyboardInterrupt:
         typer.secho("interrupted; run the same command again to go on", err=True)
         sys.exit(130)

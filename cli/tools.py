@@ -240,7 +240,7 @@ class InitCommand(TyperCommand):
 
 def init(
     profile: Annotated[str, typer.Argument(help="A profile of the list below.")] = "synthetic",
-    root: Annotated[str | None, typer.Option("--root", help="The data set's folder.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="The data set's folder.")] = None,
     allow_missing_images: Annotated[
         bool, typer.Option("--allow-missing-images", help="Work with the pairs whose images are there.")
     ] = False,
@@ -251,7 +251,7 @@ def init(
     out: Annotated[Path, out_file("File to write")] = PARAMS,
     force: Annotated[bool, typer.Option("--force", help="Overwrite without keeping a copy.")] = False,
 ) -> None:
-    """Write params.yaml from a named profile.
+    """Write params.yaml from a named profile, into this folder or that of --project.
 
     Example: sagecc init levir-cc --root ~/data/Levir-CC-dataset
     """
@@ -260,15 +260,17 @@ def init(
     from stages.profiles import missing_files, next_command, profile_sections, render_profile
 
     assignments = [*(changes or []), *(["prepare.allow_missing_images=true"] if allow_missing_images else [])]
-    sections = profile_sections(profile, root, assignments, mini=mini)
+    sections = profile_sections(profile, None if root is None else str(root), assignments, mini=mini)
     if not force and out.is_file() and not is_stdout(out):
         tell(f"kept the old settings as {keep_copy(out)}", out=out)
     write_text(out, render_profile(profile, sections))
-    tell(f"wrote {out} from profile {profile}", out=out)
+    tell(f"wrote {out if is_stdout(out) else out.absolute()} from profile {profile}", out=out)
     command = next_command(sections)
     for path, advice in missing_files(sections):
         tell(f"before `{command}`: {path} is not there", out=out)
         tell(f"  {advice}", out=out)
+    if command == "dvc repro" and not Path("dvc.yaml").is_file():
+        command = "sagecc prepare, then the other stages; `dvc repro` runs them all where dvc.yaml of the repository is"
     tell(f"next: {command}", out=out)
 
 

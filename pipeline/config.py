@@ -59,7 +59,10 @@ def read_document(path: Path) -> Mapping[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(
-            f"cannot read the settings: {error.strerror}", where=path, fix="run `sagecc init synthetic`"
+            f"cannot read the settings: {error.strerror}",
+            where=_whole(path),
+            fix="run sagecc in its project folder or below it, name that by --project DIR, or the file by --params "
+            "FILE; `sagecc init` writes new settings",
         ) from error
     except UnicodeDecodeError as error:
         raise SettingsError("the settings file is not UTF-8", where=path) from error
@@ -74,6 +77,13 @@ def read_document(path: Path) -> Mapping[str, Any]:
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise SettingsError("the settings file must be a mapping of section names", where=path)
     return document
+
+
+def _whole(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except OSError:  # the working directory was deleted
+        return path
 
 
 def parse_section(values: Any, name: str, kind: type[SectionT], *, where: str | None = None) -> SectionT:

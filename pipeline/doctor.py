@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.checkpoints import CHECKPOINTS
+from pipeline.checkpoints import CHECKPOINTS, MINI_MODELS, shipped
 from pipeline.errors import ServiceError
 from pipeline.evaluation.java import JAVA_CURE, find_java
 
@@ -52,12 +52,24 @@ class Finding:
 
 def examine(project: Path) -> Iterator[Finding]:
     """Yield findings about this machine and the project folder."""
+    yield _project(project)
     yield _python()
     yield from _packages()
     yield _devices()
     yield _java()
     yield from _checkpoints(project)
     yield _disk(project)
+
+
+def _project(project: Path) -> Finding:
+    if (project / "params.yaml").is_file():
+        return Finding("ok", "project", str(project))
+    return Finding(
+        "note",
+        "project",
+        f"no params.yaml in {project}",
+        "run in a project's folder or below it, name one by --project, or write one by `sagecc init`",
+    )
 
 
 def _python() -> Finding:
@@ -102,12 +114,14 @@ def _java() -> Finding:
 
 
 def _checkpoints(project: Path) -> Iterator[Finding]:
-    shipped = sorted((project / "artifacts" / "pretrained").glob("*.safetensors"))
-    if shipped:
-        sizes = ", ".join(f"{path.stem} ({path.stat().st_size / 2**20:.1f} MB)" for path in shipped)
-        yield Finding("ok", "mini models", sizes)
+    own = project / MINI_MODELS
+    models = sorted((own if own.is_dir() else shipped(MINI_MODELS)).glob("*.safetensors"))
+    if models:
+        sizes = ", ".join(f"{path.stem} ({path.stat().st_size / 2**20:.1f} MB)" for path in models)
+        yield Finding("ok", "mini models", f"{sizes} in {models[0].parent}")
     else:
-        yield Finding("problem", "mini models", "none found", "run sagecc from the project folder")
+        fix = "they ship with sagecc's repository: install it from a clone (`make setup`)"
+        yield Finding("problem", "mini models", "none found", fix)
     for checkpoint in CHECKPOINTS.values():
         if (project / checkpoint.path).is_file():
             yield Finding("ok", "checkpoint", f"{checkpoint.name} is here")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import checkpoints
-from pipeline.checkpoints import CHECKPOINTS, fetch, missing_advice
+from pipeline.checkpoints import CHECKPOINTS, MINI_MODELS, fetch, missing_advice, shipped
 from pipeline.errors import CheckpointError, ServiceError
 from pipeline.files import sha256_file
 
@@ -58,7 +58,7 @@ def test_wrong_content_is_refused(tmp_path: Path, server: str, monkeypatch: pyte
     register(monkeypatch, f"{server}/resnet18-f37072fd.pth", "0" * 64)
     with pytest.raises(CheckpointError, match="not the published"):
         fetch("resnet18", folder=tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_unreachable_address_and_unknown_name(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +115,25 @@ def test_advice_names_source_size_licence_and_command() -> None:
     for part in ("sagecc checkpoints fetch resnet101", "171 MB", CHECKPOINTS["resnet101"].url, "ImageNet"):
         assert part in advice
     assert missing_advice(Path("my-own.pth")) is None
-    assert missing_advice(Path("somewhere/sam-mini.safetensors")) == "train them with `sagecc pretrain sam`"
-    mini = missing_advice(Path("somewhere/grounding-dino-mini/vocab.txt"))
-    assert mini == "train them with `sagecc pretrain grounding-dino`"
+    for file, model in (("sam-mini.safetensors", "sam"), ("grounding-dino-mini/vocab.txt", "grounding-dino")):
+        mini = str(missing_advice(Path("somewhere") / file))
+        assert mini.startswith("they ship with sagecc's repository")
+        assert mini.endswith(f"train them with `sagecc pretrain {model}`")
+
+
+def test_models_that_ship_are_read_from_the_repository_unless_the_project_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = MINI_MODELS / "sam-mini.safetensors"
+    assert shipped(path).is_absolute()
+    assert shipped(path).is_file()
+    assert missing_advice(path) is None
+    for other in (Path("sam-mini.safetensors"), tmp_path / path, MINI_MODELS / "none.safetensors"):
+        assert shipped(other) == other
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert shipped(path) == path
     for file in ("vocab.txt", "config.json"):
         advice = missing_advice(Path("bert-base-uncased") / file)
         assert advice is not None

@@ -28,10 +28,13 @@ def test_what_is_missing_is_named_with_its_cure(tmp_path: Path, monkeypatch: pyt
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.setattr("pipeline.checkpoints._REPOSITORY", tmp_path)
+    monkeypatch.chdir(tmp_path)
     found = findings(tmp_path)
     assert "torch" in found["packages"][-1].text
     assert found["packages"][-1].fix == "run `make setup`"
     assert found["mini models"][0].state == "problem"
+    assert found["project"][0].text == f"no params.yaml in {tmp_path}"
     assert found["checkpoint"][0].fix == "sagecc checkpoints fetch resnet18"
 
 

@@ -19,6 +19,7 @@ MATCHER = Path("artifacts/checkpoints/matcher.safetensors")
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    put(tmp_path / "dvc.yaml")
     return tmp_path
 
 
@@ -53,6 +54,14 @@ def test_every_model_of_the_profile_is_named_with_the_way_to_it() -> None:
         assert advice.startswith(f"run `sagecc checkpoints fetch {name}` (")
     assert files[str(MATCHER)].startswith("after `dvc repro masks`, train ")
     assert lines[-1] == "next: dvc repro"
+
+
+def test_the_file_is_told_whole_and_stages_one_by_one_without_dvc_yaml(folder: Path) -> None:
+    (folder / "dvc.yaml").unlink()
+    lines = init("synthetic")
+    assert lines[0] == f"wrote {folder / 'params.yaml'} from profile synthetic"
+    assert lines[1:] == [lines[-1]]  # the models that ship are not missing, though they are in another folder
+    assert lines[-1].startswith("next: sagecc prepare, then the other stages")
 
 
 def test_what_is_there_is_not_named() -> None:

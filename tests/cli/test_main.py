@@ -55,6 +55,7 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0
     assert "Example: sagecc " + " ".join(command) in " ".join(result.output.split())
+    assert "--project DIR" in result.output
 
 
 def test_no_command_is_missing_from_the_list_above() -> None:

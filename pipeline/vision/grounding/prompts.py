@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, BertConfig, BertTokenizerFast, PreTrainedTokenizerBase
 
-from pipeline.checkpoints import CHECKPOINTS
+from pipeline.checkpoints import CHECKPOINTS, shipped
 from pipeline.datasets.world.settings import OBJECT_CLASSES
 from pipeline.errors import CheckpointError, SettingsError, first_line
 from pipeline.files import write_json, write_text
@@ -37,6 +37,7 @@ def load_text_encoder(folder: str) -> tuple[PreTrainedTokenizerBase, BertConfig]
     Raises:
         CheckpointError: The folder is missing, incomplete, damaged, or another kind of model's.
     """
+    folder = str(shipped(Path(folder)))
     if not Path(folder).is_dir():
         raise CheckpointError("the text encoder is not a folder on this machine", where=folder, fix=_FETCH)
     missing = [file for file in ("config.json", "vocab.txt") if not (Path(folder) / file).is_file()]

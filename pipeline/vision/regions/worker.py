@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.cache.reader import Cache
-from pipeline.checkpoints import missing_advice
+from pipeline.checkpoints import missing_advice, shipped
 from pipeline.datasets.images import read_unchanged
 from pipeline.errors import CacheError, CheckpointError, DataError
 from pipeline.files import content_key, sha256_bytes, sha256_file
@@ -144,7 +144,7 @@ def require_sam_weights(source: MaskSource) -> None:
     Raises:
         CheckpointError: They are missing or differ.
     """
-    weights = Path(source.sam.weights)
+    weights = shipped(Path(source.sam.weights))
     if not weights.is_file():
         hint = missing_advice(weights) or "put the file there that the masks were made with"
         raise CheckpointError(
