@@ -36,7 +36,8 @@ from pipeline.datasets.world.settings import (
 )
 from pipeline.errors import DataError, OutputError
 from pipeline.execution.settings import EngineSettings
-from pipeline.files import atomic_folder, atomic_path, output_error, sha256_bytes, write_json, write_text
+from pipeline.files import atomic_folder, atomic_path, sha256_bytes, write_json, write_text
+from pipeline.system_errors import output_error
 
 CLASSES_FILE = "classes.json"
 _CONTENTS = ("images", "semantic", "instances", "change", "objects", CLASSES_FILE)
