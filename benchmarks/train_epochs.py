@@ -5,6 +5,7 @@
 - `scenes`: the captioner of scenes alone with the default settings, all five captions in each step;
 - `full`: the same with `fusion: paper`, 20 unmatched and 20 semantic regions of 256 channels a pair, a graph
   of 60 nodes;
+- `published`: `full` in the size and with the captions per step of the profile `levir-cc`;
 - `tags`: the captioner of the profile `levir-cc-tags`, 18 tags a pair, one caption in each step;
 - `finetuned`: `scenes` with ResNet-101 trained along from layer2 on, images at hand as arrays.
 
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks._training import BATCH, SHAPE, SIDE, VOCABULARY, Side, captions, features, trainer
+from benchmarks._training import BATCH, CAPTIONS, SHAPE, SIDE, VOCABULARY, Side, captions, features, trainer
 from benchmarks.harness import Figures, interleaved, rate
 from pipeline.captioners.inputs import Regions
 from pipeline.captioners.settings import CaptionerSettings, SageCCSettings
@@ -37,7 +38,7 @@ from pipeline.runtime import deterministic
 from pipeline.training.batches import BatchLoader, plan_epoch
 from pipeline.training.model import ImageFront, build_model
 from pipeline.training.settings import CaptionsPerPair, TrainSettings
-from pipeline.training.stores import GraphStore, PairArray, RegionStore, Store, store_array
+from pipeline.training.stores import GraphStore, PackedRegions, PairArray, RegionStore, Store, store_array
 from pipeline.vision.scenes.settings import BackboneSettings
 from stages.profiles import profiles
 
@@ -78,9 +79,13 @@ def run(*, quick: bool = False) -> Figures:
     steps, rounds = (_PAIRS // BATCH, 3) if device.type == "cuda" else (2 if quick else 6, 3 if quick else 5)
     full = SageCCSettings.model_validate({"fusion": "paper"})
     tags = parse_section(profiles()["levir-cc-tags"]["train"], "train", TrainSettings).captioner
+    published = parse_section(profiles()["levir-cc"]["train"], "train", TrainSettings)
     trainings = {
         "scenes": _Training(SageCCSettings()),
         "full": _Training(full, regions=20, semantics=20, nodes=60),
+        "published": _Training(
+            published.captioner, captions_per_pair=published.captions_per_pair, regions=20, semantics=20, nodes=60
+        ),
         "tags": _Training(tags, captions_per_pair="one", semantics=18, width=384),
         "finetuned": _Training(SageCCSettings(), images=True),
     }
@@ -90,7 +95,8 @@ def run(*, quick: bool = False) -> Figures:
         for name, training in trainings.items():
             # On a CPU a step with the backbone takes minutes at full size.
             few = training.images and device.type == "cpu"
-            side = _side(training, device, Path(folder) / name, 1 if few else steps, 2 if few else BATCH)
+            one = few or (name == "published" and device.type == "cpu")
+            side = _side(training, device, Path(folder) / name, 1 if one else steps, 2 if few else BATCH)
             trained[name] = side
             sides[name] = side
         measured = interleaved(sides, rounds)
@@ -102,7 +108,10 @@ def run(*, quick: bool = False) -> Figures:
     return figures
 
 
-def _figures(name: str, side: Side, pairs_per_second: float, peak: float) -> Figures:
+def _figures(name: str, side: Side, samples_per_second: float, peak: float) -> Figures:
+    # Where every caption is a sample of its own, an epoch sees each pair as often as it has captions.
+    samples = CAPTIONS if side.captions_per_pair == "each" else 1
+    pairs_per_second = samples_per_second / samples
     plan = plan_epoch(
         side.loader.captions, batch_size=side.batch, captions_per_pair=side.captions_per_pair, seed=0, epoch=0
     )
@@ -116,9 +125,10 @@ def _figures(name: str, side: Side, pairs_per_second: float, peak: float) -> Fig
         f"{name}_epoch_seconds": _PAIRS / pairs_per_second,
         f"{name}_minutes_of_50_epochs": _EPOCHS * _PAIRS / pairs_per_second / 60,
         f"{name}_data_wait_share": side.waited / side.seconds,
-        f"{name}_gflop_per_pair": work / 1e9,
+        f"{name}_gflop_per_pair": work * samples / 1e9,
+        f"{name}_pflop_of_50_epochs": _EPOCHS * _PAIRS * work * samples / 1e15,
         f"{name}_gathered_mib": gathered / 2**20,
-        f"{name}_peak_share": work * pairs_per_second / peak,
+        f"{name}_peak_share": work * samples_per_second / peak,
     }
 
 
@@ -153,14 +163,15 @@ def _stores(training: _Training, pairs: int, device: torch.device, folder: Path)
     """Return random inputs of the shapes that `training` names, by the name of their source."""
     generator = torch.Generator().manual_seed(0)
 
-    def regions(count: int, *, centroids: bool) -> Regions:
-        return Regions(
+    def regions(count: int, *, centroids: bool) -> PackedRegions:
+        padded = Regions(
             torch.randn(pairs, count, training.width, generator=generator).half(),
             torch.ones(pairs, count, dtype=torch.bool),
             dates=torch.randint(2, (pairs, count), generator=generator),
             centroids=torch.rand(pairs, count, 2, generator=generator) if centroids else None,
             scores=torch.rand(pairs, count, generator=generator),
         )
+        return PackedRegions.of(padded)
 
     stores: dict[str, Store[Any]] = {}
     if training.images:

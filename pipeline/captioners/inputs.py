@@ -5,6 +5,8 @@ Both dates' regions of a pair stand in one padded set. Inputs are checked once, 
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, TypeVar
@@ -123,11 +125,12 @@ class Regions:
         """Size of all tensors in bytes."""
         return sum(tensor.nbytes for tensor in self._tensors().values())
 
-    def check_values(self, name: str) -> None:
+    def check_values(self, name: str, counts: Sequence[int] | None = None) -> None:
         """Check the values.
 
         Args:
             name: What the regions are called in a message.
+            counts: Regions of each pair, where those of several pairs stand one after the other as those of one.
 
         Raises:
             DataError: A region's value is not finite, or a date or a centroid is out of range; pair and region are
@@ -141,6 +144,10 @@ class Regions:
             faulty = wrong.any(2) & self.mask
             if faulty.any():
                 pair, region = faulty.nonzero()[0].tolist()
+                if counts is not None:
+                    ends = list(itertools.accumulate(counts))
+                    pair = bisect.bisect_right(ends, region)
+                    region -= ends[pair] - counts[pair]
                 expected = {"dates": "0 or 1", "centroids": "shares of the image from 0 to 1"}.get(
                     column, "finite numbers"
                 )

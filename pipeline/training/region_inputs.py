@@ -30,7 +30,7 @@ from pipeline.graph_encoders.tensors import GraphTensors, tensors_of
 from pipeline.paths import Paths
 from pipeline.training.inputs import CacheCard, InputSource, SourceCard, cache_units, open_cache, pairs_in
 from pipeline.training.settings import Residency
-from pipeline.training.stores import GraphStore, RegionStore
+from pipeline.training.stores import GraphStore, PackedRegions, RegionStore
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.matching.cache import SCHEMA as MATCHES
 from pipeline.vision.matching.cache import read_matches, stage_assignment
@@ -106,7 +106,7 @@ class RegionSource(InputSource):
         """See `InputSource.available`."""
         return pairs_in(self.matches, pairs_in(self.regions, pairs))
 
-    def read(self, ids: Sequence[str], *, with_rows: bool = False) -> Regions:
+    def read(self, ids: Sequence[str], *, with_rows: bool = False) -> PackedRegions:
         """Read the unmatched regions of the pairs `ids`, those before first, into tensors on the CPU.
 
         Args:
@@ -163,7 +163,7 @@ class SemanticSource(InputSource):
         """See `InputSource.available`."""
         return pairs_in(self.cache, pairs)
 
-    def read(self, ids: Sequence[str], *, with_rows: bool = False) -> Regions:
+    def read(self, ids: Sequence[str], *, with_rows: bool = False) -> PackedRegions:
         """Read the semantic regions of the pairs `ids`; see `RegionSource.read`."""
         return _selected(self.cache, ids, with_rows)
 
@@ -282,7 +282,7 @@ def _side_inputs(captioner: CaptionerSettings) -> SideInputSettings:
 
 def _unmatched(
     regions: Cache, matches: Cache, settings: SideInputSettings, ids: Sequence[str], with_rows: bool
-) -> Regions:
+) -> PackedRegions:
     units, pairs = cache_units(regions, ids), cache_units(matches, ids)
     centroids, counts = regions.rows("centroids", units)
     sizes, _ = regions.rows("size", units)
@@ -309,7 +309,7 @@ def _unmatched(
     return table.regions(features, centroids=shares, rows=rows - starts[owners] if with_rows else None)
 
 
-def _selected(semantics: Cache, ids: Sequence[str], with_rows: bool) -> Regions:
+def _selected(semantics: Cache, ids: Sequence[str], with_rows: bool) -> PackedRegions:
     units = cache_units(semantics, ids)
     selected, counts = semantics.rows("selected", units)
     rows = np.flatnonzero(selected)
@@ -359,20 +359,21 @@ class _Table:
         centroids: NDArray[np.float32] | None = None,
         scores: NDArray[np.float32] | None = None,
         rows: NDArray[np.int64] | None = None,
-    ) -> Regions:
-        """Pad the rows to regions of pairs."""
-        counts = np.bincount(self.owners // 2, minlength=len(self.ids)).tolist()
+    ) -> PackedRegions:
+        """Return the rows as the regions of their pairs."""
 
-        def split(values: NDArray[Any]) -> tuple[Tensor, ...]:
-            return torch.split(torch.from_numpy(values), counts)
+        def packed(values: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(values)[None]
 
-        return Regions.padded(
-            split(features),
-            dates=split(self.owners % 2),
-            centroids=None if centroids is None else split(centroids),
-            scores=None if scores is None else split(scores),
-            rows=None if rows is None else split(rows),
+        regions = Regions(
+            packed(features),
+            torch.ones(1, len(features), dtype=torch.bool),
+            dates=packed(self.owners % 2),
+            centroids=None if centroids is None else packed(centroids),
+            scores=None if scores is None else packed(scores),
+            rows=None if rows is None else packed(rows),
         )
+        return PackedRegions(regions, np.bincount(self.owners // 2, minlength=len(self.ids)))
 
 
 # What decides the shapes of an encoder's weights, or where messages flow; by kind only.

@@ -203,11 +203,68 @@ def store_array(source: PairArray, device: torch.device, residency: Literal["aut
         ) from error
 
 
+@dataclass(frozen=True)
+class PackedRegions:
+    """Regions of P pairs, one pair's after the other's: memory holds no padding.
+
+    Pairs have very different numbers of regions (in the synthetic world 11 unmatched ones on average, and up to 74), so
+    that padded to the longest pair they would take several times as much.
+
+    Attributes:
+        regions: Those of all pairs as if of one, (1, R, …).
+        counts: (P,) int64 regions of each pair.
+    """
+
+    regions: Regions
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, regions: Regions) -> PackedRegions:
+        """Pack padded regions (P, N, …)."""
+        return cls(regions.map(lambda tensor: tensor[regions.mask][None]), regions.mask.sum(1).cpu().numpy())
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors in bytes."""
+        return self.regions.nbytes
+
+    def check_values(self, name: str) -> None:
+        """Check the values; see `Regions.check_values`."""
+        self.regions.check_values(name, self.counts.tolist())
+
+    def to(self, device: torch.device) -> PackedRegions:
+        """Return the same on `device`."""
+        return PackedRegions(self.regions.to(device), self.counts)
+
+    def padded(self, pairs: NDArray[np.int64] | None = None) -> Regions:
+        """Return the regions of the pairs at positions `pairs` (B,), all by default, padded with zeros to the longest.
+
+        Returns:
+            (B, N, …), N the most regions that one of these pairs has.
+        """
+        chosen = np.arange(len(self)) if pairs is None else pairs
+        counts = self.counts[chosen]
+        places = np.arange(counts.max(initial=0))
+        mask = places < counts[:, None]
+        starts = (np.cumsum(self.counts) - self.counts)[chosen]
+        rows = np.where(mask, starts[:, None] + places, 0)
+        present = torch.from_numpy(mask).to(self.regions.mask.device, non_blocking=True)
+
+        def pad(tensor: Tensor) -> Tensor:
+            values = gather(tensor[0], rows.ravel()).view(*rows.shape, *tensor.shape[2:])
+            return values.masked_fill_(~present.view(*rows.shape, *(1 for _ in tensor.shape[2:])), 0)
+
+        return self.regions.map(pad)
+
+
 class RegionStore(Store[Regions]):
     """Regions of P pairs, of which any may be gathered for a step.
 
     Args:
-        regions: On the CPU, each pair's regions in front of the padding; see `Regions.padded`.
+        regions: On the CPU.
         name: Name of the input, for messages.
         device: Where `take` puts its result.
         residency: They are read whole, so `file` means `host`.
@@ -218,12 +275,11 @@ class RegionStore(Store[Regions]):
     """
 
     def __init__(
-        self, regions: Regions, name: str, device: torch.device, residency: Literal["auto"] | Residency = "auto"
+        self, regions: PackedRegions, name: str, device: torch.device, residency: Literal["auto"] | Residency = "auto"
     ) -> None:
         regions.check_values(f"inputs.{name}")
         self.nbytes = regions.nbytes
         self.device = device
-        self._counts = regions.mask.sum(1).numpy()
         chosen = choose_residency(self.nbytes, device) if residency == "auto" else residency
         self.residency = "device" if chosen == "device" or device.type == "cpu" else "host"
         try:
@@ -240,15 +296,14 @@ class RegionStore(Store[Regions]):
 
     def take(self, rows: NDArray[np.int64]) -> Regions:
         """Return the regions of `rows`, padded to the most regions that one of these pairs has."""
-        width = int(self._counts[rows].max())
-        regions = self._regions.map(lambda tensor: gather(tensor[:, :width], rows))
+        regions = self._regions.padded(rows)
         if self.residency == "device":
             return regions
         return regions.map(lambda tensor: tensor.pin_memory().to(self.device, non_blocking=True))
 
     def describe(self) -> str:
         """Return number, size and residency for the log."""
-        return f"{int(self._counts.sum()):,} regions, {super().describe()}"
+        return f"{int(self._regions.counts.sum()):,} regions, {super().describe()}"
 
 
 class GraphStore(Store[GraphTensors]):

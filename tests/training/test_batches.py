@@ -17,7 +17,7 @@ from pipeline.training.batches import (
     samples_of,
     step_seed,
 )
-from pipeline.training.stores import ArrayStore, GraphStore, PairArray, RegionStore, store_array
+from pipeline.training.stores import ArrayStore, GraphStore, PackedRegions, PairArray, RegionStore, store_array
 from tests.captioners.fused import make_graph, make_regions
 
 CPU = torch.device("cpu")
@@ -177,8 +177,8 @@ def test_a_loader_hands_out_each_steps_inputs(residency):
     table = CaptionTable(np.ones((4, 3), np.int32), np.full(4, 3), np.arange(5))
     stores = {
         "scenes": array_store(features(4), list(range(4)), residency),
-        "regions": RegionStore(make_regions((2, 0, 4, 1), 5, seed=10), "regions", CPU, residency),
-        "semantics": RegionStore(make_regions((3, 1, 0, 5), 7, seed=20), "semantics", CPU, residency),
+        "regions": RegionStore(PackedRegions.of(make_regions((2, 0, 4, 1), 5, seed=10)), "regions", CPU, residency),
+        "semantics": RegionStore(PackedRegions.of(make_regions((3, 1, 0, 5), 7, seed=20)), "semantics", CPU, residency),
         "graph": GraphStore(make_graph(), CPU),
     }
     loader = BatchLoader(stores, table, CPU)

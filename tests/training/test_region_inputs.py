@@ -145,7 +145,7 @@ def test_another_process_opens_the_files_anew_and_refuses_replaced_ones(paths, p
     sources = opened(paths).sources
     copy = pickle.loads(pickle.dumps(sources))
     for name in ("regions", "semantics"):
-        assert torch.equal(sources[name].read(ids).features, copy[name].read(ids).features)
+        assert torch.equal(sources[name].read(ids).padded().features, copy[name].read(ids).padded().features)
     assert torch.equal(sources["graph"].tensors.features, copy["graph"].tensors.features)
     late = pickle.loads(pickle.dumps(sources))
     cache_world.write_semantics(paths.semantics, prepared, weights="1" * 64)
@@ -167,7 +167,7 @@ IDS = ["p4", "p0", "p1", "p5", "p2", "p3"]
 def read(paths: Paths, ids: list[str] = IDS, **settings: Any) -> dict[str, Regions]:
     """The regions of pairs, by the name of their source."""
     sources = opened(paths, cache_world.captioner(**settings)).sources
-    return {name: source.read(ids) for name, source in sources.items() if name != "graph"}
+    return {name: source.read(ids).padded() for name, source in sources.items() if name != "graph"}
 
 
 def rows_of(regions: Regions, position: int) -> list[tuple]:
@@ -329,7 +329,7 @@ def test_each_input_is_read_by_itself(paths):
 @pytest.mark.parametrize("name", ["regions", "semantics"])
 def test_regions_tell_their_rows_where_they_are_asked_to(paths, name, with_rows):
     source = opened(paths).sources[name]
-    regions = source.read(IDS, with_rows=with_rows)
+    regions = source.read(IDS, with_rows=with_rows).padded()
     if not with_rows:
         assert regions.rows is None
         return
@@ -349,7 +349,7 @@ def test_stores_hold_the_pairs_in_the_order_asked_for(paths):
     for name in ("regions", "semantics"):
         store, source = stores[name], inputs.sources[name]
         assert isinstance(store, RegionStore) and len(store) == 6
-        batch, expected = store.take(positions), source.read([IDS[3], IDS[0]], with_rows=True)
+        batch, expected = store.take(positions), source.read([IDS[3], IDS[0]], with_rows=True).padded()
         for field in ("features", "mask", "dates", "rows"):
             assert torch.equal(getattr(batch, field), getattr(expected, field)), field
     assert isinstance(stores["graph"], GraphStore)

@@ -11,6 +11,7 @@ from pipeline.errors import CacheError, DataError, OutputError
 from pipeline.training import stores
 from pipeline.training.stores import (
     GraphStore,
+    PackedRegions,
     PairArray,
     RegionStore,
     choose_residency,
@@ -103,7 +104,7 @@ def regions() -> Regions:
 @pytest.mark.parametrize("pairs", [[2, 0, 2], [1], [3, 1, 0, 2]])
 def test_gathered_regions_are_the_pairs_own_trimmed_to_the_longest(residency, pairs):
     whole = regions()
-    store = RegionStore(whole, "regions", CPU, residency)
+    store = RegionStore(PackedRegions.of(whole), "regions", CPU, residency)
     batch = store.take(np.array(pairs))
     assert len(store) == 4
     assert batch.mask.shape == (len(pairs), max(COUNTS[pair] for pair in pairs))
@@ -111,32 +112,54 @@ def test_gathered_regions_are_the_pairs_own_trimmed_to_the_longest(residency, pa
         count = COUNTS[pair]
         assert batch.mask[row].tolist() == [True] * count + [False] * (batch.mask.shape[1] - count)
         for field in ("features", "dates", "centroids", "scores", "rows"):
-            assert torch.equal(getattr(batch, field)[row, :count], getattr(whole, field)[pair, :count])
+            values = getattr(batch, field)[row]
+            assert torch.equal(values[:count], getattr(whole, field)[pair, :count])
+            assert not values[count:].any()
+
+
+def test_regions_are_kept_without_padding():
+    whole = regions()
+    packed = PackedRegions.of(whole)
+    assert packed.nbytes == whole.nbytes * sum(COUNTS) // (len(COUNTS) * max(COUNTS))
+    assert RegionStore(packed, "regions", CPU).nbytes == packed.nbytes
+    again = packed.padded()
+    for field in ("features", "mask", "dates", "centroids", "scores", "rows"):
+        values = getattr(whole, field)
+        assert torch.equal(getattr(again, field)[whole.mask], values[whole.mask]), field
+        assert getattr(again, field).shape == values.shape
+
+
+def test_pairs_without_any_region():
+    packed = PackedRegions.of(make_regions((0, 0), 5, seed=1))
+    batch = RegionStore(packed, "regions", CPU).take(np.array([1, 0, 1]))
+    assert batch.features.shape == (3, 0, 5) and batch.mask.shape == (3, 0)
 
 
 def test_fields_that_are_not_known_stay_so():
-    batch = RegionStore(replace(regions(), centroids=None, rows=None), "semantics", CPU).take(np.array([2]))
+    batch = RegionStore(PackedRegions.of(replace(regions(), centroids=None, rows=None)), "semantics", CPU).take(
+        np.array([2])
+    )
     assert batch.centroids is None and batch.rows is None and batch.scores is not None
 
 
 @pytest.mark.parametrize("residency", RESIDENCIES)
 def test_regions_on_the_cpu_are_never_read_ahead(residency):
-    store = RegionStore(regions(), "regions", CPU, residency)
+    store = RegionStore(PackedRegions.of(regions()), "regions", CPU, residency)
     assert store.residency == "device" and not store.prefetch
 
 
 def test_regions_that_do_not_fit_on_a_gpu_stay_in_host_memory(monkeypatch):
     monkeypatch.setattr(stores, "choose_residency", lambda nbytes, device: "file")
-    store = RegionStore(regions(), "regions", torch.device("meta"))
+    store = RegionStore(PackedRegions.of(regions()), "regions", torch.device("meta"))
     assert store.residency == "host" and store.prefetch and "in host memory" in store.describe()
 
 
 @pytest.mark.parametrize("name", ["regions", "semantics"])
 def test_regions_that_are_no_numbers_are_refused(name):
     spoilt = regions()
-    spoilt.features[0, 1, 2] = torch.nan
-    with pytest.raises(DataError, match="features") as caught:
-        RegionStore(spoilt, name, CPU)
+    spoilt.features[2, 1, 2] = torch.nan
+    with pytest.raises(DataError, match="region 1 of pair 2 of the batch has features") as caught:
+        RegionStore(PackedRegions.of(spoilt), name, CPU)
     assert caught.value.where == f"inputs.{name}.features"
 
 
@@ -146,7 +169,7 @@ def test_regions_that_do_not_fit_say_which_setting_helps(monkeypatch):
 
     monkeypatch.setattr(Regions, "to", refuse)
     with pytest.raises(OutputError, match="GiB of regions do not fit in device memory") as caught:
-        RegionStore(regions(), "regions", CPU, "device")
+        RegionStore(PackedRegions.of(regions()), "regions", CPU, "device")
     assert caught.value.where == "train.data: device" and "host" in caught.value.fix
 
 
@@ -175,5 +198,8 @@ def test_a_graph_that_is_no_number_is_refused():
 def test_stores_tell_their_size_and_residency(residency, where):
     array = np.zeros((2, 2, 3, 512, 512), np.float16)
     assert store_array(pair_array(array, [0, 1]), CPU, residency).describe() == f"6 MiB {where}"
-    assert RegionStore(regions(), "regions", CPU, residency).describe() == "7 regions, 0 MiB on the device"
+    assert (
+        RegionStore(PackedRegions.of(regions()), "regions", CPU, residency).describe()
+        == "7 regions, 0 MiB on the device"
+    )
     assert GraphStore(make_graph(), CPU).describe() == "5 nodes"
