@@ -20,7 +20,7 @@ SIDE = 256
 VOCABULARY = 500  # words, about LEVIR-CC's
 BATCH = 32  # the default of the stage `train`
 
-_CAPTIONS = 5  # per pair, as in LEVIR-CC
+CAPTIONS = 5  # per pair, as in LEVIR-CC
 _WORDS = (5, 16)  # per caption, start and end counted
 
 
@@ -78,10 +78,10 @@ def trainer(model: PairCaptioner) -> Callable[[Batch], None]:
 def captions(pairs: int) -> CaptionTable:
     """Return five random captions for each pair."""
     random = np.random.default_rng(0)
-    lengths = random.integers(*_WORDS, endpoint=True, size=_CAPTIONS * pairs)
+    lengths = random.integers(*_WORDS, endpoint=True, size=CAPTIONS * pairs)
     tokens = random.integers(4, VOCABULARY, size=(len(lengths), _WORDS[1]), dtype=np.int32)
     tokens[np.arange(_WORDS[1]) >= lengths[:, None]] = 0
-    return CaptionTable(tokens, lengths.astype(np.int64), np.arange(0, len(lengths) + 1, _CAPTIONS, dtype=np.int64))
+    return CaptionTable(tokens, lengths.astype(np.int64), np.arange(0, len(lengths) + 1, CAPTIONS, dtype=np.int64))
 
 
 def features(folder: Path, pairs: int) -> PairArray:

@@ -1,11 +1,12 @@
 """The paper's claim about the spatial bias (equation 18), measured where the truth is known: the synthetic world.
 
-The captioner of the active settings is trained with and without the bias, three seeds each (`--quick`: one), on the
-prepared synthetic data set and caches of this folder; trainings that were done already are taken. Then it captions the
-split of `caption.split`, and of the truly changed pairs is counted:
+The captioner of the active settings, but of scenes alone (`fusion: none`), is trained with and without the bias, three
+seeds each (`--quick`: one), on the prepared synthetic data set and scenes of this folder; trainings that were done
+already are taken. Then it captions the split of `caption.split`, and of the truly changed pairs is counted:
 
 - `bias_mass`, `no_bias_mass`: the share of the decoder's cross-attention to the image that falls on changed pixels,
   mean over words, layers, pairs and seeds; `even_mass` is what attention to all cells alike would reach;
+- `bias_density`, `no_bias_density`: how many times as densely it lies on changed pixels as on the other ones;
 - `bias_auc`, `no_bias_auc`: the area under the ROC curve of M_map as a detector of changed pixels.
 """
 
@@ -43,6 +44,11 @@ class _ModelFigures:
     even: float
     auc: float
 
+    @property
+    def density(self) -> float:
+        """Attention on a changed pixel over that on another one, by the means."""
+        return self.mass / self.even / ((1 - self.mass) / (1 - self.even))
+
 
 def run(*, quick: bool = False) -> Figures:
     """Train, caption, count.
@@ -55,7 +61,7 @@ def run(*, quick: bool = False) -> Figures:
     figures: Figures = {}
     for name, biased in (("bias", True), ("no_bias", False)):
         models = _measure(data, seeds, biased=biased)
-        for measure in ("mass", "auc"):
+        for measure in ("mass", "density", "auc"):
             values = [getattr(of_seed, measure) for of_seed in models]
             figures[f"{name}_{measure}"] = statistics.fmean(values)
             if len(values) > 1:
@@ -67,9 +73,7 @@ def run(*, quick: bool = False) -> Figures:
 def _measure(data: Prepared, seeds: tuple[int, ...], *, biased: bool) -> list[_ModelFigures]:
     """Return each seed's attention maps."""
     active_settings = Settings(_PARAMS, None)
-    active = active_settings.section("train", TrainSettings).model_dump()
-    active["captioner"]["decoder"]["spatial_bias"] = biased
-    settings = parse_section(active | {"seeds": seeds}, "train", TrainSettings)
+    settings = _training(active_settings.section("train", TrainSettings), seeds, biased=biased)
     engine, search = active_settings.engine, active_settings.section("caption", CaptionSettings)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -77,6 +81,14 @@ def _measure(data: Prepared, seeds: tuple[int, ...], *, biased: bool) -> list[_M
         train.run(settings, paths, engine=engine)
         caption.run(search, paths, engine=engine, explain=True)
         return [_count(data, paths.captions / f"seed-{seed}{EXPLANATION}") for seed in seeds]
+
+
+def _training(active: TrainSettings, seeds: tuple[int, ...], *, biased: bool) -> TrainSettings:
+    """Return the settings of a captioner of scenes alone, with or without the spatial bias."""
+    values = active.model_dump() | {"seeds": seeds}
+    values["captioner"]["fusion"] = "none"
+    values["captioner"]["decoder"]["spatial_bias"] = biased
+    return parse_section(values, "train", TrainSettings)
 
 
 def _count(data: Prepared, path: Path) -> _ModelFigures:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.attention import _count
+from benchmarks.attention import _count, _training
 from pipeline.cache.schema import Provenance
 from pipeline.cache.writer import pack
 from pipeline.datasets.records import Pair, read_prepared, write_prepared
 from pipeline.errors import DataError
 from pipeline.training.inference import SCHEMA
+from pipeline.training.settings import TrainSettings
+from stages.profiles import profile_sections
 from tests.worlds.region_data import units_of
 
 
@@ -52,8 +54,20 @@ def test_what_falls_on_changed_pixels_is_counted_over_changed_pairs(tmp_path: Pa
     path = write(tmp_path)
     found = _count(read_prepared(tmp_path / "prepared"), path)
     assert found.mass == pytest.approx(0.5) and found.even == pytest.approx(0.25)
+    # Half of the attention on a quarter of the pixels, half on three quarters.
+    assert found.density == pytest.approx(3.0)
     # Of the three unchanged cells of a pair one has the changed one's score, two have a lower one; p2 does not count.
     assert found.auc == pytest.approx((0.5 + 2) / 3)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_scenes_alone_are_trained_whatever_the_active_fusion(biased: bool) -> None:
+    active = profile_sections("synthetic", None)["train"]
+    assert isinstance(active, TrainSettings) and active.captioner.input_names() != ("scenes",)
+    settings = _training(active, (1, 2), biased=biased)
+    assert settings.input_names() == ("scenes",) and settings.seeds == (1, 2)
+    assert settings.captioner.model_dump()["decoder"]["spatial_bias"] is biased
+    assert settings.epochs == active.epochs
 
 
 def test_a_data_set_without_change_masks_is_refused(tmp_path: Path) -> None:
