@@ -32,6 +32,7 @@ from stages import masks, semantics
 from stages.settings import MasksSettings
 from tests.places import at
 from tests.vision.grounding.grounding_data import TEXT_ENCODER
+from tests.vision.regions.plain import align, pool
 from tests.worlds.region_data import images_of, write_image
 from tests.worlds.semantic_data import make, with_grounding, write_grounding
 
@@ -85,6 +86,44 @@ def test_what_is_written_is_what_the_models_say(folder: Path) -> None:
         top = stored.masks.argmax(0)
         np.testing.assert_array_equal(stored.map[covered], stored.category[top[covered]] + 1)
         np.testing.assert_array_equal(stored.map_score[covered], np.round(stored.scores * 255)[top[covered]])
+
+
+def test_what_is_written_of_pictures_that_are_not_square_against_plain_loops(folder: Path) -> None:
+    prepared, settings = make(folder, ((40, 96), (96, 48)), map_size=32)
+    path = semantics.run(settings, at(prepared=prepared, semantics=folder / "semantics.h5"), engine=INLINE)
+    model, sam = build_grounding_dino(settings.grounding), build_sam(settings.sam)
+    encoder = ImageEncoder(sam, settings.sam, "cpu")
+    caption, _ = category_tokens(model.tokenizer, parse_prompts(settings.grounding.prompts))
+    for file, stored in zip(images_of(read_prepared(prepared)), contents(path), strict=True):
+        image = read_rgb(file)
+        height, width = image.shape[:2]
+        side = max(height, width)
+        assert len(stored) > 2
+        # Of the boxes: every one is a share of the square around the picture, cut off at the picture's edges.
+        pixels, padding = pad_to_square([image], 64, torch.device("cpu"))
+        with torch.inference_mode():
+            outputs = forward_with_states(model, pixels, padding, [caption.text])
+        x, y, across, down = (outputs.boxes[-1][0].double().numpy() * side).T
+        possible = np.stack([x - across / 2, y - down / 2, x + across / 2, y + down / 2], axis=1)
+        possible = possible.clip(0, [width, height, width, height])
+        for box in stored.boxes:
+            assert np.abs(possible - box).max(1).min() < 0.05
+        # Of the descriptors: RoIAlign on the cells of SAM's feature map that show the picture, then the mean.
+        rows, columns = -(-height * 16 // side), -(-width * 16 // side)
+        feature = encoder.encode([image])[0, :, :rows, :columns].double().numpy()
+        for box, descriptor in zip(stored.boxes[:2], stored.descriptors[:2], strict=True):
+            expected = pool(align(feature, box.astype(float) * 16 / side, 14, 0), 7).mean((1, 2))
+            np.testing.assert_allclose(descriptor, expected, atol=6e-3)
+        assert stored.descriptors.std() > 0.05
+        # Of the map: the category of the best mask at the middle of each of its pixels.
+        assert stored.masks.shape[1:] == (height, width) and stored.map.shape == (32, 32)
+        down_to = ((np.arange(32) + 0.5) * height / 32).astype(int)
+        across_to = ((np.arange(32) + 0.5) * width / 32).astype(int)
+        order = np.argsort(-stored.scores, kind="stable")
+        for row, picture_row in enumerate(down_to):
+            for column, picture_column in enumerate(across_to):
+                covering = [k for k in order if stored.masks[k, picture_row, picture_column]]
+                assert stored.map[row, column] == (stored.category[covering[0]] + 1 if covering else 0)
 
 
 def test_stored_embeddings_are_used_where_they_are_those_asked_for(

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.vision.grounding.detector import (
     Detector,
@@ -13,12 +15,14 @@ from pipeline.vision.grounding.detector import (
     centre_embeddings,
     cosine_similarity,
     fit_linear_map,
+    pad_to_square,
     select_detections,
     select_top_regions,
     token_similarity,
 )
-from pipeline.vision.grounding.model import GroundingOutputs, Proposals
-from pipeline.vision.grounding.settings import GroundingSettings
+from pipeline.vision.grounding.model import GroundingOutputs, Proposals, forward_with_states
+from pipeline.vision.grounding.prompts import category_tokens
+from pipeline.vision.grounding.settings import GroundingSettings, parse_prompts
 from tests.vision.grounding.grounding_data import TEXT_ENCODER, random_grounding_dino
 
 TOKENS = torch.tensor([[False, True, True, False], [False, False, False, True]])
@@ -79,6 +83,57 @@ def test_suppression_is_within_a_category_and_the_best_are_kept() -> None:
     assert select_detections(outputs_of(rows), TOKENS, few, 0, (64, 64), 64).query_indices.tolist() == [1, 2]
     none = settings.model_copy(update={"box_threshold": 0.99})
     assert len(select_detections(outputs_of(rows), TOKENS, none, 0, (64, 64), 64)) == 0
+
+
+SHAPES = ((40, 96), (96, 40), (64, 64), (70, 120))
+"""Height and width of pictures, most of them not square."""
+
+
+def pictures() -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng(7)
+    blocks = [rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8) for height, width in SHAPES]
+    return [
+        block.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+        for block, (height, width) in zip(blocks, SHAPES, strict=True)
+    ]
+
+
+def test_pictures_lie_in_the_upper_left_of_their_squares() -> None:
+    pixels, padding = pad_to_square(pictures(), 48, torch.device("cpu"))
+    for row, picture in enumerate(pictures()):
+        longer = max(picture.shape[:2])
+        height, width = (int(side * 48 / longer + 0.5) for side in picture.shape[:2])
+        assert not padding[row, :height, :width].any() and padding[row].sum() == 48 * 48 - height * width
+        scaled = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR), np.float64)
+        expected = (scaled - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
+        np.testing.assert_allclose(pixels[row, :, :height, :width].permute(1, 2, 0), expected, atol=1e-5)
+        assert not pixels[row, :, height:].any() and not pixels[row, :, :, width:].any()
+
+
+def test_boxes_of_pictures_that_are_not_square_are_in_their_own_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_grounding_dino()
+    monkeypatch.setattr("pipeline.vision.grounding.detector.build_grounding_dino", lambda _settings: model)
+    settings = GroundingSettings(
+        text_encoder=str(TEXT_ENCODER), size=64, box_threshold=0.0, text_threshold=0.0, max_boxes=50
+    )
+    detected = Detector(settings, torch.device("cpu"), 4).detect(pictures())
+    caption, _ = category_tokens(model.tokenizer, parse_prompts(settings.prompts))
+    pixels, padding = pad_to_square(pictures(), 64, torch.device("cpu"))
+    with torch.inference_mode():
+        shares = forward_with_states(model, pixels, padding, [caption.text] * len(SHAPES)).boxes[-1].double().numpy()
+    for image, (height, width), detections in zip(shares, SHAPES, detected, strict=True):
+        assert len(detections) > 5
+        # A box is a share of the square whose side is the picture's longer one, cut off at the picture's edges.
+        side = max(height, width)
+        for query, box in zip(detections.query_indices.tolist(), detections.boxes.numpy(), strict=True):
+            x, y, across, down = image[query] * side
+            expected = [
+                max(x - across / 2, 0),
+                max(y - down / 2, 0),
+                min(x + across / 2, width),
+                min(y + down / 2, height),
+            ]
+            np.testing.assert_allclose(box, expected, atol=2e-2)
 
 
 def test_memory_that_runs_out_halves_the_pass(
