@@ -370,17 +370,17 @@ class CrossAttentionFusion(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """y = x + CA(LN x, LN m), then y + FFN(LN y); without a memory to attend to, y = x.
+    """y = x + CA(LN x, LN' m), then y + FFN(LN y); without a memory to attend to, y = x.
 
     Args:
         width: Width of both sides, a multiple of the heads.
-        settings: Heads, feed-forward and dropout.
+        settings: Heads, feed-forward, dropout, and whether LN' is LN, as in the release.
     """
 
     def __init__(self, width: int, settings: CrossAttentionSettings) -> None:
         super().__init__()
         self.query_norm = nn.LayerNorm(width)
-        self.memory_norm = nn.LayerNorm(width)
+        self.memory_norm = None if settings.shared_norm else nn.LayerNorm(width)
         self.attention = Attention(width, settings.heads)
         self.feedforward_norm = nn.LayerNorm(width)
         self.feedforward = FeedForward(width, settings.feedforward)
@@ -400,7 +400,8 @@ class CrossBlock(nn.Module):
         """
         if not memory.shape[1]:
             memory, mask = memory.new_zeros(len(x), 1, x.shape[2]), x.new_zeros((len(x), 1), dtype=torch.bool)
-        keys, values = self.attention.keys_values(self.memory_norm(memory))
+        norm = self.query_norm if self.memory_norm is None else self.memory_norm
+        keys, values = self.attention.keys_values(norm(memory))
         if mask is None:
             update = self.attention(self.query_norm(x), keys, values)
         else:

@@ -78,13 +78,12 @@ class SideInputSettings(Section):
     )
     pretrained_graph: bool = Field(
         True,
-        description="the graph encoder starts with the weights that the stage `graph` pretrained (paper); false: with "
-        "random ones (release)",
+        description="the graph encoder starts with the weights that the stage `graph` pretrained; false: with random "
+        "ones (release; the paper pretrains the text encoder of the nodes and says nothing of this one)",
     )
     frozen_graph: bool = Field(
         False,
-        description="the graph encoder keeps the weights it is given, without dropout (paper: pretrained, not whether "
-        "trained on; release: false)",
+        description="the graph encoder keeps the weights it is given, without dropout (paper silent; release: false)",
     )
 
 
@@ -113,16 +112,19 @@ class ConditionVectorSettings(Section):
     )
     dates_apart: bool = Field(
         False,
-        description="pool the regions of each date by themselves and join the two vectors; false: both dates' sets are "
-        "one set, as the paper writes it, whose mean does not tell which regions came and which went",
+        description="pool the regions of each date by themselves and join the two vectors, the nearest to the paper, "
+        "which concatenates them within each image and does not say how their number comes to one width; false: both "
+        "dates' regions are one set, whose mean tells by date_embedding alone which came and which went",
     )
     pooling: Literal["mean", "attention"] = Field(
         "mean",
         description="how a set of regions becomes one vector: mean, or weights by a learned query, which start as the "
-        "mean (paper silent)",
+        "mean (the paper says concatenated, of however many regions there are)",
     )
     empty: Literal["learned", "zero"] = Field(
-        "learned", description="what a set without regions is pooled to: a learned vector or zeros (paper silent)"
+        "learned",
+        description="what a set without regions is pooled to: a learned vector or zeros (paper silent; an empty "
+        "concatenation would be zeros)",
     )
     condition: Literal["split", "projected"] = Field(
         "split",
@@ -144,6 +146,11 @@ class CrossAttentionSettings(Section):
     heads: int = Field(16, ge=1, description="attention heads; release 16")
     feedforward: int = Field(4, ge=1, description="feed-forward width as a multiple of that of the tokens; release 4")
     dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout of both residual branches; release 0.1")
+    shared_norm: bool = Field(
+        False,
+        description="one layer norm for the tokens that attend and for those attended to, as in the release; false: "
+        "one for each, as they differ in kind",
+    )
 
 
 class SceneEncoderSettings(Section):

@@ -30,7 +30,8 @@ class GraphEncoderSettings(Section):
     bases: int | None = Field(
         2,
         ge=1,
-        description="rgcn: number of bases that weights are sums of; null: a matrix per relation (paper silent)",
+        description="rgcn: number of bases that the matrices of the relations are sums of (not in the paper: far fewer "
+        "weights to learn from one small graph); null: a matrix W_r per relation, equation (15) to the letter",
     )
     heads: int = Field(4, ge=1, description="gat: attention heads, averaged")
     kernels: int = Field(4, ge=1, description="monet: Gaussian kernels")

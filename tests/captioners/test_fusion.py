@@ -441,14 +441,16 @@ CROSS_ATTENTION_CHOICES = [
     {"inputs": {"semantics": False, "date_embedding": False}},
     {"inputs": {"graph": False}},
     {"inputs": {"regions": False, "graph": False, "top_q": 1}},
+    {"release": {"shared_norm": True}},
 ]
 
 
 def plain_block(block, x, memory):
-    """y = x + CA(LN x, LN m), then y + FFN(LN y)."""
+    """y = x + CA(LN x, LN' m), then y + FFN(LN y)."""
     y = x
     if len(memory):
-        queries, keys = plain.layer_norm(x, block.query_norm), plain.layer_norm(memory, block.memory_norm)
+        queries = plain.layer_norm(x, block.query_norm)
+        keys = plain.layer_norm(memory, block.memory_norm or block.query_norm)
         y = x + plain.attention(queries, keys, block.attention)[0]
     return y + plain.feedforward(plain.layer_norm(y, block.feedforward_norm), block.feedforward)
 
@@ -486,6 +488,12 @@ def test_memory_is_the_cross_attention_of_both_sides(scenes, choice):
         answered = plain_block(model.fusion.evidence_block, E, X) if len(E) else E
         expected = np.concatenate([X, answered, plain_block(model.fusion.image_block, X, E)])
         np.testing.assert_allclose(plain.array(memory.tokens[pair][memory.mask[pair]]), expected, atol=1e-5)
+
+
+def test_a_shared_norm_is_one_norm_for_both_sides():
+    names = {name for name, _ in make_fused("release", release={"shared_norm": True}).named_parameters()}
+    assert not any("memory_norm" in name for name in names)
+    assert any("evidence_block.memory_norm" in name for name, _ in make_fused("release").named_parameters())
 
 
 def test_sections_tell_the_tokens(scenes):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch_geometric.backend
 from pydantic import ValidationError
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch_geometric.nn import RGCNConv
 
 from pipeline.graph_encoders.encoders import GraphEncoder, Readout, RelationalLayer
@@ -67,6 +68,32 @@ def test_rgcn_equals_pytorch_geometric(bases: int | None, monkeypatch: pytest.Mo
         strict=True,
     ):
         assert torch.allclose(ours, reference, atol=1e-3)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most values that a tensor computed within it holds."""
+
+    values = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        out = function(*arguments, **(options or {}))
+        for tensor in out if isinstance(out, (list, tuple)) else [out]:
+            self.values = max(self.values, tensor.numel() if isinstance(tensor, torch.Tensor) else 0)
+        return out
+
+
+def test_relations_without_bases_cost_no_more_than_their_edges() -> None:
+    # As a table of nodes by nodes for each relation there would be 500 · 60 · 60 values.
+    torch.manual_seed(0)
+    graph = make_graph(nodes=60, edges=90, relations=500)
+    layer = RelationalLayer(6, 5, 500)
+    with Largest() as largest:
+        states = layer(graph.features, graph.edge_index, graph.edge_type)
+        states.square().sum().backward()
+    assert largest.values <= 500 * 60
+    assert torch.allclose(states, plain_loop(layer, layer.weight, graph), atol=1e-5)
+    unused = set(range(500)) - set(graph.edge_type.tolist())
+    assert len(unused) > 400 and not layer.weight.grad[sorted(unused)].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,6 +13,7 @@ from pipeline.paths import Paths
 from pipeline.training.checkpoints import load_model
 from pipeline.training.inference import caption_batches
 from pipeline.training.inputs import open_inputs
+from pipeline.training.region_inputs import RegionSource, SemanticSource
 from stages import caption, evaluate, train
 from stages.settings import CaptionSettings, EvaluateSettings
 from tests.worlds import cache_world, world
@@ -51,6 +52,19 @@ def test_each_pair_of_the_split_is_described_whatever_the_batches(run):
     assert captions[0] == captions[1] == captions[2]
     # The trained graph is kept in the model: the pretrained weights are not needed any more.
     assert (OUTPUT / "seed-11.json").is_file()
+
+
+def test_all_seeds_describe_what_is_read_once(run, monkeypatch):
+    reads: list[str] = []
+    for source in (RegionSource, SemanticSource):
+        read = source.read
+        monkeypatch.setattr(
+            source,
+            "read",
+            lambda self, ids, read=read, **options: reads.append(self.name) or read(self, ids, **options),
+        )
+    run()
+    assert sorted(reads) == ["regions", "semantics"]
 
 
 def test_pretrained_weights_are_not_needed_to_describe(run, where):
