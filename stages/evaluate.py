@@ -35,10 +35,10 @@ def run(settings: EvaluateSettings, paths: Paths, *, engine: EngineSettings) -> 
     Args:
         settings: What is measured.
         paths: The prepared data set, and the folder `captions`: `seed-<n>.json` and `provenance.json`. Writes the JSON
-            file `metrics`: family → subset → row → metric, all times 100; `change_flag`, `seeds` and `pairs`; and
-            `about`, a list with one object of text (`left_out`: ids of the skipped pairs), which `dvc metrics` leaves
-            out. Writes into the folder `plots`: `table.md`, `scores.csv`, `scores.png` and, where there are images,
-            `examples.png`.
+            file `metrics`: family → subset → row → metric, all times 100; `change_flag`, `seeds`, `pairs` and
+            `intervals` (of the model's words on changed pairs, over resamples of them); and `about`, a list with one
+            object of text (`left_out`: ids of the skipped pairs), which `dvc metrics` leaves out. Writes into the
+            folder `plots`: `table.md`, `scores.csv`, `scores.png` and, where there are images, `examples.png`.
         engine: How to run; scoring takes this process and one of Java.
 
     Returns:
@@ -63,6 +63,7 @@ def run(settings: EvaluateSettings, paths: Paths, *, engine: EngineSettings) -> 
         meteor=settings.meteor != "never",
         vocabulary=vocabulary if settings.ids else None,
         candidates=settings.constant_candidates,
+        resamples=settings.resamples,
         token_rule=vocabulary.settings.tokens,
         change_rule=ChangeRule(data.card.no_change),
     )
@@ -92,6 +93,7 @@ def run(settings: EvaluateSettings, paths: Paths, *, engine: EngineSettings) -> 
             "change_flag": report.change_flag,
             "seeds": report.seeds,
             "pairs": report.pairs,
+            "intervals": {"changed": {metric: one.as_dict() for metric, one in report.intervals.items()}},
             "about": [about],
         },
     )

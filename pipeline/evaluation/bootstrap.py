@@ -19,6 +19,7 @@ _CORRECT, _GUESSED = slice(0, _ORDERS), slice(_ORDERS, 2 * _ORDERS)
 _LENGTH, _CLOSEST = 2 * _ORDERS, 2 * _ORDERS + 1
 # pycocoevalcap's guards against dividing by zero.
 _SMALL, _TINY = 1e-9, 1e-15
+_CENTRAL: Final = (0.025, 0.975)
 # Differences below these digits come from rounding alone and count as 0.
 _DIGITS = 9
 
@@ -54,6 +55,23 @@ class Comparison:
     low: float
     high: float
     p: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Central 95 % of a score over resamples of the pairs, times 100 like the score.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+    """
+
+    low: float
+    high: float
 
     def as_dict(self) -> dict[str, float]:
         """Return the numbers by name."""
@@ -121,6 +139,23 @@ def compare(
     return {metric: _comparison(one[metric] - other[metric]) for metric in COMPARED}
 
 
+def intervals(seeds: Mapping[int, PairStatistics], *, resamples: int, seed: int) -> dict[str, Interval]:
+    """Return how far a captioner's score depends on the pairs that were drawn: it says nothing of other seeds.
+
+    Args:
+        seeds: Its statistics by training seed, of which there must be one; a score is the mean over them.
+        resamples: Number of resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        An interval for each metric of `COMPARED`.
+    """
+    statistics = list(seeds.values())
+    weights = draw_resamples(len(statistics[0].cider_d), resamples, seed)
+    scores = _scores(statistics, weights)
+    return {metric: Interval(*np.quantile(scores[metric], _CENTRAL).tolist()) for metric in COMPARED}
+
+
 def _scores(seeds: Sequence[PairStatistics], weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
     pairs = weights.shape[1]
     if any(len(statistics.cider_d) != pairs for statistics in seeds):
@@ -138,7 +173,7 @@ def _bleu_without_guards(sums: NDArray[np.int64]) -> NDArray[np.float64]:
 def _comparison(differences: NDArray[np.float64]) -> Comparison:
     """Summarise differences in score: the first is that of the corpus itself, the others those of its resamples."""
     resampled = differences[1:]
-    low, high = np.quantile(resampled, (0.025, 0.975))
+    low, high = np.quantile(resampled, _CENTRAL)
     rounded = resampled.round(_DIGITS)
     rarer = min(int((rounded <= 0).sum()), int((rounded >= 0).sum()))
     p = min(1.0, 2 * (rarer + 1) / (len(resampled) + 1))

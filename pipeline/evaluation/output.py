@@ -165,10 +165,20 @@ def markdown(report: Report) -> str:
             if rows is not None:
                 sections.append(f"## {_FAMILIES[family]}: {subset} pairs ({report.pairs[subset]:,})")
                 sections.append("\n".join(_table(rows, METRICS)))
+                if family == "words" and subset == "changed":
+                    sections.extend(_interval_line(report))
     if report.change_flag:
         sections.append("## “Changed”, as the sentences imply it")
         sections.append("\n".join(_table(report.change_flag, _FLAG)))
     return "\n\n".join(sections) + "\n"
+
+
+def _interval_line(report: Report) -> Iterator[str]:
+    if report.intervals:
+        ends = ", ".join(
+            f"{TITLES[metric]} {one.low:.1f} to {one.high:.1f}" for metric, one in report.intervals.items()
+        )
+        yield f"Over resamples of these pairs 95 % of the model's scores lie within: {ends}."
 
 
 def score_table(report: Report) -> str:

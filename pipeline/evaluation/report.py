@@ -20,6 +20,7 @@ from pipeline.datasets.vocabulary import UNK, Vocabulary
 from pipeline.datasets.words import unspaced_length
 from pipeline.errors import DataError
 from pipeline.evaluation.baselines import best_constants, constant_captions, true_flag_captions
+from pipeline.evaluation.bootstrap import Interval, intervals, pair_statistics
 from pipeline.evaluation.java import JAVA_CURE, Java
 from pipeline.evaluation.scores import SUBSETS, Corpus, Subset, corpus_of, score_corpora, split_by_change, tokenize
 
@@ -38,6 +39,8 @@ TRUE_FLAG: Final = "true_flag"
 LABELS: Final = {MODEL: "model", CONSTANT: "best constant sentence", TRUE_FLAG: "true flag, generic sentence"}
 """Labels of the rows in tables and plots."""
 
+_BOOTSTRAP_SEED: Final = 0
+
 Numbers = Mapping[str, float | None]
 """Numbers by name; None where one does not exist."""
 
@@ -55,6 +58,7 @@ class Report:
         change_flag: Row → accuracy, precision, recall, f1; empty when no pair has a flag.
         seeds: Seed → the model's part of `scores` and `change_flag`; empty when there is one seed.
         pairs: Number of evaluated pairs by subset.
+        intervals: The model's central 95 % over resamples of the changed pairs, on words, by metric; empty without any.
         constants: The constant sentence of each subset.
         notes: Caveats that a reader needs beside the numbers.
     """
@@ -63,6 +67,7 @@ class Report:
     change_flag: Mapping[str, Numbers]
     seeds: Mapping[str, Mapping[str, Any]]
     pairs: Mapping[Subset, int]
+    intervals: Mapping[str, Interval]
     constants: Mapping[Subset, str | None]
     notes: Sequence[str]
 
@@ -76,6 +81,7 @@ def evaluate(
     meteor: bool = True,
     vocabulary: Vocabulary | None = None,
     candidates: int = 1000,
+    resamples: int = 0,
     token_rule: TokenRule = "words",
     change_rule: ChangeRule | None = None,
 ) -> Report:
@@ -89,6 +95,7 @@ def evaluate(
         meteor: False leaves METEOR out.
         vocabulary: Turns captions into ids for the family "ids"; None leaves that family out.
         candidates: How many training captions to try as constants.
+        resamples: Resamples of the changed pairs; 0: no intervals.
         token_rule: The vocabulary's, for captions that are not in Latin script; see `pipeline.evaluation.scores`.
         change_rule: Tells whether a sentence states a change; None: the rule for English.
 
@@ -137,9 +144,25 @@ def evaluate(
         change_flag=_with_mean(flags, names) if any(pair.changed is not None for pair in pairs) else {},
         seeds={} if len(names) < 2 else {name: _of_seed(by_row, flags, subsets, name) for name in names},
         pairs={subset: len(subsets[subset]) for subset in SUBSETS},
+        intervals=_intervals(seeds, subsets["changed"], tokens, resamples),
         constants=sentences,
         notes=notes,
     )
+
+
+def _intervals(
+    seeds: Mapping[int, Mapping[str, str]], pairs: Sequence[Pair], tokens: Mapping[str, str], resamples: int
+) -> dict[str, Interval]:
+    if not pairs or not resamples:
+        return {}
+    references = {pair.id: tuple(tokens[text] for text in pair.captions) for pair in pairs}
+    statistics = {
+        seed: pair_statistics(
+            corpus_of({pair: tokens[captions[pair]] for pair in references}, references, list(references))
+        )
+        for seed, captions in seeds.items()
+    }
+    return intervals(statistics, resamples=resamples, seed=_BOOTSTRAP_SEED)
 
 
 def ids_of(caption: str, vocabulary: Vocabulary) -> str:

@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.evaluation.bootstrap import PairStatistics, compare, draw_resamples, pair_statistics, resampled_bleu_4
+from pipeline.evaluation.bootstrap import (
+    PairStatistics,
+    compare,
+    draw_resamples,
+    intervals,
+    pair_statistics,
+    resampled_bleu_4,
+)
 from pipeline.evaluation.scores import Corpus, corpus_of, score_corpora
 from tests.evaluation.conftest import CANDIDATES, REFERENCES
 from tests.evaluation.plain_scores import plain_bleu_4
@@ -42,6 +49,22 @@ def test_each_resample_has_as_many_pairs_and_the_same_seed_draws_the_same() -> N
     assert drawn.shape == (50, 7) and (drawn.sum(axis=1) == 7).all() and drawn.max() > 1
     assert (drawn == draw_resamples(7, 50, seed=3)).all() and (drawn != draw_resamples(7, 50, seed=4)).any()
     assert drawn.mean(axis=0) == pytest.approx(np.ones(7), abs=0.5)
+
+
+def test_an_interval_equals_a_plain_loop() -> None:
+    seeds = {1: corpus(1), 2: corpus(2)}
+    statistics = {seed: pair_statistics(captions) for seed, captions in seeds.items()}
+    resampled: dict[str, list[float]] = {"bleu_4": [], "cider_d": []}
+    for weights in draw_resamples(40, 60, seed=5):
+        rows = np.repeat(np.arange(40), weights)
+        texts = [([c.candidates[i] for i in rows], [c.references[i] for i in rows]) for c in seeds.values()]
+        resampled["bleu_4"].append(float(np.mean([100 * plain_bleu_4(*text) for text in texts])))
+        resampled["cider_d"].append(
+            float(np.mean([100 * counted.cider_d[rows].mean() for counted in statistics.values()]))
+        )
+    for metric, interval in intervals(statistics, resamples=60, seed=5).items():
+        assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(resampled[metric], (0.025, 0.975))))
+        assert interval.low < interval.high
 
 
 def test_a_comparison_equals_a_plain_loop() -> None:

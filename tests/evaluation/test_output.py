@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from pipeline.datasets.records import Pair
 from pipeline.errors import DataError, OutputError
+from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.output import (
     check_pairs,
     choose_examples,
@@ -132,6 +134,7 @@ REPORT = Report(
     change_flag={"model": {"accuracy": 75.0, "precision": None, "recall": 0.0, "f1": None}},
     seeds={},
     pairs={"changed": 1234, "unchanged": 0, "all": 1234},
+    intervals={"cider_d": Interval(38.04, 42.96), "bleu_4": Interval(39.0, 41.0)},
     constants={"changed": "a road", "unchanged": None, "all": "a road"},
     notes=["Compare captioners on changed pairs."],
 )
@@ -147,6 +150,10 @@ def test_markdown_puts_notes_and_changed_pairs_first() -> None:
     assert lines[row + 4].startswith("| model | 40.12 ± 1.50 |") and lines[row + 4].endswith("| – |")
     assert lines[row + 5].startswith("| best constant sentence | 20.00 |")
     assert "| model | 75.00 | – | 0.00 | – |" in lines
+    (said,) = (line for line in lines if line.startswith("Over resamples of these pairs 95 %"))
+    assert said.endswith("lie within: CIDEr-D 38.0 to 43.0, BLEU-4 39.0 to 41.0.")
+    assert lines.count(said) == 1 and row < lines.index(said) < lines.index(headings[1])
+    assert "resamples" not in markdown(replace(REPORT, intervals={}))
 
 
 def test_csv_keeps_full_numbers_and_leaves_missing_ones_empty() -> None:

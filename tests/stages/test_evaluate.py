@@ -72,7 +72,10 @@ def test_everything_is_written_and_only_that(
     folders: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     metrics = evaluate(folders, tmp_path / "out")
-    assert list(metrics) == ["words", "ids", "change_flag", "seeds", "pairs", "about"]
+    assert list(metrics) == ["words", "ids", "change_flag", "seeds", "pairs", "intervals", "about"]
+    for metric, ends in metrics["intervals"]["changed"].items():
+        assert ends["low"] <= metrics["words"]["changed"]["model"][metric] <= ends["high"]
+    assert set(metrics["intervals"]["changed"]) == {"bleu_4", "cider_d"}
     model = metrics["words"]["changed"]["model"]
     assert list(model) == ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider_d", "s_m"]
     assert model["s_m"] == pytest.approx((model["bleu_4"] + model["meteor"] + model["rouge_l"] + model["cider_d"]) / 4)
@@ -171,6 +174,7 @@ def test_skipped_pairs_are_left_out_and_the_score_says_so(
     [
         ({"meteor": "on"}, "`evaluate.meteor`"),
         ({"constant_candidates": 0}, "`evaluate.constant_candidates`"),
+        ({"resamples": -1}, "`evaluate.resamples`"),
         ({"spice": True}, "unknown key `evaluate.spice`"),
     ],
 )
