@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import typer
 
 from pipeline.errors import SettingsError
+from pipeline.path_settings import expanded_home
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -90,14 +91,16 @@ def in_project(function: Callable[..., Any], *, searched: bool = True) -> Callab
             values["params"] if "params" in given else None,
             searched=searched,
         )
-        if folder is None or folder == here:
-            return function(**values)
+        stays = folder is None or folder == here
+        placed = {
+            name: _placed(value, hints.get(name), None if stays else here) if name in given else value
+            for name, value in values.items()
+        }
+        if folder is None or stays:
+            return function(**placed)
         if not context.meta.get(_SHOWN):
             context.meta[_SHOWN] = True
             typer.echo(f"project: {folder}", err=True)
-        placed = {
-            name: _placed(value, hints.get(name), here) if name in given else value for name, value in values.items()
-        }
         with _entered(folder):
             return function(**placed)
 
@@ -175,6 +178,8 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 def _absolute(path: Path, here: Path | None) -> Path:
+    # Of `--out=~/x` no shell expands the tilde.
+    path = Path(expanded_home(str(path)))
     return path if here is None else here / path
 
 

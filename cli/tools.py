@@ -257,7 +257,7 @@ def init(
     """
     from pipeline.files import keep_copy, write_text
     from pipeline.targets import is_stdout
-    from stages.profiles import missing_files, next_command, profile_sections, render_profile
+    from stages.profiles import missing_files, next_command, profile_sections, render_profile, root_advice
 
     assignments = [*(changes or []), *(["prepare.allow_missing_images=true"] if allow_missing_images else [])]
     sections = profile_sections(profile, None if root is None else str(root), assignments, mini=mini)
@@ -266,6 +266,8 @@ def init(
     write_text(out, render_profile(profile, sections))
     tell(f"wrote {out if is_stdout(out) else out.absolute()} from profile {profile}", out=out)
     command = next_command(sections)
+    if unfit := root_advice(sections):
+        tell(f"before `{command}` mend prepare.root: {unfit}", out=out)
     for path, advice in missing_files(sections):
         tell(f"before `{command}`: {path} is not there", out=out)
         tell(f"  {advice}", out=out)

@@ -38,6 +38,7 @@ EXEMPT: Final = frozenset(
         "pipeline.malloc",
         # Values of settings; every key holds those that a result depends on.
         "pipeline.config",
+        "pipeline.path_settings",
         "stages.settings",
         # Addresses and licences of published weights; every key holds the SHA-256 of the weights that were read.
         "pipeline.checkpoints",

@@ -9,8 +9,10 @@ from typing import Any
 from pipeline.checkpoints import missing_advice, shipped
 from pipeline.config import Section, with_overrides
 from pipeline.datasets.adapters.base import dataset_profiles
+from pipeline.datasets.paths import check_root
 from pipeline.datasets.settings import SYNTHETIC
-from pipeline.errors import SettingsError
+from pipeline.errors import SageccError, SettingsError
+from pipeline.path_settings import expanded
 from pipeline.vision.matching.build import training_hint
 from pipeline.vision.sam.settings import PUBLISHED_GENERATOR
 from stages.settings import (
@@ -194,7 +196,8 @@ def profile_sections(
 
     Args:
         profile: A key of `profiles`.
-        root: The data set's folder; the synthetic profile needs none.
+        root: The data set's folder, with `~` and variables as a shell would expand them; the synthetic profile needs
+            none.
         mini: Use the mini models that ship instead of published checkpoints.
         assignments: Further `section.key=value` changes.
 
@@ -208,7 +211,7 @@ def profile_sections(
     if root is not None:
         if profile == SYNTHETIC:
             raise SettingsError("the synthetic world is generated: it has no --root")
-        document = {**document, "prepare": {**document["prepare"], "root": root}}
+        document = {**document, "prepare": {**document["prepare"], "root": expanded(root)}}
     elif profile != SYNTHETIC:
         raise SettingsError(f"where is the data set {profile}?", fix=f"sagecc init {profile} --root FOLDER")
     if mini:
@@ -231,6 +234,18 @@ def render_profile(profile: str, sections: Mapping[str, Section]) -> str:
     changed = any(setting.changed for setting in own_settings("pretrain", pretrain, sections))
     written = {name: section for name, section in sections.items() if name != "pretrain" or changed}
     return render_sections(written, heading=heading, shown=SHOWN)
+
+
+def root_advice(sections: Mapping[str, Section]) -> SageccError | None:
+    """Return what is wrong with the data set's root, which `prepare` would refuse: it is not there, or empty."""
+    prepare = sections["prepare"]
+    if not isinstance(prepare, PrepareSettings) or prepare.dataset == SYNTHETIC:
+        return None
+    try:
+        check_root(Path(prepare.root))
+    except SageccError as error:
+        return error
+    return None
 
 
 def missing_files(sections: Mapping[str, Section]) -> list[tuple[Path, str]]:

@@ -18,6 +18,7 @@ LAYERS = (
     "pipeline.files",
     "pipeline.contents",
     "pipeline.config",
+    "pipeline.path_settings",
     "pipeline.paths",
     "pipeline.code",
     "pipeline.progress",

@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, field_validator
 from pipeline.config import Section
 from pipeline.errors import DataError, SettingsError
 from pipeline.files import content_key
+from pipeline.path_settings import PathSetting, PathText
 
 MINILM: Final = "minilm"
 HASHED: Final = "hashed"
@@ -21,7 +22,7 @@ HASHED: Final = "hashed"
 class TextEncoderSettings(Section):
     """The text encoder of equation (14)."""
 
-    encoder: str = Field(
+    encoder: PathText = Field(
         MINILM,
         min_length=1,
         description="minilm (all-MiniLM-L6-v2, 384 numbers, comes with the installation), hashed (character n-grams, "
@@ -109,7 +110,7 @@ class LLMSettings(Section):
     rounds: int = Field(
         2, ge=0, le=10, description="how often items without a usable answer are sent again, in ever smaller requests"
     )
-    prompts: Path | None = Field(
+    prompts: PathSetting | None = Field(
         None, description="folder with your own triples.md and merges.md; null: those of the project"
     )
     traffic: TrafficSettings = Field(default_factory=TrafficSettings, description="pace and repetition of requests")
@@ -206,7 +207,7 @@ class MergeSettings(Section):
         0.75, ge=-1, le=1, description="rules: least cosine of two verbs of appearing, or of disappearing"
     )
     rounds: int = Field(3, ge=1, le=20, description="most rounds; merging ends when a round merges nothing")
-    overrides: Path | None = Field(
+    overrides: PathSetting | None = Field(
         None,
         description="file of your own decisions, in the form of merges.yaml that the stage writes; they come first",
     )

@@ -35,9 +35,11 @@ _MEANING: Final[dict[MismatchKind, tuple[str, str]]] = {
     "no-data": ("images with pixels without data (more than prepare.nodata_share); these pixels are black", ""),
     "image-adjusted": ("images whose pixels are not taken as they are stored, or not as the file asks for", ""),
     "file-not-taken": ("files and folders among the images that are not read", ""),
+    "row-blank": ("rows of the list of pairs without content; they are passed over", ""),
     "duplicate-name": (
         "names that are given twice; the first is taken",
-        "correct the names, or take {kind} out of prepare.strict to keep the first of each",
+        "give each its own name, in a list of pairs by the column `id`; or take {kind} out of prepare.strict to keep "
+        "the first of each",
     ),
     "split-contradiction": (
         "pairs whose split is given twice and differently",

@@ -11,6 +11,7 @@ from pipeline.datasets.adapters.base import DatasetAdapter
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.image_pairs import compare_dates, nodata_remark, read_date
 from pipeline.datasets.images import ImageFile
+from pipeline.datasets.links import check_link
 from pipeline.datasets.no_change import ChangeRule
 from pipeline.datasets.records import Pair
 from pipeline.datasets.settings import DatasetSettings, MismatchKind, VocabularySettings
@@ -154,6 +155,7 @@ def _read_pair(pair: Pair, settings: DatasetSettings, adapter: DatasetAdapter) -
     problems: list[_Problem] = []
     for name in (pair.before, pair.after):
         try:
+            check_link(root / name, root, settings.links)
             image = read_date(root / name, convert=settings.convert_images, max_megapixels=settings.max_megapixels)
         except DataError as error:
             return _PairCheck(None, problems=(("image-unreadable", f"{name}: {error.what}", error),))
@@ -172,6 +174,8 @@ def _read_pair(pair: Pair, settings: DatasetSettings, adapter: DatasetAdapter) -
             return _PairCheck(None, problems=tuple(problems))
     bare = pair.model_copy(update={**dict.fromkeys(_MASKS), "sha256": dict(hashes)})
     try:
+        for name in filter(None, (getattr(pair, field) for field in _MASKS)):
+            check_link(root / name, root, settings.links)
         masks = adapter.read_masks(root, pair, settings.max_megapixels)
         for name, mask in masks.items():
             if mask.shape != images[0].pixels.shape[:2]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,8 @@ from typing import Final, Literal
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.caption_files import CaptionEntry
 from pipeline.datasets.images import IMAGE_SUFFIXES
+from pipeline.datasets.links import LinkRule
+from pipeline.datasets.nearest import FolderNames, folded
 from pipeline.datasets.paths import files_in
 from pipeline.datasets.records import SPLITS, Pair, Split
 from pipeline.datasets.settings import DatasetSettings
@@ -22,6 +25,9 @@ Stems = Mapping[str, str]
 
 MaskField = Literal["change_mask", "semantic_before", "semantic_after"]
 
+SAME_NAMES: Final = "give both dates of a pair files of the same name"
+"""Advice where the two dates' files cannot be joined."""
+_ROOT_FIX: Final = "set prepare.root to the folder that holds the data set's own layout, of PNG, JPEG or TIFF images"
 _NO_SPLIT_FIX: Final = "give every entry of the caption file a `split`: train, val or test"
 
 
@@ -58,20 +64,27 @@ class Layout:
         return None if before is None or after is None else (before, after)
 
 
-def list_images(root: Path, folder: str, audit: Audit) -> dict[str, str]:
+def list_images(root: Path, folder: str, audit: Audit, links: LinkRule = "inside") -> dict[str, str]:
     """Index the images directly in a folder by stem; other files and folders are noted.
 
     Returns:
-        Stem → path relative to `root`. Of two files with one stem, the first by name is taken and the other noted.
+        Stem, in Unicode's composed form → path relative to `root`. Of two files with one stem, the first by name is
+        taken and the other noted.
     """
     images: dict[str, str] = {}
-    for path in files_in(root, folder):
+    for path in files_in(root, folder, links):
         if path.suffix.lower() not in IMAGE_SUFFIXES or not has_text_name(path):
             continue
-        if path.stem in images:
-            audit.note("duplicate-name", f"{path.relative_to(root)} beside {images[path.stem]}")
+        stem, name = unicodedata.normalize("NFC", path.stem), path.relative_to(root).as_posix()
+        if stem in images:
+            error = DataError(
+                f"two images of a folder have the same name but for the ending: {images[stem]} and {name}",
+                where=root,
+                fix="rename or remove one of them",
+            )
+            audit.note("duplicate-name", f"{name} beside {images[stem]}", error)
             continue
-        images[path.stem] = path.relative_to(root).as_posix()
+        images[stem] = name
     for path, reason in files_not_read(root, folder):
         audit.note("file-not-taken", f"{path.relative_to(root).as_posix()}: {reason}")
     return images
@@ -93,25 +106,29 @@ def find_images(
     if settings.images == "none":
         return expected_layout(entries, f"{before}/{{stem}}{suffix}", f"{after}/{{stem}}{suffix}")
     list_layout = split_layout if "{split}" in before else shared_layout
-    return list_layout(Path(settings.root), before, after, audit)
+    return list_layout(Path(settings.root), before, after, audit, settings.links)
 
 
-def split_layout(root: Path, before: str, after: str, audit: Audit) -> Layout:
+def split_layout(root: Path, before: str, after: str, audit: Audit, links: LinkRule = "inside") -> Layout:
     """List a layout with one folder per split and date; `{split}` in the patterns stands for the split's name."""
     layout = Layout(
-        {split: list_images(root, before.format(split=split), audit) for split in SPLITS},
-        {split: list_images(root, after.format(split=split), audit) for split in SPLITS},
+        {split: list_images(root, before.format(split=split), audit, links) for split in SPLITS},
+        {split: list_images(root, after.format(split=split), audit, links) for split in SPLITS},
         split_folders=True,
     )
-    _check_layout(layout, root, f"{before} and {after}", audit)
+    if not _has_images(layout):
+        raise _no_images(root, before, after, audit)
+    _note_single_dates(layout, root, audit)
     return layout
 
 
-def shared_layout(root: Path, before: str, after: str, audit: Audit) -> Layout:
+def shared_layout(root: Path, before: str, after: str, audit: Audit, links: LinkRule = "inside") -> Layout:
     """List a layout with one folder per date for all splits."""
-    earlier, later = list_images(root, before, audit), list_images(root, after, audit)
+    earlier, later = list_images(root, before, audit, links), list_images(root, after, audit, links)
     layout = Layout(dict.fromkeys(SPLITS, earlier), dict.fromkeys(SPLITS, later), split_folders=False)
-    _check_layout(layout, root, f"{before} and {after}", audit)
+    if not _has_images(layout):
+        raise _no_images(root, before, after, audit)
+    _note_single_dates(layout, root, audit)
     return layout
 
 
@@ -134,20 +151,60 @@ def expected_layout(entries: Iterable[CaptionEntry], before: str, after: str) ->
     return Layout(earlier, later, split_folders="{split}" in before)
 
 
-def _check_layout(layout: Layout, root: Path, folders: str, audit: Audit) -> None:
-    if not any(layout.before[split] or layout.after[split] for split in SPLITS):
-        others = audit.items("file-not-taken")
-        raise DataError(
-            f"no images in {folders}" + (f", but {len(others)} that cannot be taken ({others[0]})" if others else ""),
-            where=root,
-            fix="set prepare.root to the folder that holds the data set's own layout, of PNG, JPEG or TIFF images",
-        )
+def _has_images(layout: Layout) -> bool:
+    return any(layout.before[split] or layout.after[split] for split in SPLITS)
+
+
+def _no_images(root: Path, before: str, after: str, audit: Audit) -> DataError:
+    """Return the error of a layout without images, with what is near instead."""
+    others = audit.items("file-not-taken")
+    folders = [path.name for path in _folders(root)]
+    if others:
+        holds = f", but {len(others)} that cannot be taken ({others[0]})"
+    else:
+        holds = f"; the root holds the folders {', '.join(folders[:8])}" if folders else "; the root holds no folder"
+    first = before.format(split=SPLITS[0])
+    near = next((path for path in (*_folders(root), root.absolute().parent) if (path / first).is_dir()), None)
+    similar = FolderNames(root).folder_like(first)
+    fix = _ROOT_FIX
+    if near is not None:
+        fix = f"set prepare.root to {near}, which has {first}"
+    elif similar is not None:
+        fix = f"rename {similar} to {first}: capitals count"
+    return DataError(f"no images in {before} and {after}{holds}", where=root, fix=fix)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _note_single_dates(layout: Layout, root: Path, audit: Audit) -> None:
+    """Note the images whose other date is missing, with the name that is nearest to it."""
     for split in SPLITS if layout.split_folders else SPLITS[:1]:
         before, after = layout.before[split], layout.after[split]
-        for stem in sorted(before.keys() - after.keys()):
-            audit.note("before-without-after", before[stem])
-        for stem in sorted(after.keys() - before.keys()):
-            audit.note("after-without-before", after[stem])
+        _note_single(before, after, root, "before-without-after", audit)
+        _note_single(after, before, root, "after-without-before", audit)
+
+
+def _note_single(
+    images: Stems,
+    others: Stems,
+    root: Path,
+    kind: Literal["before-without-after", "after-without-before"],
+    audit: Audit,
+) -> None:
+    near = {folded(stem): stem for stem in others}
+    first = next(iter(others.values()), None)
+    for stem in sorted(images.keys() - others.keys()):
+        similar, error = near.get(folded(stem)), None
+        if similar is not None:
+            what = f"the image has no other date of the same name, but {others[similar]} is there"
+            error = DataError(what, where=root / images[stem], fix=f"{SAME_NAMES}: capitals count")
+        elif first is not None and not images.keys() & others.keys():
+            what = f"no image has an other date of the same name: the folders hold {images[stem]} and {first}"
+            fix = f"{SAME_NAMES}; with profile `folder`, a list (CSV) of the columns before and after joins any files"
+            error = DataError(what, where=root, fix=fix)
+        audit.note(kind, images[stem], error)
 
 
 def join(entries: Sequence[CaptionEntry], layout: Layout, audit: Audit, where: Path) -> Listing:
@@ -169,11 +226,12 @@ def join(entries: Sequence[CaptionEntry], layout: Layout, audit: Audit, where: P
     owners = Counter(stem for _, stem in assigned)
     listing = Listing()
     used: set[tuple[Split, str]] = set()
+    similar = _SimilarStems(layout, assigned)
     for (split, stem), entry in assigned.items():
         folder_split = _folder_split(split, stem, layout, assigned, audit)
         images = layout.both(folder_split, stem) if folder_split else None
         if folder_split is None or images is None:
-            audit.note("caption-without-image", f"{split} {stem}")
+            audit.note("caption-without-image", f"{split} {stem}", similar.error(split, stem, where))
             listing.left_out.append(replace(entry, split=split))
             continue
         used.add((folder_split, stem))
@@ -190,6 +248,27 @@ def join(entries: Sequence[CaptionEntry], layout: Layout, audit: Audit, where: P
         )
     _note_unused(layout, used, audit)
     return listing
+
+
+class _SimilarStems:
+    """Guesses for captions whose images are missing."""
+
+    def __init__(self, layout: Layout, assigned: Mapping[tuple[Split, str], CaptionEntry]) -> None:
+        images = {split: {**layout.after[split], **layout.before[split]} for split in SPLITS}
+        self._near = {split: {folded(stem): name for stem, name in images[split].items()} for split in SPLITS}
+        self._first = next((name for names in images.values() for name in names.values()), None)
+        self._none_joined = not any(layout.both(other, stem) for _, stem in assigned for other in SPLITS)
+
+    def error(self, split: Split, stem: str, where: Path) -> DataError | None:
+        """Return the error for one of them; None where nothing is near."""
+        near = self._near[split].get(folded(stem))
+        if near is not None and unicodedata.normalize("NFC", PurePosixPath(near).stem) != stem:
+            what = f"a caption is for the image {stem}, which is not there, but {near} is"
+            return DataError(what, where=where, fix="write the names as the files have them: capitals count")
+        if self._none_joined and self._first is not None:
+            what = f"no caption is for one of the images: it is for {stem}, say, and an image is {self._first}"
+            return DataError(what, where=where, fix="give caption file and images the same names")
+        return None
 
 
 def _assign_splits(

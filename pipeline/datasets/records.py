@@ -77,7 +77,7 @@ class DatasetCard(BaseModel):
     images: bool = True
     """Whether the data set was prepared with its images; written only if not."""
     no_change: dict[str, tuple[str, ...]] = {}
-    """Sentences that deny a change, by language; see `prepare.no_change_sentences`. Written only where there are any."""
+    """Sentences that deny a change, by language; see `prepare.no_change_sentences`. Written only if there are any."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,9 @@ class Prepared:
         """Yield both dates of every pair, in the order of their units."""
         for number, pair in enumerate(self.pairs):
             for date, (name, file) in enumerate((("before", pair.before), ("after", pair.after))):
+                # Links are not followed: a file in DVC's cache has no ending, and no files beside it that speak of it.
                 yield DatedImage(
-                    2 * number + date, f"{pair.id} {name}", (self.root / file).resolve(), pair.sha256[name]
+                    2 * number + date, f"{pair.id} {name}", (self.root / file).absolute(), pair.sha256[name]
                 )
 
     def split(self, split: Split) -> tuple[Pair, ...]:

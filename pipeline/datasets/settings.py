@@ -8,8 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import Section
 from pipeline.datasets.adapters import ADAPTERS
+from pipeline.datasets.links import LINKS_MEANING, LinkRule
 from pipeline.datasets.no_change import no_change_sentences
 from pipeline.datasets.words import words
+from pipeline.path_settings import PathText
 
 TokenRule = Literal["words", "spaced", "release"]
 
@@ -58,6 +60,7 @@ MismatchKind = Literal[
     "no-data",
     "image-adjusted",
     "file-not-taken",
+    "row-blank",
     "duplicate-name",
     "split-contradiction",
     "image-in-two-splits",
@@ -96,8 +99,8 @@ STRICT_BY_DEFAULT: tuple[MismatchKind, ...] = (
 class FolderSettings(Section):
     """Own pairs: two folders of images with the same stems, or a list named in `captions`."""
 
-    before: str = Field("A", description="folder of the earlier images, within root")
-    after: str = Field("B", description="folder of the later images, within root")
+    before: PathText = Field("A", description="folder of the earlier images, within root")
+    after: PathText = Field("B", description="folder of the later images, within root")
     split: Literal["seeded", "column", "train", "val", "test"] = Field(
         "seeded",
         description="seeded draws the splits; column reads them from the list; train, val or test takes every pair",
@@ -117,10 +120,10 @@ class DatasetSettings(Section):
     """A data set on disk, in its own layout."""
 
     dataset: str = Field(SYNTHETIC, description=ADAPTERS.describe())
-    root: str = Field(
+    root: PathText = Field(
         "", description="folder of the data set, relative to the project folder or absolute; not for synthetic"
     )
-    captions: str | None = Field(
+    captions: PathText | None = Field(
         None,
         description="caption file within root, where it is not the data set's usual one; dubai-cc: the folder of its "
         "three files; folder: a CSV, JSONL or caption JSON",
@@ -130,6 +133,7 @@ class DatasetSettings(Section):
         description="read: every image is looked for and checked; none: captions alone make the pairs, and stages that "
         "need pixels refuse them; for data sets whose captions name all pairs (see semantics.source)",
     )
+    links: LinkRule = Field("inside", description=f"where links in the data set may lead; {LINKS_MEANING}")
     allow_missing_images: bool = Field(
         False, description="work with the pairs whose images are there and leave the others out; says how many"
     )

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pipeline.datasets.images import IMAGE_SUFFIXES
+from pipeline.datasets.links import lost_link
 from pipeline.errors import DataError
 
 _SYSTEM: Final = frozenset(
@@ -78,8 +79,9 @@ def _reason(path: Path, stems: Collection[str]) -> str | None:
     suffix = path.suffix.lower()
     if path.name.lower() in _SYSTEM or path.name.startswith("._"):
         return None
-    if path.is_symlink() and not path.exists():
-        return "a link to a file that is not there"
+    if lost_link(path):
+        # The link of an image is told where the images are read.
+        return None if suffix in IMAGE_SUFFIXES else "a link to a file that is not there"
     if path.is_dir():
         return None if path.name.startswith(".") else "a folder; images are looked for in the folder above it alone"
     if not path.is_file():

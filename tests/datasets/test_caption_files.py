@@ -65,7 +65,9 @@ def test_stem_comes_from_the_name_and_split_from_the_folder() -> None:
         one(filename=7),
         one(sentences="absent"),
         one(sentences={"raw": "x"}),
-        one(sentences=["a house"]),
+        one(sentences=[5]),
+        one(sentences=[None]),
+        one(sentences=[{"raw": float("nan")}]),
         one(sentences=[{"caption": "x"}]),
         one(sentences=[{"tokens": [1]}]),
         one(filepath=3),
@@ -125,8 +127,9 @@ def test_truncated_file(tmp_path: Path) -> None:
     text = json.dumps(one())
     for length in range(0, len(text), 7):
         path.write_text(text[:length])
-        with pytest.raises(DataError, match="not valid JSON"):
+        with pytest.raises(DataError, match="not valid JSON" if length else "the file is empty") as caught:
             read_captions(path)
+        assert "copy it again" in (caught.value.fix or "")
 
 
 def test_not_utf8(tmp_path: Path) -> None:

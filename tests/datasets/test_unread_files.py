@@ -26,7 +26,7 @@ NOT_READ = {
     "g.txt": "a .txt file",
     ".h.png": "hidden",
     "deeper": "a folder",
-    "broken.png": "a link to a file that is not there",
+    "broken.txt": "a link to a file that is not there",
 }
 
 
@@ -34,7 +34,7 @@ NOT_READ = {
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "A"
     (folder / "deeper").mkdir(parents=True)
-    (folder / "broken.png").symlink_to("nowhere.png")
+    (folder / "broken.txt").symlink_to("nowhere.txt")
     for name in (*READ, *SYSTEM, *COMPANIONS, *NOT_READ):
         if not (folder / name).is_symlink() and not (folder / name).is_dir():
             (folder / name).touch()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.adapters import ADAPTERS
 from pipeline.datasets.audit import Audit
+from pipeline.datasets.links import lost_link
 from pipeline.datasets.listing import Listing
+from pipeline.datasets.nearest import FolderNames
+from pipeline.datasets.pair_lists import LIST_SUFFIXES
 from pipeline.datasets.records import Pair
 from pipeline.datasets.settings import DatasetSettings
 from pipeline.errors import DataError, SettingsError
@@ -74,25 +77,40 @@ class DatasetAdapter:
     without_images: bool = False
 
 
-def find_captions(settings: DatasetSettings, names: Iterable[str]) -> Path:
+def find_captions(settings: DatasetSettings, names: Sequence[str]) -> Path:
     """Return a data set's caption file: the one that the settings name, else the first of its known names that exists.
 
     Raises:
-        DataError: None of them exists; the message names the JSON files that do.
+        DataError: None of them exists; the message names what is near, or the files that it could be.
     """
     root = Path(settings.root)
     candidates = [settings.captions] if settings.captions else list(names)
     for name in candidates:
+        if lost := lost_link(root / name):
+            raise lost
         if (root / name).is_file():
             return root / name
-    others = sorted(path.name for path in root.glob("*.json"))
+    # Lists of pairs are read of own pairs alone, which have no usual names.
+    suffixes = {".json"} if names else {".json", *LIST_SUFFIXES}
     raise DataError(
         f"the caption file {' or '.join(candidates)} is not there",
         where=root,
-        fix=f"set prepare.captions to one of: {', '.join(others)}"
-        if others
-        else "set prepare.root or prepare.captions",
+        fix=_captions_advice(root, candidates, suffixes),
     )
+
+
+def _captions_advice(root: Path, candidates: Sequence[str], suffixes: Collection[str]) -> str:
+    folders = FolderNames(root)
+    for name in candidates:
+        if Path(name).is_file():
+            return f"set prepare.captions to {Path(name).absolute()}: it is relative to prepare.root"
+        within = next((path for path in sorted(root.iterdir()) if (path / name).is_file()), None)
+        if within is not None:
+            return f"set prepare.root to {within}, where it is"
+        if near := folders.guess(name):
+            return f"set prepare.captions to it, if it is meant: {near}"
+    others = sorted(path.name for path in root.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+    return f"set prepare.captions to one of: {', '.join(others)}" if others else "set prepare.root or prepare.captions"
 
 
 def dataset_profiles() -> dict[str, Profile]:

@@ -1,25 +1,28 @@
-"""Own pairs: two folders of images with the same stems, or a list of pairs as CSV or JSONL.
+"""Own pairs: two folders of images with the same stems, or a list of pairs (`pipeline.datasets.pair_lists`).
 
 Pairs that come without splits get them at random.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Final
 
 from pipeline.datasets.adapters.base import DatasetAdapter, Profile, find_captions
 from pipeline.datasets.audit import Audit
-from pipeline.datasets.caption_files import CaptionEntry, parse_flag, parse_split, read_captions
+from pipeline.datasets.caption_files import CaptionEntry, read_captions
+from pipeline.datasets.links import lost_link
 from pipeline.datasets.listing import Listing, join, shared_layout
-from pipeline.datasets.paths import check_root, clean_text, inner_path, refuse_outside
+from pipeline.datasets.nearest import FolderNames
+from pipeline.datasets.pair_lists import LIST_SUFFIXES, Row, read_pair_list
+from pipeline.datasets.paths import check_root
 from pipeline.datasets.records import Pair, Split
 from pipeline.datasets.settings import DatasetSettings, FolderSettings
+from pipeline.datasets.tables import pair_of_dates
 from pipeline.datasets.unread_files import images_not_listed
 from pipeline.errors import DataError, SettingsError
 from pipeline.files import sha256_bytes
@@ -43,146 +46,33 @@ def draw_splits(names: Iterable[str], val_share: float, test_share: float, seed:
     return {name: "test" if rank < test else "val" if rank < test + val else "train" for rank, name in enumerate(order)}
 
 
-_FIX: Final = (
-    "columns or keys: before, after, and optionally id, split, changed, caption (several: caption_1, caption_2 …)"
-)
-_COLUMNS: Final = frozenset({"id", "before", "after", "split", "changed"})
-
-
-@dataclass(frozen=True)
-class Row:
-    """One pair of a list; paths are relative to the data set's root."""
-
-    id: str
-    before: str
-    after: str
-    captions: tuple[str, ...]
-    split: Split | None
-    changed: bool | None
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read a list of pairs.
-
-    CSV has a header; JSONL has one object per line, whose captions may be a list. Columns: `before`, `after`; optional
-    `id` (default: the stem of `before`), `split`, `changed`, and captions in any columns whose names begin with
-    `caption`, of which empty ones are passed over.
-
-    Raises:
-        DataError: The file is missing, not UTF-8, of another schema, or a path in it leaves the root.
-    """
-    if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise DataError(
-            "a list of pairs is a .csv, .jsonl or caption .json file", where=path, fix="set prepare.captions"
-        )
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read the list of pairs: {error.strerror or error}", where=path) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8: byte {error.start} cannot be decoded", where=path, fix="save it as UTF-8"
-        ) from error
-    records = _csv(text, path) if path.suffix.lower() == ".csv" else _jsonl(text, path)
-    rows = [_row(record, where) for where, record in records]
-    if not rows:
-        raise DataError("the list of pairs is empty", where=path, fix=_FIX)
-    return rows
-
-
-def _csv(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        _check_columns(reader.fieldnames or (), str(path))
-        for record in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in record or None in record.values():
-                raise DataError(
-                    "a row has more or fewer cells than the header", where=where, fix="quote cells with commas"
-                )
-            yield where, record
-    except csv.Error as error:
-        raise DataError(f"not valid CSV: {error}", where=f"{path}, line {reader.line_num}") from error
-
-
-def _jsonl(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError("not a JSON object", where=where, fix="write one JSON object per line") from error
-        if not isinstance(record, dict):
-            raise DataError("not a JSON object", where=where, fix="write one JSON object per line")
-        _check_columns(record, where)
-        yield where, record
-
-
-def _check_columns(names: Any, where: str) -> None:
-    unknown = sorted(name for name in names if name not in _COLUMNS and not name.startswith("caption"))
-    missing = [name for name in ("before", "after") if name not in names]
-    if missing or unknown:
-        what = f"no column `{missing[0]}`" if missing else f"unknown column `{unknown[0]}`"
-        raise DataError(f"the list of pairs has {what}", where=where, fix=_FIX)
-
-
-def _row(record: Mapping[str, Any], where: str) -> Row:
-    before, after = (_path(record[name], name, where) for name in ("before", "after"))
-    identity = record.get("id")
-    if identity not in (None, "") and not isinstance(identity, str | int):
-        raise DataError("`id` is no text", where=where, fix=_FIX)
-    name = inner_path(str(identity), where).as_posix() if identity not in (None, "") else inner_path(before, where).stem
-    captions: list[str] = []
-    for column in sorted((column for column in record if column.startswith("caption")), key=_by_number):
-        cell = record[column]
-        for caption in cell if isinstance(cell, list) else [cell]:
-            if not isinstance(caption, str):
-                raise DataError(f"`{column}` is neither a text nor a list of texts", where=where, fix=_FIX)
-            # An empty cell of a CSV is a column that this pair does not use; in a list it is a mistake to be noted.
-            if caption.strip() or isinstance(cell, list):
-                captions.append(clean_text(caption, where))
-    return Row(
-        id=name,
-        before=before,
-        after=after,
-        captions=tuple(captions),
-        split=parse_split(record.get("split"), where),
-        changed=parse_flag(record.get("changed"), where),
-    )
-
-
-def _path(value: Any, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"`{name}` is no path", where=where, fix=_FIX)
-    return inner_path(value, where).as_posix()
-
-
-def _by_number(column: str) -> tuple[str, int]:
-    stem = column.rstrip("0123456789")
-    return stem, int(column[len(stem) :] or 0)
-
-
 def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
     """List the pairs; see `ListPairs`.
 
     Without `captions`: the images of two folders, joined by stem. With a caption JSON: the same, with its captions.
-    With a CSV or JSONL: the pairs that it lists.
+    With a list (CSV and the like, JSON Lines): the pairs that it lists.
     """
     root = Path(settings.root)
     check_root(root)
     if settings.captions is None:
         return _two_folders(settings, audit, None)
     captions = find_captions(settings, [])
-    if captions.suffix.lower() == ".json":
+    suffix = captions.suffix.lower()
+    if suffix == ".json":
         return _two_folders(settings, audit, captions)
+    if suffix not in LIST_SUFFIXES:
+        raise DataError(
+            f"a list of pairs is a .csv, .jsonl or caption .json file, not {captions.suffix or 'one without ending'}",
+            where=captions,
+            fix="save it as such (in Excel: `CSV UTF-8`) and set prepare.captions",
+        )
     return _listed(root, settings.folder, captions, audit)
 
 
 def _two_folders(settings: DatasetSettings, audit: Audit, captions: Path | None) -> Listing:
     root, folder = Path(settings.root), settings.folder
-    layout = shared_layout(root, folder.before, folder.after, audit)
+    _check_folders(root, folder)
+    layout = shared_layout(root, folder.before, folder.after, audit, settings.links)
     if captions is None:
         stems = sorted(layout.before["train"].keys() & layout.after["train"].keys())
         entries = [CaptionEntry(stem) for stem in stems]
@@ -193,39 +83,155 @@ def _two_folders(settings: DatasetSettings, audit: Audit, captions: Path | None)
     return join(assigned, layout, audit, captions or root)
 
 
+def _check_folders(root: Path, folder: FolderSettings) -> None:
+    missing = [name for name in (folder.before, folder.after) if not os.path.lexists(root / name)]
+    if not missing:
+        return
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    lists = sorted(path.name for path in root.iterdir() if path.suffix.lower() in LIST_SUFFIXES and path.is_file())
+    holds = ", ".join(names[:8]) if names else "no folder"
+    within = next((name for name in names if (root / name / folder.before).is_dir()), None)
+    dates = pair_of_dates(names)
+    if dates is not None:
+        fix = f"set prepare.folder.before: {dates[0]} and prepare.folder.after: {dates[1]}"
+    elif within is not None:
+        fix = f"set prepare.root to {root / within}"
+    elif lists:
+        fix = f"set prepare.captions to the list of pairs: {' or '.join(lists[:3])}"
+    else:
+        fix = "set prepare.folder.before and prepare.folder.after to the folders of the two dates"
+    raise DataError(f"no images in {' and '.join(missing)}: the root holds {holds}", where=root, fix=fix)
+
+
 def _listed(root: Path, folder: FolderSettings, path: Path, audit: Audit) -> Listing:
-    rows: dict[str, Row] = {}
-    listed = set[str]()
-    for row in read_rows(path):
-        listed |= {row.before, row.after}
-        if row.id in rows:
-            audit.note("duplicate-name", f"{row.id} in {path.name}")
-        else:
-            rows[row.id] = row
-    splits = _splits(folder, {row.id: row.split for row in rows.values()}, path)
+    pair_list = read_pair_list(path, root)
+    for line in pair_list.blank:
+        audit.note("row-blank", f"{path.name}, line {line}")
+    names = FolderNames(root)
+    placed = [_as_stored(row, names) for row in pair_list.rows]
+    rows = _by_id(_merged(placed, path, audit), path, audit)
+    splits = _splits(folder, {name: row.split for name, row in rows.items()}, path)
     listing = Listing()
-    for row in rows.values():
-        split = splits[row.id]
-        missing = [name for name in (row.before, row.after) if not (root / name).is_file()]
+    for name, row in rows.items():
+        missing = [image for image in (row.before, row.after) if not _exists(root / image)]
         if missing:
-            audit.note("caption-without-image", f"{split} {row.id}: {', '.join(missing)}")
-            listing.left_out.append(CaptionEntry(row.id, split, None, row.captions, row.changed))
+            _note_missing(name, splits[name], missing, names, root, path, audit)
+            listing.left_out.append(CaptionEntry(name, splits[name], None, row.captions, row.changed))
             continue
-        for name in (row.before, row.after):
-            refuse_outside(root / name, root)
         listing.pairs.append(
             Pair(
-                id=row.id,
-                split=split,
+                id=name,
+                split=splits[name],
                 before=row.before,
                 after=row.after,
                 captions=row.captions,
                 changed=row.changed,
             )
         )
-    for name in images_not_listed(root, listed):
-        audit.note("file-not-taken", f"{name}: {path.name} does not name it")
+    for image in images_not_listed(root, {image for row in placed for image in (row.before, row.after)}):
+        audit.note("file-not-taken", f"{image}: {path.name} does not name it")
     return listing
+
+
+def _exists(path: Path) -> bool:
+    # Links that lead nowhere are told where images are read, among all that cannot be.
+    return path.is_file() or lost_link(path) is not None
+
+
+def _as_stored(row: Row, names: FolderNames) -> Row:
+    """Return a row with the paths of its images in the Unicode form in which the files have them."""
+    return replace(row, before=_stored_path(row.before, names), after=_stored_path(row.after, names))
+
+
+def _stored_path(path: str, names: FolderNames) -> str:
+    if path.isascii() or names.is_file(PurePosixPath(path)):
+        return path
+    return names.same_text(path) or path
+
+
+def _merged(rows: Iterable[Row], path: Path, audit: Audit) -> list[Row]:
+    """Join the rows that name the same two images, and no other id, flag or split: one pair with several captions."""
+    merged: dict[tuple[str, str, str | None], Row] = {}
+    for row in rows:
+        key = (row.before, row.after, row.id)
+        first = merged.setdefault(key, row)
+        if first is row:
+            continue
+        where = f"{path.name}, lines {first.line} and {row.line}"
+        further = tuple(caption for caption in row.captions if caption not in first.captions)
+        for field in ("split", "changed"):
+            if None not in (values := (getattr(first, field), getattr(row, field))) and values[0] != values[1]:
+                raise DataError(
+                    f"two rows name the same images and differ in `{field}`: {values[0]} and {values[1]}",
+                    where=where,
+                    fix=f"write the same `{field}` in both, or one row with caption_1, caption_2 …",
+                )
+        if not further:
+            error = DataError(
+                "a row says what another one says", where=where, fix="remove one, or give each its own `id` and images"
+            )
+            audit.note("duplicate-name", f"{row.id or PurePosixPath(row.before).stem} in {where}", error)
+        merged[key] = replace(
+            first,
+            captions=(*first.captions, *further),
+            split=first.split or row.split,
+            changed=row.changed if first.changed is None else first.changed,
+        )
+    return list(merged.values())
+
+
+def _by_id(rows: Sequence[Row], path: Path, audit: Audit) -> dict[str, Row]:
+    """Return the rows by id.
+
+    Without an `id` that is the stem of `before`. Where several rows would have the same, those without an `id` take the
+    path of `before` without its ending (`site1/before`), and where these are the same too, both paths.
+    """
+    forms: tuple[Callable[[Row], str], ...] = (
+        lambda row: PurePosixPath(row.before).stem,
+        lambda row: PurePosixPath(row.before).with_suffix("").as_posix(),
+        lambda row: f"{PurePosixPath(row.before).with_suffix('')}-{PurePosixPath(row.after).with_suffix('')}",
+    )
+    names = [row.id or forms[0](row) for row in rows]
+    for form in forms[1:]:
+        counts = Counter(names)
+        names = [
+            form(row) if row.id is None and counts[name] > 1 else name for row, name in zip(rows, names, strict=True)
+        ]
+    named: dict[str, Row] = {}
+    for name, row in zip(names, rows, strict=True):
+        if name in named:
+            error = DataError(
+                f"two rows have the id {name}, and other images",
+                where=f"{path}, lines {named[name].line} and {row.line}",
+                fix="give each row its own `id`; or leave the column out: ids are then made of the paths",
+            )
+            audit.note("duplicate-name", f"{name} in {path.name}, lines {named[name].line} and {row.line}", error)
+        else:
+            named[name] = row
+    return named
+
+
+_GUESSED: Final = 3
+"""Missing images whose nearest name is looked for."""
+
+
+def _note_missing(
+    name: str, split: Split, missing: list[str], names: FolderNames, root: Path, path: Path, audit: Audit
+) -> None:
+    """Note a row without its images; the first ones with what is near."""
+    guess = None
+    if audit.count("caption-without-image") < _GUESSED:
+        beside = os.path.relpath(path.parent, root)
+        guess = names.guess(missing[0], "." if beside.startswith("..") else beside)
+    error = None
+    if guess is not None:
+        error = DataError(
+            f"the image {missing[0]} of {path.name} is not there; {guess}",
+            where=root,
+            fix="correct the list, or the names of the files",
+        )
+    noted = f"{split} {name}: {', '.join(missing)}"
+    audit.note("caption-without-image", f"{noted} ({guess})" if guess else noted, error)
 
 
 def _splits(folder: FolderSettings, given: dict[str, Split | None], where: Path) -> dict[str, Split]:

@@ -5,7 +5,7 @@ Layout: `images/{train,val,test}/{A,B}/<split>_NNNNNN.png` and `LevirCCcaptions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ NORMALISATION: Final[dict[str, Any]] = {
 """Of its images, in the authors' release."""
 
 
-def list_pairs(settings: DatasetSettings, audit: Audit, caption_files: Iterable[str] = CAPTION_FILES) -> Listing:
+def list_pairs(settings: DatasetSettings, audit: Audit, caption_files: Sequence[str] = CAPTION_FILES) -> Listing:
     """List the pairs of a data set in LEVIR-CC's layout; see `ListPairs`."""
     check_root(Path(settings.root))
     captions = find_captions(settings, caption_files)

@@ -32,7 +32,10 @@ def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
     listing = levir_cc.list_pairs(settings, audit)
     root = Path(settings.root)
     attach(
-        listing, "change_mask", {split: list_images(root, f"images/{split}/label", audit) for split in SPLITS}, audit
+        listing,
+        "change_mask",
+        {split: list_images(root, f"images/{split}/label", audit, settings.links) for split in SPLITS},
+        audit,
     )
     return listing
 

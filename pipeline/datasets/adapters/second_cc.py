@@ -100,9 +100,11 @@ def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
     check_root(root)
     captions = find_captions(settings, CAPTION_FILES)
     entries = read_captions(captions)
-    listing = join(entries, split_layout(root, "{split}/rgb/A", "{split}/rgb/B", audit), audit, captions)
+    layout = split_layout(root, "{split}/rgb/A", "{split}/rgb/B", audit, settings.links)
+    listing = join(entries, layout, audit, captions)
     for field_name, date in _MAPS:
-        attach(listing, field_name, {split: list_images(root, f"{split}/sem/{date}", audit) for split in SPLITS}, audit)
+        maps = {split: list_images(root, f"{split}/sem/{date}", audit, settings.links) for split in SPLITS}
+        attach(listing, field_name, maps, audit)
     return listing
 
 

@@ -17,7 +17,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.paths import inner_path, refuse_outside
+from pipeline.datasets.links import LinkRule, check_link
+from pipeline.datasets.nearest import FolderNames
+from pipeline.datasets.paths import inner_path
 from pipeline.datasets.records import Pair
 from pipeline.errors import DataError, SageccError, UnreadableError, first_line
 from pipeline.execution.compute import WorkItem
@@ -67,24 +69,34 @@ def units_of(pairs: Sequence[Pair]) -> list[Unit]:
     return [Unit(pair, date) for pair in pairs for date in DATES]
 
 
-def resolve_file(root: Path, name: str, setting: str) -> Path:
+def resolve_file(root: Path, name: str, setting: str, links: LinkRule = "inside") -> Path:
     """Return the path of a file, which need not exist.
 
     Args:
         root: Folder that it lies in.
         name: Its path within the folder.
         setting: Setting that names it, for errors.
+        links: Where links may lead.
 
     Raises:
-        DataError: The name, or a link, leads out of the folder.
+        DataError: The name leads out of the folder, or a link where it may not.
     """
-    path = root / inner_path(name, f"{SETTING}.{setting}")
-    refuse_outside(path, root)
+    path = root / inner_path(name, f"{SETTING}.{setting}", root)
+    check_link(path, root, links, f"{SETTING}.links")
     return path
 
 
-def check_missing(missing: Sequence[Unit], settings: SourceSettings, what: str, where: Path) -> None:
+def check_missing(
+    missing: Sequence[Unit], settings: SourceSettings, what: str, where: Path, wanted: str | None = None
+) -> None:
     """Check that no date is missing, unless the settings allow it.
+
+    Args:
+        missing: The dates without data.
+        settings: Whether that is allowed.
+        what: What they lack, as the message has it.
+        where: File or folder in which it was looked for.
+        wanted: What was looked for, and what is there instead.
 
     Raises:
         DataError: Dates are missing; the first ones are named.
@@ -93,7 +105,7 @@ def check_missing(missing: Sequence[Unit], settings: SourceSettings, what: str, 
         return
     labels = ", ".join(unit.label for unit in missing[:3]) + (" …" if len(missing) > 3 else "")
     raise DataError(
-        f"{len(missing):,} dates have no {what}: {labels}",
+        f"{len(missing):,} dates have no {what}: {labels}" + (f" ({wanted})" if wanted else ""),
         where=where,
         fix=f"put them there, or set {SETTING}.allow_missing: true to give these dates no regions",
     )
@@ -212,10 +224,22 @@ def list_npy(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> Arr
     units = units_of(pairs)
     arrays: list[Array | None] = []
     for unit in units:
-        path = resolve_file(root, unit.fill(getattr(settings, unit.date)), unit.date)
-        arrays.append(Array(path.resolve(), sha256_file(path)) if path.is_file() else None)
-    items, width = _work_items(units, arrays, settings, "array", root / (settings.before or ""))
+        path = resolve_file(root, unit.fill(getattr(settings, unit.date)), unit.date, settings.links)
+        arrays.append(Array(path.absolute(), sha256_file(path)) if path.is_file() else None)
+    items, width = _work_items(units, arrays, settings, "array", root, _wanted_file(units, arrays, settings, root))
     return ArrayItems(items, width, {"arrays": content_key([array.sha256 if array else None for array in arrays])})
+
+
+def _wanted_file(
+    units: Sequence[Unit], arrays: Sequence[Array | None], settings: SourceSettings, root: Path
+) -> str | None:
+    """Name the first file that is not there, and the nearest one that is."""
+    unit = next((unit for unit, array in zip(units, arrays, strict=True) if array is None), None)
+    if unit is None:
+        return None
+    name = unit.fill(getattr(settings, unit.date))
+    near = FolderNames(root).guess(name)
+    return f"{name} is not there" + (f"; {near}" if near else "")
 
 
 def list_hdf5(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> ArrayItems:
@@ -226,13 +250,17 @@ def list_hdf5(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> Ar
     """
     units = units_of(pairs)
     template = settings.file or ""
-    paths = {name: resolve_file(root, name, "file") for name in dict.fromkeys(unit.fill(template) for unit in units)}
+    names = dict.fromkeys(unit.fill(template) for unit in units)
+    paths = {name: resolve_file(root, name, "file", settings.links) for name in names}
     hashes = {}
     for name, path in paths.items():
         if not path.is_file():
-            raise DataError("the file is not there", where=path, fix=f"correct {SETTING}.file")
+            near = FolderNames(root).guess(name)
+            raise DataError(
+                f"the file is not there{f'; {near}' if near else ''}", where=path, fix=f"correct {SETTING}.file"
+            )
         hashes[name] = sha256_file(path)
-    files = {name: _Hdf5File(path.resolve()) for name, path in paths.items()}
+    files = {name: _Hdf5File(path.absolute()) for name, path in paths.items()}
     arrays: list[Array | None] = []
     try:
         for unit in units:
@@ -242,15 +270,26 @@ def list_hdf5(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> Ar
     finally:
         for opened in files.values():
             opened.close()
-    items, width = _work_items(units, arrays, settings, "data set", root / template)
+    wanted = next(
+        (unit.fill(getattr(settings, unit.date)) for unit, array in zip(units, arrays, strict=True) if not array), None
+    )
+    items, width = _work_items(
+        units, arrays, settings, "data set", root / template, wanted and f"the file has no {wanted}"
+    )
     return ArrayItems(items, width, hashes)
 
 
 def _work_items(
-    units: Sequence[Unit], arrays: Sequence[Array | None], settings: SourceSettings, what: str, where: Path
+    units: Sequence[Unit],
+    arrays: Sequence[Array | None],
+    settings: SourceSettings,
+    what: str,
+    where: Path,
+    wanted: str | None,
 ) -> tuple[list[WorkItem], int]:
     """Return one item per date and the width of all embeddings, by default that of the first array."""
-    check_missing([unit for unit, array in zip(units, arrays, strict=True) if array is None], settings, what, where)
+    missing = [unit for unit, array in zip(units, arrays, strict=True) if array is None]
+    check_missing(missing, settings, what, where, wanted)
     width = settings.width
     if width is None:
         first = next((array for array in arrays if array is not None), None)

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.caption_graph.settings import HASHED, TextEncoderSettings
 from pipeline.config import Section
+from pipeline.datasets.links import LINKS_MEANING, LinkRule
+from pipeline.path_settings import PathText
 
 SourceKind = Literal["images", "tags", "npy", "hdf5"]
 
@@ -27,20 +29,21 @@ class SourceSettings(Section):
         "per date with an array (regions, width); hdf5: a data set per date with such an array. Unless images, all "
         "settings beside `source` are ignored",
     )
-    root: str | None = Field(
+    root: PathText | None = Field(
         None, description="folder that the paths below are relative to and may not leave; null: the data set's root"
     )
-    file: str | None = Field(
+    file: PathText | None = Field(
         None,
         description="tags: JSON file {name: {before: [tags], after: [tags]}}, best tags first, joined by the name's "
         "stem; hdf5: the file. Template field: {split} of a pair",
     )
-    before: str | None = Field(
+    before: PathText | None = Field(
         None,
         description="npy: file of a pair's earlier date; hdf5: its data set within `file`. Template fields: {split} "
         "and {id} of a pair, {stem} of its image's file: features/{split}/A/{stem}.npy",
     )
-    after: str | None = Field(None, description="the same for the later date")
+    after: PathText | None = Field(None, description="the same for the later date")
+    links: LinkRule = Field("inside", description=f"where links in `root` may lead; {LINKS_MEANING}")
     width: int | None = Field(
         None, ge=1, le=65536, description="npy, hdf5: width of the embeddings; null: that of the first array"
     )

@@ -69,7 +69,7 @@ def list_tags(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> Ta
     units = units_of(pairs)
     template = settings.file or ""
     names = dict.fromkeys(unit.fill(template) for unit in units)
-    paths = {name: resolve_file(root, name, "file") for name in names}
+    paths = {name: resolve_file(root, name, "file", settings.links) for name in names}
     files = {name: read_tags(path) for name, path in paths.items()}
     tags_of_units = [files[unit.fill(template)].get(unit.stem, {}).get(unit.date, ()) for unit in units]
     missing = [unit for unit, tags in zip(units, tags_of_units, strict=True) if not tags]

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from pipeline.config import Section
 from pipeline.errors import SettingsError
+from pipeline.path_settings import PathText
 from pipeline.vision.regions.settings import HeadSettings, RoiSettings
 from pipeline.vision.sam.settings import SamSettings
 
@@ -76,11 +77,11 @@ class GroundingDinoSettings(Section):
     variant: GroundingVariant = Field(
         "mini", description="mini (ships with the project, trained on the synthetic world), swin_t or swin_b"
     )
-    weights: str = Field(
+    weights: PathText = Field(
         "artifacts/pretrained/grounding-dino-mini.safetensors",
         description="file of its weights: .safetensors, or the published .pth; `sagecc checkpoints list` names them",
     )
-    text_encoder: str = Field(
+    text_encoder: PathText = Field(
         "artifacts/pretrained/grounding-dino-mini",
         description="folder with config.json and vocab.txt of its BERT, whose weights are in `weights`; "
         "`sagecc checkpoints fetch bert-base-uncased` brings the published one's",

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.config import Section
+from pipeline.path_settings import PathText
 
 MatchMethod = Literal["superglue", "lightglue", "nearest"]
 UnmatchedRule = Literal["paper", "release"]
@@ -83,7 +84,7 @@ class MatcherLayout(Section):
 class MatcherSettings(MatcherLayout):
     """The matcher of equation (9)."""
 
-    weights: str = Field(
+    weights: PathText = Field(
         "artifacts/pretrained/matcher-mini.safetensors",
         description="file of the matcher's weights, from `sagecc pretrain matcher`; nearest reads none, but "
         "`dvc repro` wants a file to be there: the one that ships will do. "

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.config import Section
+from pipeline.path_settings import PathText
 
 HeadKind = Literal["mean", "conv"]
 Store = Literal["vectors", "grids"]
@@ -48,7 +49,7 @@ class HeadSettings(Section):
         "not say how it is trained): a convolution, an average and a linear layer, random by `seed` or from `weights`",
     )
     width: int = Field(256, ge=8, le=2048, description="d, the width of conv's descriptors; mean ignores it")
-    weights: str | None = Field(
+    weights: PathText | None = Field(
         None,
         description="safetensors file of conv's trained weights: its own, or model.safetensors of a captioner that "
         "trained one (train.captioner.inputs.descriptor_width); null: orthogonal random ones",

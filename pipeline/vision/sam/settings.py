@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.config import Section
+from pipeline.path_settings import PathText
 
 SamVariant = Literal["mini", "vit_b", "vit_l", "vit_h"]
 Precision = Literal["fp32", "bf16"]
@@ -18,7 +19,7 @@ class SamSettings(Section):
     variant: SamVariant = Field(
         "mini", description="mini (ships with the project, trained on the synthetic world), vit_b, vit_l or vit_h"
     )
-    weights: str = Field(
+    weights: PathText = Field(
         "artifacts/pretrained/sam-mini.safetensors",
         description="file of its weights: .safetensors, or Meta's .pth; `sagecc checkpoints list` names the "
         "published ones",

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from pipeline.config import Section
+from pipeline.path_settings import PathText
 from pipeline.vision.scenes.registry import BACKBONES
 
 
@@ -14,7 +15,7 @@ class BackboneSettings(Section):
     """The scene backbone of equation (1) and the image normalisation that goes with it."""
 
     backbone: Annotated[str, AfterValidator(BACKBONES.validate)] = Field("mini", description=BACKBONES.describe())
-    weights: str = Field(
+    weights: PathText = Field(
         "artifacts/pretrained/scenes-mini.safetensors",
         description="file of the backbone's weights: .safetensors, or a .pth state dict; "
         "`sagecc checkpoints list` names the published ones and `sagecc checkpoints fetch NAME` brings them",
