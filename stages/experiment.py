@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import OutOfMemoryError
-
 from pipeline.cache.reader import Cache, cache_sha256
 from pipeline.cache.schema import Expectation
 from pipeline.caption_graph.store import SCHEMA as GRAPH
@@ -23,6 +21,7 @@ from pipeline.evaluation.bootstrap import PairStatistics, compare, pair_statisti
 from pipeline.evaluation.java import find_java
 from pipeline.evaluation.output import read_captions
 from pipeline.evaluation.scores import corpus_of, tokenize
+from pipeline.execution.failures import ran_out
 from pipeline.execution.settings import EngineSettings
 from pipeline.experiments.rows import Experiment
 from pipeline.experiments.table import Results, RowResult, draw_rows, markdown
@@ -474,7 +473,9 @@ def _attempt(row: Plan, paths: Paths, output: Path, *, chosen: bool) -> _Outcome
         raise
     except SageccError as error:
         return _Outcome(row, reason=_one_line(error), failed=True) if chosen else _Outcome(row, reason="not run")
-    except (MemoryError, OutOfMemoryError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
+        if ran_out(error) is None:
+            raise
         return _Outcome(row, reason=f"out of memory: {str(error).partition(chr(10))[0]}", failed=True)
     return _Outcome(row, run)
 

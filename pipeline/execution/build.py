@@ -209,7 +209,9 @@ def resume(
         ResourceError: See `build_cache`.
         ServiceError: See `build_cache`.
     """
-    unique = {item.key: item for item in items}
+    unique: dict[str, WorkItem] = {}
+    for item in items:
+        unique.setdefault(item.key, item)
     store, dropped = ShardStore.scan(folder)
     if dropped:
         say(f"{title}: dropped {dropped:,} unreadable shard{'s'[: dropped > 1]}; their items are computed again")

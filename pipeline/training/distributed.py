@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from pipeline import errors
 from pipeline.errors import SageccError, ServiceError
+from pipeline.execution.failures import device_errors
 
 
 class Interrupted(SageccError):  # noqa: N818 - a request that was granted
@@ -154,6 +155,9 @@ def count_devices(setting: int | Literal["auto"], device: torch.device) -> int:
     return setting
 
 
+_LESS_AT_ONCE = "lower train.batch_size, or set train.data to host or file"
+
+
 def launch(work: Callable[[Ranks], ResultT], device: torch.device, devices: int) -> ResultT:
     """Run `work` on `devices` devices at once and return what rank 0 returned.
 
@@ -163,10 +167,12 @@ def launch(work: Callable[[Ranks], ResultT], device: torch.device, devices: int)
         devices: How many.
 
     Raises:
-        SageccError: What `work` raised, on whichever device.
+        SageccError: What `work` raised, on whichever device; ResourceError where memory ran out, ServiceError where a
+            GPU failed.
     """
     if devices == 1:
-        return work(SingleProcess(device))
+        with device_errors("training", _LESS_AT_ONCE):
+            return work(SingleProcess(device))
     from lightning.fabric import Fabric
 
     fabric: Any = Fabric(accelerator=device.type, devices=devices, strategy="ddp_spawn")
@@ -189,7 +195,8 @@ def _enter(fabric: Any, work: Callable[[Ranks], ResultT], folder: Path) -> Resul
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
     try:
-        return work(FabricProcess(fabric))
+        with device_errors("training", _LESS_AT_ONCE):
+            return work(FabricProcess(fabric))
     except errors.SageccError as error:
         # A spawned process hands back the text of its traceback only.
         report = {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}

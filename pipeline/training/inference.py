@@ -29,6 +29,7 @@ from pipeline.datasets.no_change import ChangeRule, Sentences, no_change_sentenc
 from pipeline.datasets.records import Prepared
 from pipeline.datasets.vocabulary import UNK, Vocabulary
 from pipeline.errors import SettingsError
+from pipeline.execution.failures import device_errors
 from pipeline.runtime import deterministic
 from pipeline.training.checkpoints import Trained
 from pipeline.training.model import PairCaptioner
@@ -127,6 +128,8 @@ def caption_batches(
         For each batch, for each pair, its sentences, best first.
 
     Raises:
+        ResourceError: Memory does not suffice for a batch.
+        ServiceError: The GPU failed.
         SettingsError: `change_threshold` is given, and the no-change sentences of the model's data set are not known.
     """
     dataset = trained.card.dataset
@@ -134,7 +137,11 @@ def caption_batches(
     rule = ChangeRule(listed)
     denying = [] if change_threshold is None else no_change_tokens(dataset, trained.vocabulary, listed)
     search = settings if change_threshold is None else settings.model_copy(update={"n_best": settings.beams})
-    with torch.inference_mode(), deterministic(trained.model.device):
+    with (
+        torch.inference_mode(),
+        deterministic(trained.model.device),
+        device_errors("describing", "lower caption.batch_size or caption.beams"),
+    ):
         for inputs in batches:
             memory = trained.model.encode(inputs)
             hypotheses = trained.model.generate(memory, search)

@@ -18,6 +18,8 @@ import pytest
 from pipeline.errors import CheckpointError, DataError, ServiceError
 from pipeline.execution import compute, engines
 from pipeline.execution.engines import deferred_interrupt
+from pipeline.files import sha256_file
+from tests.execution import squares_stage
 from tests.execution.resuming import run_items
 from tests.execution.workers import Refuses, Squares, engine, item, items
 
@@ -242,8 +244,33 @@ def test_a_key_press_ends_the_local_engine_and_keeps_its_shards(tmp_path: Path) 
         _wait_for_group(process.pid)
 
 
-def _wait_for_group(group: int) -> None:
-    for _ in range(100):
+@pytest.mark.long
+def test_a_parent_that_is_ended_leaves_no_worker_behind_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    """SIGTERM reaches the parent alone, as from a batch system or `kill`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.execution.squares_stage", str(tmp_path), "local", "0.2"],
+        cwd=ROOT,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".work/*/*/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    process.wait(timeout=30)
+    with pytest.raises(ProcessLookupError):
+        _wait_for_group(process.pid, seconds=60)
+    before = (tmp_path / "log").read_text(encoding="utf-8").count("computed")
+    whole = squares_stage.run(tmp_path / "whole", seconds=0)
+    assert sha256_file(squares_stage.run(tmp_path, seconds=0)) == sha256_file(whole)
+    after = (tmp_path / "log").read_text(encoding="utf-8").count("computed") - before
+    # What was finished before is not computed again.
+    assert after < (tmp_path / "whole" / "log").read_text(encoding="utf-8").count("computed")
+
+
+def _wait_for_group(group: int, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         os.killpg(group, 0)
         time.sleep(0.05)
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from pipeline.errors import ServiceError
+from pipeline.errors import ResourceError, SageccError, ServiceError
 from pipeline.training.distributed import (
     DivergedError,
     Interrupted,
@@ -79,6 +79,34 @@ def test_an_error_of_any_process_is_raised():
     with pytest.raises(DivergedError, match="the loss is no number") as caught:
         launch(Diverging(), CPU, 2)
     assert caught.value.where == "train" and caught.value.fix == "lower the rate"
+
+
+class Failing:
+    """Work on which the machine fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, ranks: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), ResourceError, "^the GPU's memory ran out while training"),
+        (MemoryError("3 TiB"), ResourceError, "^memory ran out while training"),
+        (RuntimeError("CUDA error: device-side assert triggered"), ServiceError, "the GPU failed while training: CUDA"),
+    ],
+)
+def test_too_little_memory_and_a_failed_gpu_are_told_in_words(
+    error: Exception, kind: type[SageccError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        launch(Failing(error), CPU, 1)
+    assert caught.value.fix and caught.value.__cause__ is error
+    with pytest.raises(ZeroDivisionError):
+        launch(Failing(ZeroDivisionError()), CPU, 1)
 
 
 def test_an_interrupted_run_has_its_own_exit_code():
