@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rasterio.transform import from_origin
 
-from pipeline.datasets.images import image_size, read_image, read_index_map, read_rgb
+from pipeline.datasets.images import image_size, read_image, read_index_map, read_rgb, resized
 from pipeline.errors import DataError
 from pipeline.files import sha256_file
 from tests.datasets.fakes import picture, save
@@ -269,3 +269,11 @@ def test_damaged_bytes_give_pixels_or_a_data_error(
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
+
+
+def test_resized_to_height_and_width() -> None:
+    pixels = np.zeros((4, 10, 3), np.uint8)
+    pixels[:, 5:] = 200
+    enlarged = resized(pixels, (8, 40))
+    assert enlarged.shape == (8, 40, 3)
+    assert not enlarged[:, :18].any() and (enlarged[:, 22:] == 200).all()

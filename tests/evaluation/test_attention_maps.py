@@ -11,6 +11,11 @@ def test_the_share_of_a_cell_is_that_of_its_pixels() -> None:
     changed[:2, :3] = True
     changed[3, 5] = True
     np.testing.assert_allclose(changed_share(changed, (2, 2)), [[1, 0], [0, 1 / 6]])
+    # Rows and columns of grids that are not square: two rows of four cells over three rows of pixels each.
+    wide = np.zeros((6, 12), np.bool_)
+    wide[:3, 9:] = True
+    wide[5, 0] = True
+    np.testing.assert_allclose(changed_share(wide, (2, 4)), [[0, 0, 0, 1], [1 / 9, 0, 0, 0]])
     with pytest.raises(ValueError, match="4×6 pixels has no grid of 3×2"):
         changed_share(changed, (3, 2))
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.datasets.images import read_rgb
 from pipeline.errors import CacheError, DataError
-from pipeline.vision.drawing.gather import gather_pair
+from pipeline.vision.drawing.gather import _at_size, gather_pair
 from pipeline.vision.drawing.pair import KINDS, draw_pair
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from tests.vision.drawing.cache_data import SIZES, semantic_arrays, write_cache, write_matches
@@ -50,6 +50,13 @@ def test_everything_about_a_pair(folder: Path) -> None:
     assert len(after.masks) == 0
     assert not after.map.any()
     draw_pair(pair, zoom=1)
+
+
+def test_maps_lie_over_pictures_that_are_not_square_as_they_were_painted() -> None:
+    labels = np.array([[1, 2], [3, 4]], np.uint8)
+    placed = _at_size(labels, (4, 10))
+    np.testing.assert_array_equal(placed, labels.repeat(2, axis=0).repeat(5, axis=1))
+    assert _at_size(np.zeros((0, 0), np.uint8), (4, 10)).shape == (4, 10)
 
 
 def test_an_image_without_masks(folder: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from kornia.feature.lightglue import normalize_keypoints
 from numpy.typing import NDArray
 
 from pipeline.vision.matching.cache import pair_arrays
@@ -176,6 +177,21 @@ def test_regions_are_put_where_they_belong() -> None:
     left, top, right, bottom = three.boxes[2].tolist()
     extent = [(right - left) / 70, (bottom - top) / 70]
     assert batch.normalised_extents[0, 1, 2].tolist() == pytest.approx(extent, abs=1e-6)
+
+
+@torch.inference_mode()
+def test_lightglue_sees_positions_on_its_own_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    pair = (random_regions(rng, 3, size=(50, 100)), random_regions(rng, 3, size=(100, 60)))
+    matcher = LightGlue(LIGHTGLUE, WIDTH).eval()
+    seen: list[torch.Tensor] = []
+    real = matcher.posenc.forward
+    monkeypatch.setattr(matcher.posenc, "forward", lambda positions: (seen.append(positions), real(positions))[1])
+    matcher(collate([pair], 3))
+    for regions, positions in zip(pair, seen, strict=True):
+        height, width = regions.size
+        expected = normalize_keypoints(torch.from_numpy(regions.centroids)[None], torch.tensor([[width, height]]))
+        torch.testing.assert_close(positions[:, :3], expected)
 
 
 def test_more_regions_than_the_batch_is_long_are_refused() -> None:
