@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from pipeline.checkpoints import FOLDER
 from pipeline.config import read_document
 from pipeline.paths import Paths
+from pipeline.training.batches import CaptionTable, samples_of
 from stages.profiles import SHOWN, missing_files, profile_sections, profiles, render_profile
 from stages.settings import SECTIONS, SHARED, parse_sections
 
@@ -55,6 +57,15 @@ def test_mini_needs_no_published_checkpoint() -> None:
     for profile in profiles():
         sections = profile_sections(profile, None if profile == "synthetic" else "some/folder", mini=True)
         assert (PROJECT / sections["scenes"].weights).is_file()
+
+
+@pytest.mark.parametrize("profile", [name for name in profiles() if name not in ("synthetic", "levir-cc-tags")])
+def test_published_profiles_take_as_many_steps_as_the_release(profile: str) -> None:
+    train = profile_sections(profile, "some/folder")["train"]
+    # LEVIR-CC's training split: 6,815 pairs of five captions. The rate falls as the paper's does.
+    table = CaptionTable(np.zeros((34_075, 1), np.int32), np.ones(34_075, np.int64), np.arange(0, 34_076, 5))
+    steps = -(-samples_of(table, train.captions_per_pair) // train.batch_size)
+    assert (steps, train.epochs, train.learning_rate, train.decay_every) == (1_065, 50, 1e-4, 5)
 
 
 def model_settings(dvc: str) -> set[str]:
