@@ -315,6 +315,8 @@ def read_json(path: Path, *, fix: str | None = None) -> Any:
             else "nested too deeply"
         )
         raise DataError(f"not valid JSON ({position})", where=path, fix=fix) from error
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise DataError(f"not valid JSON ({error})", where=path, fix=fix) from error
 
 
 @contextmanager

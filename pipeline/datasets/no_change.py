@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from pipeline.datasets.adapters import ADAPTERS
 from pipeline.datasets.english import reads_as_english
 from pipeline.datasets.words import words
+from pipeline.errors import SettingsError
 
 ENGLISH: Final = "en"
 
@@ -18,9 +20,16 @@ Sentences = Mapping[str, Sequence[str]]
 
 
 def no_change_sentences() -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return the no-change sentences of the data sets that list them: data set → language → sentences."""
-    sentences = {name: ADAPTERS.resolve(name).no_change for name in ADAPTERS.names}
-    return {name: {ENGLISH: texts} for name, texts in sentences.items() if texts}
+    """Return the no-change sentences of the data sets that list them: data set → language → sentences.
+
+    A data set whose adapter cannot be imported is passed over: the error comes where it is used.
+    """
+    sentences: dict[str, dict[str, tuple[str, ...]]] = {}
+    for name in ADAPTERS.names:
+        with suppress(SettingsError):
+            if texts := ADAPTERS.resolve(name).no_change:
+                sentences[name] = {ENGLISH: texts}
+    return sentences
 
 
 class ChangeRule:
@@ -42,7 +51,7 @@ class ChangeRule:
         return words(caption) not in self._denying and implies_change(caption)
 
     def can_judge(self, caption: str) -> bool:
-        """Return whether the answer means anything: the sentence is English, or those of another language are listed."""
+        """Return whether the answer means anything: the sentence is English, or another language's are listed."""
         return self._foreign or words(caption) in self._denying or reads_as_english(caption)
 
 

@@ -153,6 +153,8 @@ class Vocabulary:
         if stored.version != _SCHEMA:
             raise DataError(f"vocabulary of schema {stored.version}, not {_SCHEMA}", where=path, fix=fix)
         vocabulary = cls(listed, stored.dataset, stored.settings)
+        if any("\ud800" <= sign <= "\udfff" for sign in "".join((*listed, stored.dataset))):
+            raise DataError("a word of the vocabulary holds half a character", where=path, fix=fix)
         if len(vocabulary.index) != len(listed) or vocabulary.sha256 != stored.sha256:
             raise DataError("the vocabulary was altered: its content does not match its hash", where=path, fix=fix)
         return vocabulary

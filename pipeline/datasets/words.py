@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Final
 
 _ASCII_WORD: Final = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
@@ -145,6 +146,7 @@ def _without_long_runs(text: str) -> str:
     return "".join(kept)
 
 
+@lru_cache(maxsize=64)  # one caption is asked for by several rules in turn
 def words(text: str) -> tuple[str, ...]:
     """Return the words of a text in normal form; in scripts without spaces each character is one.
 

@@ -99,25 +99,25 @@ _BYTE_CHANGES: Final = (_flip, _cut, _remove, _repeat, _insert, _overwrite, _mov
 
 def mutated_json(document: Any, rng: random.Random) -> str:
     """Return a JSON document with one to three of its values, keys or items changed, as text; mostly valid JSON."""
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.choice((1, 1, 2, 3))):
         document = _changed(document, rng)
     text = json.dumps(document, ensure_ascii=rng.random() < 0.5)
-    return text if rng.random() < 0.9 else text.replace('"', rng.choice(("'", '\\"', '""')), rng.randint(1, 3))
+    return text if rng.random() < 0.95 else text.replace('"', rng.choice(("'", '\\"', '""')), rng.randint(1, 3))
 
 
 def _changed(value: Any, rng: random.Random) -> Any:
     """Return a copy of `value` in which one place, chosen on the way down, is changed."""
-    stop = rng.random() < 0.15
+    stop = rng.random() < 0.03
     if isinstance(value, dict) and value and not stop:
         key = rng.choice(list(value))
-        if rng.random() < 0.75:
+        if rng.random() < 0.85:
             return {name: _changed(inner, rng) if name == key else inner for name, inner in value.items()}
         if rng.random() < 0.5:
             return {name: inner for name, inner in value.items() if name != key}
         return {(odd_text(rng) if name == key else name): inner for name, inner in value.items()}
     if isinstance(value, list) and value and not stop:
         place = rng.randrange(len(value))
-        if rng.random() < 0.75:
+        if rng.random() < 0.85:
             return [_changed(item, rng) if number == place else item for number, item in enumerate(value)]
         return rng.choice((value[:place] + value[place + 1 :], [*value, value[place]], value[::-1], value * 3))
     if isinstance(value, str) and rng.random() < 0.7:
@@ -170,5 +170,5 @@ def mutated_lines(lines: Sequence[str], rng: random.Random, *, cells: Callable[[
 
 def encoded(text: str, rng: random.Random) -> bytes:
     """Encode a text: as UTF-8, at times with a byte order mark or in another encoding; surrogates pass."""
-    encoding = rng.choice(("utf-8",) * 8 + ("utf-8-sig", "utf-16", "latin-1"))
+    encoding = rng.choice(("utf-8",) * 20 + ("utf-8-sig", "utf-16", "latin-1"))
     return text.encode(encoding, errors="replace" if encoding == "latin-1" else "surrogatepass")

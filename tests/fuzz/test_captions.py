@@ -25,6 +25,7 @@ from pipeline.datasets.records import Pair, read_prepared, write_prepared
 from pipeline.datasets.settings import VocabularySettings
 from pipeline.datasets.vocabulary import Vocabulary, build_vocabulary
 from pipeline.execution.settings import EngineSettings
+from pipeline.files import sha256_file
 from stages import evaluate, prepare
 from stages.settings import EvaluateSettings, PrepareSettings
 from tests.datasets import fakes
@@ -64,9 +65,9 @@ class Case:
         return isinstance(self.document, list) and self.path.suffix != ".json"
 
     def mutate(self, rng: random.Random) -> bytes:
-        """Return a mutated content: half of structure, half of bytes."""
+        """Return a mutated content: a third of bytes, the others of structure."""
         text = "\n".join(self.document) + "\n" if self.is_text else json.dumps(self.document, ensure_ascii=False)
-        if rng.random() < 0.5:
+        if rng.random() < 0.33:
             return mutators.mutated_bytes(text.encode(), rng)
         if not self.is_text:
             return mutators.encoded(mutators.mutated_json(self.document, rng), rng)
@@ -152,8 +153,22 @@ def evaluation_cases(root: Path) -> dict[str, Case]:
     documents[prepared / "pairs.jsonl"] = (prepared / "pairs.jsonl").read_text().splitlines()
     paths = at(prepared=prepared, captions=captions, metrics=root / "metrics.json", plots=root / "plots")
     settings = EvaluateSettings(meteor="never", constant_candidates=5, examples=0)
+
+    def read() -> None:
+        evaluate.run(settings, paths, engine=ENGINE)
+
+    def read_pairs() -> None:
+        # Pairs that were altered are refused by their hash; here the hash is that of the mutated file.
+        card = documents[prepared / "dataset.json"]
+        digest = sha256_file(prepared / "pairs.jsonl")
+        (prepared / "dataset.json").write_text(json.dumps(card | {"pairs_sha256": digest}))
+        try:
+            read()
+        finally:
+            (prepared / "dataset.json").write_text(json.dumps(card))
+
     return {
-        f"evaluate {path.name}": Case(root, path, document, lambda: evaluate.run(settings, paths, engine=ENGINE))
+        f"evaluate {path.name}": Case(root, path, document, read_pairs if path.name == "pairs.jsonl" else read)
         for path, document in documents.items()
     }
 
@@ -241,6 +256,28 @@ def test_ten_thousand_mutated_caption_files(cases: dict[str, Case]) -> None:
     tally = run(cases, 10_000, start=500)
     print(dict(tally.outcomes), tally.slowest)
     assert tally.outcomes.total() == 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("levir-cc", '{"images": [], "imgid": ' + "1" * 5000 + "}"),
+        ("jsonl", '{"before": "A/p1.png", "after": "B/p1.png", "id": ' + "1" * 5000 + "}"),
+        ("csv", "before,after,caption" + "1" * 5000 + "\nA/p1.png,B/p1.png,a house\n"),
+        ("evaluate vocabulary.json", '{"schema": 1, "dataset": "\\ud800", "settings": {}, "specials": [], "words": [], '
+         '"sha256": ""}'),
+        ("evaluate seed-1.json", '[{"image_id": "test0", "caption": "\\ud800 house"}]'),
+        ("lines", "a house is near " + "'s" * 100_000),
+        ("lines", "a house is built and " * 2000),
+        ("lines", "a" + "\u0301\u0316" * 100_000),
+        ("extract JSON", "[" * 100_000),
+    ],
+)  # fmt: skip
+def test_files_that_once_broke_a_reader(cases: dict[str, Case], name: str, content: str) -> None:
+    cases[name].path.write_text(content)
+    tally = Tally()
+    tally.try_to(cases[name].read, name)
+    assert tally.outcomes.total() == 1
 
 
 def test_mutations_are_the_same_everywhere(cases: dict[str, Case]) -> None:

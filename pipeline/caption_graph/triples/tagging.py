@@ -110,8 +110,12 @@ def _penn_tags(language: Language, caption: str) -> dict[int, str]:
     return {token.idx: token.tag_ for token in language(caption)}
 
 
+_NO_WORD: Final = re.compile(r"\S{200,}")
+
+
 def _split(language: Language, caption: str) -> list[tuple[str, int, int]]:
-    tokens = language.tokenizer(caption)
+    # No English word is so long, and spaCy takes time that grows with the square of a run without spaces.
+    tokens = language.tokenizer(_NO_WORD.sub(lambda run: " " * len(run[0]), caption))
     spans = [(token.lower_.replace("’", "'"), token.idx, token.idx + len(token.text)) for token in tokens]
     return [span for span in spans if not span[0].isspace()]
 
