@@ -1,8 +1,9 @@
 # Two commands do everything, set-up included: `make repro` and `make test`. `make check` runs ruff and mypy.
 PYTHON ?= python3
+# Relative names and the shell's own PWD, so that the checkout may lie in a folder with spaces and other signs in its name.
 VENV := .venv
 BIN := $(VENV)/bin
-UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
+UV := $(if $(shell command -v uv 2>/dev/null),uv,$(BIN)/uv)
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -10,11 +11,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 setup: $(INSTALLED)
 
+# Bytecode is compiled here, once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, no later process stores it.
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || uv venv --python ">=3.11,<3.14" $(VENV)
-	@test -x "$(UV)" || command -v uv >/dev/null || $(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --require-hashes -r requirements.lock
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation -e .
+	@command -v $(UV) >/dev/null || $(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV="$$PWD/$(VENV)" $(UV) pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
+	VIRTUAL_ENV="$$PWD/$(VENV)" $(UV) pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q pipeline stages cli
 	@touch $@
 
 repro: setup
