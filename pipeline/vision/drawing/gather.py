@@ -14,6 +14,7 @@ from pipeline.cache.schema import Expectation
 from pipeline.datasets.images import read_rgb
 from pipeline.datasets.records import Pair, read_prepared
 from pipeline.errors import CacheError, DataError
+from pipeline.progress import say
 from pipeline.vision.drawing.pair import DrawnMatches, DrawnPair, DrawnRegions, DrawnSemantics
 from pipeline.vision.grounding.cache import SCHEMA as SEMANTICS
 from pipeline.vision.grounding.cache import read_semantics
@@ -67,6 +68,7 @@ def _regions(
     path: Path, identity: str, images: list[NDArray[np.uint8]], expect: Expectation
 ) -> tuple[DrawnRegions, DrawnRegions]:
     with Cache.open(path, MASKS, expect=expect) as cache:
+        _tell_skipped(cache, identity)
         sets = [read_masks(cache, cache.unit(identity, date)) for date in (0, 1)]
     before, after = (
         # An image that was skipped has no masks, and no size either.
@@ -80,6 +82,7 @@ def _matches(path: Path, identity: str, regions: tuple[DrawnRegions, DrawnRegion
     with Cache.open(path, MATCHES) as cache:
         unit = cache.unit(identity)
         counts = cache.row("counts", unit).tolist()
+        _tell_skipped(cache, identity)
         skipped = unit in cache.missing
         assignment = read_matches(cache, unit)
     if not skipped and counts != [len(each.masks) for each in regions]:
@@ -96,6 +99,7 @@ def _semantics(
     with Cache.open(path, SEMANTICS, expect=expect) as cache:
         if "grounding" not in cache.provenance.settings:
             return None, ()
+        _tell_skipped(cache, identity)
         sets = [read_semantics(cache, cache.unit(identity, date)) for date in (0, 1)]
         prompts = cache.provenance.settings["grounding"]["prompts"]
     before, after = (
@@ -109,6 +113,14 @@ def _semantics(
         for image, regions in zip(images, sets, strict=True)
     )
     return (before, after), tuple(category.name for category in parse_prompts(prompts))
+
+
+def _tell_skipped(cache: Cache, identity: str) -> None:
+    """Say where a stage skipped an image of the pair: an empty picture would look like an answer."""
+    first = cache.unit(identity)
+    if np.isin(np.arange(first, first + cache.schema.units_per_item), cache.missing).any():
+        stage = cache.schema.stage
+        say(f"draw: the {stage} of pair {identity!r} were skipped; {cache.path.stem}.failures.json says why")
 
 
 def _no_masks(image: NDArray[np.uint8]) -> NDArray[np.bool_]:

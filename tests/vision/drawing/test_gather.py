@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_everything_about_a_pair(folder: Path) -> None:
+def test_everything_about_a_pair(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     caches = {name: folder / f"{name}.h5" for name in ("masks", "matches", "semantics")}
     pair = gather_pair(folder / "prepared", "pair_001", **caches)
     assert pair.kinds == KINDS
@@ -49,6 +49,9 @@ def test_everything_about_a_pair(folder: Path) -> None:
     assert (before.map == 2).all()
     assert len(after.masks) == 0
     assert not after.map.any()
+    assert "the semantics of pair 'pair_001' were skipped; semantics.failures.json" in capfd.readouterr().err
+    gather_pair(folder / "prepared", "pair_000", **caches)
+    assert "skipped" not in capfd.readouterr().err
     draw_pair(pair, zoom=1)
 
 
