@@ -25,7 +25,8 @@ class RelationalLayer(RGCNConv):  # type: ignore[misc]  # the library carries no
     def forward(self, states: Tensor, edge_index: Tensor, edge_type: Tensor) -> Tensor:
         """Return the new states (N, out) of nodes with states (N, in); messages flow from head to tail."""
         groups = edge_type * len(states) + edge_index[1]
-        sizes = torch.bincount(groups, minlength=self.num_relations * len(states))
+        # Not torch.bincount, for whose size a GPU makes the host wait in every layer and step.
+        sizes = groups.new_zeros(self.num_relations * len(states)).index_add(0, groups, torch.ones_like(groups))
         shares = 1 / sizes[groups].to(states.dtype)
         aggregate = self._by_edge if self.num_bases is None else self._by_basis
         new: Tensor = aggregate(states, edge_index, edge_type, shares) + states @ self.root + self.bias

@@ -31,6 +31,7 @@ CAPTIONERS: list[tuple[str, dict[str, Any]]] = [
     ("paper", {"paper": {"pooling": "attention", "dates_apart": True}, "inputs": {"top_q": 2, "drop": 0.3}}),
     ("paper", {"paper": {"condition": "projected", "empty": "zero", "region_width": None, "region_feedforward": 2}}),
     ("paper", {"inputs": {"frozen_graph": True, "date_embedding": False}}),
+    ("paper", {"graph_encoder": {"bases": None}}),
     ("release", {}),
     ("release", {"inputs": {"top_q": 2, "drop": 0.3, "date_embedding": False}}),
     *[
