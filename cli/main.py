@@ -10,6 +10,7 @@ from cli import experiment, graph, pretrain, stages, tools
 from cli.project import ProjectTyper
 from pipeline.errors import SageccError
 from pipeline.malloc import tune_glibc
+from pipeline.openmp import shorten_spinning
 from pipeline.system_errors import refusal
 from pipeline.targets import drop_stdout
 
@@ -58,6 +59,7 @@ app.add_typer(tools.checkpoints_app, name="checkpoints")
 def main() -> None:
     """Run the command line; a user's mistake is told in a few lines and exits with 2."""
     tune_glibc()
+    shorten_spinning()
     try:
         app()
     except SageccError as error:

@@ -36,6 +36,8 @@ EXEMPT: Final = frozenset(
         "pipeline.execution.settings",
         # When freed memory goes back to the operating system.
         "pipeline.malloc",
+        # How long threads wait before they sleep.
+        "pipeline.openmp",
         # Values of settings; every key holds those that a result depends on.
         "pipeline.config",
         "pipeline.path_settings",

@@ -14,6 +14,7 @@ LAYERS = (
     "pipeline.system_errors",
     "pipeline.targets",
     "pipeline.malloc",
+    "pipeline.openmp",
     "pipeline.registry",
     "pipeline.files",
     "pipeline.contents",
