@@ -1,9 +1,9 @@
 """How long threads of OpenMP spin at a barrier before they sleep.
 
 torch computes with GNU's OpenMP, whose threads wait for each other by spinning, long enough that an idle machine
-loses nothing. Where other processes want the same cores, a thread then burns its share of a core while the one it waits for
-has none. A short spin loses little on an idle machine and much less on a busy one; docs/results.md, "Two threads beside
-other work", has the figures.
+loses nothing. Where other processes want the same cores, a thread then burns its share of a core while the one it
+waits for has none. A short spin loses little on an idle machine and much less on a busy one; docs/results.md, "Two
+threads beside other work", has the figures.
 """
 
 from __future__ import annotations
