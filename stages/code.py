@@ -221,6 +221,7 @@ CODE: Final[dict[str, tuple[str, ...]]] = {
         "pipeline/datasets/raster/png_jpeg.py",
         "pipeline/datasets/raster/tiff.py",
         "pipeline/datasets/records.py",
+        "pipeline/datasets/texts.py",
         "pipeline/datasets/world/settings.py",
         "pipeline/execution/build.py",
         "pipeline/execution/compute.py",

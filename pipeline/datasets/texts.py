@@ -67,14 +67,14 @@ def read_text(path: Path, *, fix: str | None = None) -> str:
 
 def _decoded(data: bytes, path: Path) -> str:
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    if encoding.startswith("utf-8") and b"\0" in data:
+        raise _binary(data, path) or DataError(
+            "the text is UTF-16 without a byte order mark, or no text at all", where=path, fix=_SAVE
+        )
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise _other_encoding(data, path, error, encoding) from error
-    if "\0" in text:
-        raise _binary(data, path) or DataError(
-            "the text is UTF-16 without a byte order mark, or no text at all", where=path, fix=_SAVE
-        )
     name, advice = name_contents(data) if encoding.startswith("utf-8") else ("", "")
     if name in _PLACEHOLDERS:
         raise DataError(f"the file is {name}", where=path, fix=advice)

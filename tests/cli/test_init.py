@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from cli.options import Settings
 from pipeline.checkpoints import CHECKPOINTS
+from pipeline.errors import SettingsError
 from pipeline.vision.matching.settings import MatcherLayout
 from stages.settings import MatchesSettings, PretrainSettings, RegionsSettings
 
@@ -114,3 +115,38 @@ def test_stages_that_read_no_model_miss_none() -> None:
     lines = init("levir-cc-tags", "--root", "data")
     assert missing(lines) == {}
     assert lines[-1].startswith("next: sagecc prepare && ")
+
+
+def test_a_root_that_is_not_there_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    lines = init("folder", "--root=~/own")
+    assert lines[1] == "before `dvc repro` mend prepare.root: the data set's root is not a folder: it is not there"
+    assert lines[2] == f"  where: {folder}/own"
+    assert lines[-1] == "next: dvc repro"
+    # Written as DVC and every stage read it.
+    assert f"  root: {folder}/own" in Path("params.yaml").read_text().splitlines()
+
+
+@pytest.mark.parametrize("root", ["~/own", "$HOME/own", "${HOME}/own"])
+def test_a_root_of_the_shell_is_expanded_and_looked_at(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    put(folder / "own" / "A" / "a.png")
+    assert not any("prepare.root" in line for line in init("folder", f"--root={root}"))
+    assert Settings(Path("params.yaml"), []).prepare.root == f"{folder}/own"
+
+
+def test_other_paths_of_the_shell_are_refused(folder: Path) -> None:
+    for change in ("models.sam.weights=~/sam.pth", "semantics.source.root=$NOWHERE"):
+        result = CliRunner().invoke(app, ["init", "folder", "--root", "own", "--set", change])
+        assert isinstance(result.exception, SettingsError)
+        assert "settings are taken as they stand" in result.exception.what
+    assert not (folder / "params.yaml").exists()
+
+
+def test_a_tilde_that_no_shell_expands_in_an_option(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    init("synthetic", "--out=~/params.yaml")
+    assert (folder / "home" / "params.yaml").is_file()
+    assert not (folder / "~").exists()

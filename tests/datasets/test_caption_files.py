@@ -185,3 +185,68 @@ def test_any_bytes_give_entries_or_a_data_error(tmp_path_factory: pytest.TempPat
     path.write_bytes(data)
     with pytest.raises(DataError):
         read_captions(path)
+
+
+@pytest.mark.parametrize(
+    ("document", "what", "advice"),
+    [
+        ([], "it is an empty list", "the caption file must hold"),
+        (
+            [one()["images"][0]],
+            "it is a list of 1, the first of which is an object with the keys `filename`",
+            "into an",
+        ),
+        ([{"before": "a.png", "after": "b.png"}], "the keys `before`, `after`", "this is a list of pairs"),
+        ({"Images": []}, "it is an object with the keys `Images`", "rename `Images` to `images`"),
+        ({"data": []}, "it is an object with the keys `data`", "rename `data` to `images`"),
+        ({"dataset": one()}, "it is an object with the keys `dataset`", "move what `dataset` holds to the top"),
+        ({"images": None}, "the keys `images`, but `images` is `null`", "the caption file must hold"),
+        ({"images": ["a.png"]}, "an image is no object but `a.png`", "the caption file must hold"),
+        (
+            {"images": [{"file_name": "a.png", "id": 1}], "annotations": []},
+            "an image has no `filename`; it has the keys `file_name`, `id`",
+            "rename `file_name` to `filename`",
+        ),
+        (
+            {"images": [{"filename": "a.png", "captions": ["x"]}]},
+            "an image has no list `sentences`; it has the keys `filename`, `captions`",
+            "rename `captions` to `sentences`",
+        ),
+        (
+            {"images": [{"filename": "a.png"}], "annotations": []},
+            "an image has no list `sentences`",
+            "its captions are in `annotations`, as COCO has them",
+        ),
+        (one(sentences=None), "`sentences` is no list but `null`", "the caption file must hold"),
+        (one(sentences=[5]), "a sentence has neither `raw` nor `tokens` as text; it is `5`", "write its text as `raw`"),
+        (one(sentences=[{"raw": float("nan")}]), 'it is `{"raw": NaN}`', "write its text as `raw`, or remove it"),
+        (one(sentences=[{"raw": None}]), 'it is `{"raw": null}`', "write its text as `raw`, or remove it"),
+        (one(sentences=[{"caption": "x"}]), 'it is `{"caption": "x"}`', "write its text as `raw`, or remove it"),
+        (one(split="dev"), "`dev` is no split", "write val if that is meant"),
+        (one(split=["train"]), '`["train"]` is no split', "splits are train, val and test"),
+        (one(changeflag="maybe"), "`maybe` is no change flag", "write 0 or no"),
+    ],
+)
+def test_what_was_found_is_shown_with_the_cure(document: Any, what: str, advice: str) -> None:
+    with pytest.raises(DataError) as caught:
+        parse_captions(document, WHERE)
+    assert what in caught.value.what
+    assert advice in (caught.value.fix or "")
+
+
+def test_sentences_may_be_texts_and_names_those_of_windows() -> None:
+    document = {"images": [{"filename": "train\\a.png", "sentences": ["a  house ", ""], "split": "Valid "}]}
+    assert parse_captions(document, WHERE) == [CaptionEntry("a", "val", "train", ("a house", ""))]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_encodings_with_a_mark(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "captions.json").write_text(json.dumps(one()), encoding=encoding)
+    assert len(read_captions(tmp_path / "captions.json")) == 1
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "captions.json").write_text('{"filename": "a.png"}\n{"filename": "b.png"}\n')
+    with pytest.raises(DataError, match="not valid JSON") as caught:
+        read_captions(tmp_path / "captions.json")
+    assert (caught.value.fix or "").startswith("this is JSON Lines")

@@ -126,3 +126,59 @@ def test_two_files_of_one_stem(tmp_path: Path) -> None:
 def test_no_images_at_all(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images in"):
         split_layout(tmp_path, "images/{split}/A", "images/{split}/B", Audit())
+
+
+def caption_error(entries: list[CaptionEntry], images: Layout) -> DataError:
+    audit = Audit()
+    join(entries, images, audit, WHERE)
+    with pytest.raises(DataError) as caught:
+        audit.check(("caption-without-image",), WHERE)
+    return caught.value
+
+
+def test_a_caption_whose_image_differs_in_capitals() -> None:
+    error = caption_error([CaptionEntry("Train_1", "train"), CaptionEntry("b", "train")], layout(train="train_1 b"))
+    assert error.what == "a caption is for the image Train_1, which is not there, but images/train/A/train_1.png is"
+    assert error.fix == "write the names as the files have them: capitals count"
+
+
+def test_captions_for_none_of_the_images() -> None:
+    error = caption_error([CaptionEntry("1", "train"), CaptionEntry("2", "val")], layout(train="train_1", val="val_2"))
+    assert error.what.startswith("no caption is for one of the images: it is for 1, say, and an image is images/train/")
+    assert "and 1 more" in error.what
+    assert error.fix == "give caption file and images the same names"
+
+
+def test_a_caption_without_anything_near_has_the_advice_of_its_kind() -> None:
+    error = caption_error([CaptionEntry("a", "train"), CaptionEntry("b", "train")], layout(train="a"))
+    assert error.what == "1 captioned pairs without both images: train b"
+
+
+@pytest.mark.parametrize(
+    ("folder", "root", "advice"),
+    [
+        ("Levir/images/train/A", ".", "set prepare.root to {folder}/Levir, which has images/train/A"),
+        ("images/train/A", "images", "set prepare.root to {folder}, which has images/train/A"),
+        ("Images/Train/a", ".", "rename Images/Train/a to images/train/A: capitals count"),
+        (
+            "other",
+            ".",
+            "set prepare.root to the folder that holds the data set's own layout, of PNG, JPEG or TIFF images",
+        ),
+    ],
+)
+def test_a_layout_without_images_is_told_with_what_is_near(tmp_path: Path, folder: str, root: str, advice: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no images in .*; the root holds") as caught:
+        split_layout(tmp_path / root, "images/{split}/A", "images/{split}/B", Audit())
+    assert caught.value.fix == advice.format(folder=tmp_path)
+
+
+def test_of_two_endings_one_is_taken_and_the_cure_named(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        (tmp_path / name).touch()
+    audit = Audit()
+    assert list_images(tmp_path, ".", audit) == {"a": "a.jpg"}
+    with pytest.raises(DataError, match=r"the same name but for the ending: a\.jpg and a\.png") as caught:
+        audit.check(("duplicate-name",), tmp_path)
+    assert caught.value.fix == "rename or remove one of them"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.adapters import ADAPTERS
 from pipeline.datasets.audit import Audit
-from pipeline.datasets.links import lost_link
+from pipeline.datasets.links import check_link
 from pipeline.datasets.listing import Listing
 from pipeline.datasets.nearest import FolderNames
 from pipeline.datasets.pair_lists import LIST_SUFFIXES
@@ -86,8 +86,8 @@ def find_captions(settings: DatasetSettings, names: Sequence[str]) -> Path:
     root = Path(settings.root)
     candidates = [settings.captions] if settings.captions else list(names)
     for name in candidates:
-        if lost := lost_link(root / name):
-            raise lost
+        if (root / name).is_symlink():
+            check_link(root / name, root, settings.links)
         if (root / name).is_file():
             return root / name
     # Lists of pairs are read of own pairs alone, which have no usual names.

@@ -13,6 +13,7 @@ from typing import Final
 from pipeline.datasets.adapters.base import DatasetAdapter, Profile
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.caption_files import CaptionEntry, read_captions
+from pipeline.datasets.links import check_link
 from pipeline.datasets.listing import Listing, find_images, join
 from pipeline.datasets.paths import check_root
 from pipeline.datasets.records import Split
@@ -47,6 +48,8 @@ def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
     folder = root / (settings.captions or "")
     entries: list[CaptionEntry] = []
     for split, name in CAPTION_FILES.items():
+        if (folder / name).is_symlink():
+            check_link(folder / name, root, settings.links)
         if not (folder / name).is_file():
             audit.note("caption-file-missing", name)
             continue

@@ -12,6 +12,7 @@ narrow cone (cosines of 0.26 on average, up to 0.83).
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,14 +23,17 @@ from numpy.typing import NDArray
 
 from pipeline.caption_graph.settings import TextEncoderSettings
 from pipeline.caption_graph.text_encoders import build_text_encoder
+from pipeline.datasets.nearest import folded
 from pipeline.datasets.paths import clean_text
 from pipeline.datasets.records import Pair
+from pipeline.datasets.texts import keys_of, read_json_text, shown
 from pipeline.errors import DataError
 from pipeline.execution.compute import WorkItem
-from pipeline.files import content_key, read_json, sha256_file
+from pipeline.files import content_key, sha256_file
 from pipeline.vision.external.arrays import (
     DATES,
     SETTING,
+    Unit,
     check_missing,
     resolve_file,
     semantic_fields,
@@ -71,9 +75,11 @@ def list_tags(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> Ta
     names = dict.fromkeys(unit.fill(template) for unit in units)
     paths = {name: resolve_file(root, name, "file", settings.links) for name in names}
     files = {name: read_tags(path) for name, path in paths.items()}
-    tags_of_units = [files[unit.fill(template)].get(unit.stem, {}).get(unit.date, ()) for unit in units]
+    tags_of_units = [
+        files[unit.fill(template)].get(unicodedata.normalize("NFC", unit.stem), {}).get(unit.date, ()) for unit in units
+    ]
     missing = [unit for unit, tags in zip(units, tags_of_units, strict=True) if not tags]
-    check_missing(missing, settings, "tags", root / template)
+    check_missing(missing, settings, "tags", root / template, _near_name(missing, files, template))
     numbers = {tag: number for number, tag in enumerate(sorted({tag for tags in tags_of_units for tag in tags}))}
     if not numbers:
         raise DataError("there is no tag for any pair", where=root / template, fix=_FIX)
@@ -85,6 +91,19 @@ def list_tags(pairs: Sequence[Pair], settings: SourceSettings, root: Path) -> Ta
         for unit, payload in zip(units, payloads, strict=True)
     ]
     return TagItems(items, {name: sha256_file(path) for name, path in paths.items()})
+
+
+def _near_name(missing: Sequence[Unit], files: Mapping[str, Mapping[str, object]], template: str) -> str | None:
+    """Name what a file has in the place of the first date that has no tags."""
+    if not missing:
+        return None
+    stems = files[missing[0].fill(template)]
+    if missing[0].stem in stems or not stems:
+        return None
+    near = next((stem for stem in stems if folded(stem) == folded(missing[0].stem)), None)
+    if near is not None:
+        return f"the file has {near}: capitals count"
+    return f"the file has no {missing[0].stem}, but {next(iter(stems))}, say"
 
 
 def _with_counterparts(tags: Sequence[str], other_date: Sequence[str], numbers: Mapping[str, int]) -> Tags:
@@ -101,24 +120,30 @@ def read_tags(path: Path) -> dict[str, dict[str, tuple[str, ...]]]:
     Raises:
         DataError: It is missing, no JSON, of another form, or names a stem, or a tag of a date, twice.
     """
-    document = read_json(path, fix=f"correct {SETTING}.file")
+    document = read_json_text(path, fix=f"correct {SETTING}.file")
     if not isinstance(document, dict):
-        raise DataError("the tag file has another form: no object", where=path, fix=_FIX)
+        raise DataError(f"the tag file has another form: no object but {keys_of(document)}", where=path, fix=_FIX)
     tags_by_stem: dict[str, dict[str, tuple[str, ...]]] = {}
     for name, dates in document.items():
         where = f"{path}, {name!r}"
-        stem = PurePosixPath(name).stem
+        stem = unicodedata.normalize("NFC", PurePosixPath(name.replace("\\", "/")).stem)
         if stem in tags_by_stem:
             raise DataError(f"the stem {stem!r} stands twice", where=where, fix="keep one of them")
         if not isinstance(dates, dict) or not set(dates) <= set(DATES):
-            raise DataError("the tag file has another form: an entry is no {before, after}", where=where, fix=_FIX)
+            raise DataError(
+                f"the tag file has another form: an entry is no {{before, after}} but {keys_of(dates)}",
+                where=where,
+                fix=_FIX,
+            )
         tags_by_stem[stem] = {date: _parse(tags, f"{where}, {date}") for date, tags in dates.items()}
     return tags_by_stem
 
 
 def _parse(tags: Any, where: str) -> tuple[str, ...]:
     if not isinstance(tags, list) or not all(isinstance(tag, str) and tag.strip() for tag in tags):
-        raise DataError("the tag file has another form: tags are no list of words", where=where, fix=_FIX)
+        raise DataError(
+            f"the tag file has another form: tags are no list of words but {shown(tags)}", where=where, fix=_FIX
+        )
     cleaned = tuple(clean_text(tag, where) for tag in tags)
     duplicate = next((tag for tag in cleaned if cleaned.count(tag) > 1), None)
     if duplicate is not None:

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.datasets.adapters.folder import draw_splits
+from pipeline.datasets.audit import Audit
+from pipeline.datasets.listing import Listing
 from pipeline.errors import DataError, SettingsError
 from tests.datasets import fakes
 from tests.datasets.conftest import List
@@ -164,3 +166,160 @@ def test_every_pair_has_a_split_and_training_is_never_empty(names: set[str], val
     splits = draw_splits(names, val, test, seed=3)
     assert splits.keys() == names
     assert not names or "train" in splits.values()
+
+
+def sites(root: Path, *, suffix: str = ".png") -> Path:
+    """Write images of two sites under the same names, and a later date of one of them."""
+    rng = np.random.default_rng(0)
+    for name in ("s1/before", "s1/after", "s2/before", "s2/after", "s1/later"):
+        fakes.save(root / f"{name}{suffix}", fakes.picture(rng))
+    return root
+
+
+def listed_csv(root: Path, listed: List, text: str, **changes: object) -> tuple[Listing, Audit]:
+    (root / "pairs.csv").write_text(text, encoding="utf-8")
+    return listed("folder", root, captions="pairs.csv", **{"folder": {"split": "train"}, **changes})
+
+
+def test_the_same_file_names_in_a_folder_per_site(tmp_path: Path, listed: List) -> None:
+    text = "before,after,caption\ns1/before.png,s1/after.png,x\ns2/before.png,s2/after.png,y\n"
+    listing, audit = listed_csv(sites(tmp_path), listed, text)
+    assert [(pair.id, pair.captions) for pair in listing.pairs] == [("s1/before", ("x",)), ("s2/before", ("y",))]
+    assert audit.count("duplicate-name") == 0
+
+
+def test_ids_are_the_stems_where_these_differ_and_both_paths_where_one_date_is_shared(
+    tmp_path: Path, listed: List
+) -> None:
+    rows = ["s1/before.png,s1/after.png", "s1/before.png,s1/later.png", "s1/after.png,s1/later.png"]
+    listing, _ = listed_csv(sites(tmp_path), listed, "\n".join(["before,after", *rows]))
+    names = ["s1/before-s1/after", "s1/before-s1/later", "after"]
+    assert [pair.id for pair in listing.pairs] == names
+    again, _ = listed_csv(tmp_path, listed, "\n".join(["before,after", *rows[::-1]]))
+    assert sorted(pair.id for pair in again.pairs) == sorted(names)
+
+
+def test_a_given_id_stays_and_one_given_twice_is_told_with_the_cure(tmp_path: Path, listed: List) -> None:
+    text = "id,before,after\nbefore,s1/before.png,s1/after.png\n,s2/before.png,s2/after.png\n"
+    listing, audit = listed_csv(sites(tmp_path), listed, text)
+    assert [pair.id for pair in listing.pairs] == ["before", "s2/before"]
+    _, audit = listed_csv(
+        tmp_path, listed, "id,before,after\nx,s1/before.png,s1/after.png\nx,s2/before.png,s2/after.png\n"
+    )
+    with pytest.raises(DataError, match="two rows have the id x, and other images") as caught:
+        audit.check(("duplicate-name",), tmp_path)
+    assert caught.value.where == f"{tmp_path}/pairs.csv, lines 2 and 3"
+    assert (caught.value.fix or "").startswith("give each row its own `id`")
+
+
+def test_a_row_per_caption(tmp_path: Path, listed: List) -> None:
+    row = "s1/before.png,s1/after.png"
+    listing, audit = listed_csv(
+        sites(tmp_path), listed, f"before,after,caption,split\n{row},x,\n{row},y,\n{row},x z,val\n",
+        folder=COLUMN,
+    )  # fmt: skip
+    assert [(pair.captions, pair.split) for pair in listing.pairs] == [(("x", "y", "x z"), "val")]
+    assert audit.count("duplicate-name") == 0
+    with pytest.raises(DataError, match="two rows name the same images and differ in `split`: train and val") as caught:
+        listed_csv(tmp_path, listed, f"before,after,split\n{row},train\n{row},val\n")
+    assert caught.value.where == "pairs.csv, lines 2 and 3"
+
+
+def test_blank_rows_are_counted(tmp_path: Path, listed: List) -> None:
+    listing, audit = listed_csv(sites(tmp_path), listed, "before,after\ns1/before.png,s1/after.png\n,\n")
+    assert len(listing.pairs) == 1
+    assert audit.items("row-blank") == ("pairs.csv, line 3",)
+
+
+@pytest.mark.parametrize(
+    ("before", "guess"),
+    [
+        ("S1/before.PNG", "`s1/before.png` is there: capitals count"),
+        ("own/s1/before.png", "`s1/before.png` is there: paths are relative to prepare.root"),
+        ("s1/before.tif", "`s1/before.png` is there: the ending differs"),
+        ("later.png", "`s1/later.png` is there: paths are relative to prepare.root and name the folder"),
+    ],
+)
+def test_an_image_that_is_not_there_is_told_with_what_is_near(
+    tmp_path: Path, listed: List, before: str, guess: str
+) -> None:
+    _, audit = listed_csv(sites(tmp_path), listed, f"before,after\n{before},s1/after.png\n")
+    with pytest.raises(DataError) as caught:
+        audit.check(("caption-without-image",), tmp_path)
+    assert caught.value.what == f"the image {before} of pairs.csv is not there; {guess}"
+    assert caught.value.fix == "correct the list, or the names of the files"
+
+
+def test_names_in_another_unicode_form_are_the_same(tmp_path: Path, listed: List) -> None:
+    composed, parts = "caf\u00e9", "cafe\u0301"
+    rng = np.random.default_rng(0)
+    fakes.save(tmp_path / "A" / f"{parts}.png", fakes.picture(rng))
+    fakes.save(tmp_path / "B" / f"{composed}.png", fakes.picture(rng))
+    listing, _ = listed_csv(tmp_path, listed, f"before,after\nA/{composed}.png,B/{parts}.png\n")
+    assert (listing.pairs[0].before, listing.pairs[0].after) == (f"A/{parts}.png", f"B/{composed}.png")
+    listing, _ = listed("folder", tmp_path)
+    assert [pair.id for pair in listing.pairs] == [composed]
+
+
+@pytest.mark.parametrize(
+    ("folders", "advice"),
+    [
+        (("im1", "im2", "label"), "set prepare.folder.before: im1 and prepare.folder.after: im2"),
+        (("after", "before"), "set prepare.folder.before: before and prepare.folder.after: after"),
+        (("2011", "2015"), "set prepare.folder.before: 2011 and prepare.folder.after: 2015"),
+        (("own/A", "own/B"), "set prepare.root to {root}/own"),
+        (("one", "another"), "set prepare.folder.before and prepare.folder.after to the folders of the two dates"),
+    ],
+)
+def test_folders_of_other_names_are_shown(tmp_path: Path, listed: List, folders: tuple[str, ...], advice: str) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(DataError) as caught:
+        listed("folder", tmp_path)
+    names = sorted({folder.partition("/")[0] for folder in folders})
+    assert caught.value.what == f"no images in A and B: the root holds {', '.join(names)}"
+    assert caught.value.fix == advice.format(root=tmp_path)
+
+
+def test_a_list_that_the_settings_do_not_name(tmp_path: Path, listed: List) -> None:
+    (sites(tmp_path) / "pairs.csv").touch()
+    with pytest.raises(DataError) as caught:
+        listed("folder", tmp_path)
+    assert caught.value.fix == "set prepare.captions to the list of pairs: pairs.csv"
+
+
+@pytest.mark.parametrize(
+    ("captions", "advice"),
+    [
+        ("Pairs.csv", "set prepare.captions to it, if it is meant: `pairs.csv` is there: capitals count"),
+        ("pairs", "set prepare.captions to it, if it is meant: `pairs.csv` is there: the ending differs"),
+        ("other.txt", "set prepare.captions to one of: pairs.csv"),
+        ("deep.csv", "set prepare.root to {root}/sub, where it is"),
+    ],
+)
+def test_a_list_that_is_not_there(tmp_path: Path, listed: List, captions: str, advice: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "pairs.csv").touch()
+    (tmp_path / "sub" / "deep.csv").touch()
+    with pytest.raises(DataError, match=f"the caption file {captions} is not there") as caught:
+        listed("folder", tmp_path, captions=captions)
+    assert caught.value.fix == advice.format(root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (("A/P0.png", "B/p0.png"), "the image has no other date of the same name, but B/p0.png is there"),
+        (("A/p0_pre.png", "B/p0_post.png"), "no image has an other date of the same name: the folders hold"),
+    ],
+)
+def test_images_whose_other_date_has_another_name(
+    tmp_path: Path, listed: List, names: tuple[str, ...], what: str
+) -> None:
+    for name in names:
+        fakes.save(tmp_path / name, fakes.picture(np.random.default_rng(0)))
+    _, audit = listed("folder", tmp_path)
+    with pytest.raises(DataError) as caught:
+        audit.check(("before-without-after",), tmp_path)
+    assert what in caught.value.what
+    assert (caught.value.fix or "").startswith("give both dates of a pair files of the same name")

@@ -230,3 +230,37 @@ def test_a_file_system_without_locks_is_no_hindrance(
 
     monkeypatch.setattr(h5py.File, "__init__", without_locks)
     assert list_arrays(root, kind).items
+
+
+def test_the_file_that_is_missing_is_named_with_the_nearest(root: Path, kind: str) -> None:
+    if kind == "hdf5":
+        delete_array(root, kind, "train_1", "before")
+        message = r"no data set: train_1 before \(the file has no A/train_1\)"
+    else:
+        path = npy_path(root, "train_1", "before")
+        path.rename(path.with_name("Train_1.npy"))
+        message = r"train_1\.npy is not there; `features/train/A/Train_1\.npy` is there: capitals count\)"
+    with pytest.raises(DataError, match=message):
+        list_arrays(root, kind)
+
+
+def test_links_into_a_store_are_read_and_others_if_the_settings_say_so(
+    root: Path, kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    path = npy_path(root, "train_1", "before") if kind == "npy" else root / "features.h5"
+    store = outside / "files" / "md5" / "94" / ("0" * 30)
+    store.parent.mkdir(parents=True)
+    expected = load_arrays(root, kind)
+    path.rename(store)
+    path.symlink_to(store)
+    assert str(load_arrays(root, kind)) == str(expected)
+    store.rename(outside / "own")
+    with pytest.raises(DataError, match="a link that leads nowhere"):
+        list_arrays(root, kind)
+    path.unlink()
+    path.symlink_to(outside / "own")
+    with pytest.raises(DataError, match="a link leads out of the root") as caught:
+        list_arrays(root, kind)
+    assert "set semantics.source.links: follow" in (caught.value.fix or "")
+    assert str(load_arrays(root, kind, links="follow")) == str(expected)

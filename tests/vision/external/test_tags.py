@@ -127,3 +127,29 @@ def test_real_tags_are_told_apart() -> None:
     vectors = HashedEncoder(SourceSettings().text.width).encode(names)
     spread = np.linalg.svd(vectors, compute_uv=False)
     assert len(names) == 52 and spread[0] / spread[-1] < 6
+
+
+def test_names_that_differ_are_told(root: Path) -> None:
+    path = root / "tags_train.json"
+    write(path, {name.upper(): tags for name, tags in TRAIN.items()})
+    with pytest.raises(DataError, match=r"no tags: .* \(the file has TRAIN_1: capitals count\)"):
+        list_tags(PAIRS, source(), root)
+    write(path, {f"x{name}": tags for name, tags in TRAIN.items()})
+    with pytest.raises(DataError, match=r"\(the file has no train_1, but xtrain_1, say\)"):
+        list_tags(PAIRS, source(), root)
+
+
+@pytest.mark.parametrize(
+    ("document", "what"),
+    [
+        (["a"], "no object but a list of 1, the first of which is `a`"),
+        ({"a.png": ["x"]}, "no {before, after} but a list of 1"),
+        ({"a.png": {"Before": []}}, "but an object with the keys `Before`"),
+        ({"a.png": {"before": "x y"}}, "tags are no list of words but `x y`"),
+    ],
+)
+def test_what_another_form_holds_is_shown(tmp_path: Path, document: object, what: str) -> None:
+    write(tmp_path / "tags.json", document)
+    with pytest.raises(DataError) as caught:
+        read_tags(tmp_path / "tags.json")
+    assert what in caught.value.what
