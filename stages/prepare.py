@@ -89,8 +89,8 @@ def summary(prepared: Path) -> list[str]:
     captioned = [numbers for numbers in splits.values() if numbers["captions"]]
     if captioned and not any(numbers["unchanged"] for numbers in captioned):
         lines.append(
-            "no captioned pair is unchanged, so that captioners learn no sentence that denies change; if there are such "
-            f"pairs, give their flags, or list their sentences in prepare.no_change_sentences.{report['dataset']}"
+            "no captioned pair is unchanged, so that captioners learn no sentence that denies change; if there are "
+            f"such pairs, give their flags, or list their sentences in prepare.no_change_sentences.{report['dataset']}"
         )
     for kind, mismatches in report["mismatches"].items():
         if mismatches["total"]:

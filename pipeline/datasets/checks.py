@@ -63,9 +63,10 @@ def _check_pair(pair: Pair, settings: VocabularySettings, audit: Audit, rule: Ch
                 error = too_long_error(caption, words + 2, settings.max_length)
                 raise DataError(error.what, where=f"pair {pair.id}", fix=error.fix)
             audit.note("caption-too-long", f"{pair.id}: {words + 2} tokens")
-        if max(map(unspaced_length, tokens)) > (_LONG_WORD if words > 1 else _LONG_CAPTION):
+        longest = 0 if caption.isascii() else max(map(unspaced_length, tokens))
+        if longest > (_LONG_WORD if words > 1 else _LONG_CAPTION):
             audit.note("caption-unsegmented", f"{pair.id}: caption {number + 1} of {len(pair.captions)}")
-        elif settings.tokens == "words" and any(unspaced_length(token) for token in tokens):
+        elif settings.tokens == "words" and longest:
             audit.note("caption-in-characters", f"{pair.id}: caption {number + 1} of {len(pair.captions)}")
         captions.append(caption)
     changed = _change_flag(pair, captions, audit, rule)
