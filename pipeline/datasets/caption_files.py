@@ -148,6 +148,8 @@ def _document_advice(document: Any) -> str | None:
         if "sentences" in document[0] or "filename" in document[0]:
             return 'put the list into an object: {"images": […]}'
     if isinstance(document, dict):
+        if {"before", "after"} <= document.keys():
+            return "this is a pair of a list: name a file with one such object per line .jsonl"
         near = next((key for key in document if key.strip().casefold() in ("images", "image", "data", "pairs")), None)
         inner = next((key for key, value in document.items() if isinstance(value, dict) and "images" in value), None)
         if inner is not None:

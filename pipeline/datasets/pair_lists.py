@@ -113,7 +113,9 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Record]]:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            if _is_json(text):
+            if not text.lstrip().startswith(("{", "[")):
+                fix = "the file is no JSON: name a table .csv"
+            elif _is_json(text):
                 fix = "the file is one JSON document: write one JSON object per line, without line breaks within it"
             raise DataError(f"not a JSON object: {shown(line.strip())}", where=where, fix=fix) from error
         if not isinstance(values, dict):

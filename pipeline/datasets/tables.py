@@ -13,7 +13,9 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -99,11 +101,19 @@ def _separator(text: str, path: Path, required: Sequence[str]) -> tuple[int, str
     candidates = (named[1],) if named else SEPARATORS
     headers = {}
     for candidate in candidates:
-        _, cells = next(_split(text, candidate, path, start), (0, []))
-        headers[candidate] = [column_name(cell) for cell in cells]
+        headers[candidate] = _header(text, candidate, path, start)
         if set(required) <= set(headers[candidate]):
             return start, candidate
     raise _header_error(text, path, start, max(candidates, key=lambda each: len(headers[each])), required)
+
+
+def _header(text: str, separator: str, path: Path, start: int) -> list[str]:
+    """Return the names of the columns by one separator; none where the first row is not valid by it."""
+    try:
+        _, cells = next(_split(text, separator, path, start), (0, []))
+    except DataError:
+        return []
+    return [column_name(cell) for cell in cells]
 
 
 def _split(text: str, separator: str, path: Path, start: int) -> Iterator[tuple[int, list[str]]]:
@@ -197,31 +207,41 @@ def _check_names(
 
 def _header_error(text: str, path: Path, start: int, separator: str, required: Sequence[str]) -> DataError:
     rows = list(_first_rows(text, separator, path, start))
-    header = _line(text, (rows[0][0] if rows else start + 1)) or ""
-    cells = rows[0][1] if rows else []
+    line, cells = rows[0] if rows else (start + 1, [])
+    header = _line(text, line)
     if any(_is_image(cell) for cell in cells):
         return DataError(
             f"the list of pairs has no header: its first line reads {shown(header, _HEADER_SHOWN)}",
             where=path,
             fix=f"write a first line with the names of the columns: {separator.join([*required, 'caption'])}",
         )
-    names = [column_name(cell) for cell in cells]
-    missing = [name for name in required if name not in names]
-    renamed = rename_advice(cells, rows[1][1] if len(rows) > 1 else [], required)
-    if renamed is None and len(cells) < len(required):
-        renamed = "separate the columns by commas, semicolons or tabs, and name them in the first line"
+    missing = next(name for name in required if name not in [column_name(cell) for cell in cells])
     return DataError(
-        f"the list of pairs has no column `{missing[0]}`: its header reads {shown(header, _HEADER_SHOWN)}",
+        f"the list of pairs has no column `{missing}`: its header reads {shown(header, _HEADER_SHOWN)}",
         where=path,
-        fix=renamed,
+        fix=_header_advice(text, cells, rows[1][1] if len(rows) > 1 else [], required),
     )
 
 
+def _header_advice(text: str, cells: Sequence[str], first_row: Sequence[str], required: Sequence[str]) -> str:
+    if renamed := rename_advice(cells, first_row, required):
+        return renamed
+    for number, line in enumerate(_LINE_END.split(text, maxsplit=_FIRST_LINES)[1:_FIRST_LINES], start=2):
+        if any(set(required) <= set(map(column_name, line.split(each))) for each in SEPARATORS):
+            return f"remove what stands above line {number}, which names the columns"
+    if len(cells) == 1 and any(set(required) <= set(map(column_name, cells[0].split(each))) for each in SEPARATORS):
+        return "each line is one cell between quotes: remove these quotes"
+    if text.lstrip().startswith(("{", "[")):
+        return "this is JSON: name a file with one object per line .jsonl"
+    if len(cells) < len(required):
+        return "separate the columns by commas, semicolons or tabs, and name them in the first line"
+    return f"name the columns in the first line: {', '.join(required)}, and optionally id, split, changed, caption"
+
+
 def _first_rows(text: str, separator: str, path: Path, start: int) -> Iterator[tuple[int, list[str]]]:
-    for number, row in enumerate(_split(text, separator, path, start)):
-        if number == 2:
-            return
-        yield row
+    """Yield the first two rows, as far as they are valid."""
+    with suppress(DataError):
+        yield from islice(_split(text, separator, path, start), 2)
 
 
 def _is_image(cell: str) -> bool:
@@ -263,7 +283,7 @@ def rename_advice(columns: Sequence[str], first_row: Sequence[str], required: Se
     if dates := pair_of_dates(columns):
         renames = [f"{shown(old)} to `{new}`" for old, new in zip(dates, required, strict=True) if old != new]
         return f"rename {' and '.join(renames)}"
-    images = [column for column, cell in zip(columns, first_row, strict=False) if _is_image(cell)]
+    images = [column for column, cell in zip(columns, first_row, strict=False) if column and _is_image(cell)]
     if len(images) == 2:
         return f"rename {shown(images[0])} to `{earlier}` and {shown(images[1])} to `{later}`, if this is their order"
     return None

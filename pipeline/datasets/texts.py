@@ -140,8 +140,10 @@ def _json_advice(text: str, error: json.JSONDecodeError) -> str | None:
     if error.msg == "Extra data" and text[error.pos] == "{":
         return "this is JSON Lines: name it .jsonl if it is a list of pairs; a caption file is one object"
     rest = text[error.pos :].strip()
-    if not rest or rest.isalpha() or error.msg.startswith("Unterminated string"):
+    if not rest or (error.pos and rest.isalpha()) or error.msg.startswith("Unterminated string"):
         return "the file ends too early: copy it again"
+    if not text.lstrip().startswith(("{", "[", "'")):
+        return "this is no JSON; a list of pairs that is a table is named .csv"
     before = text[: error.pos].rstrip()
     if before.endswith(",") and text[error.pos] in "]}":
         return "remove the comma before it"

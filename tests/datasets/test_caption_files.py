@@ -197,6 +197,7 @@ def test_any_bytes_give_entries_or_a_data_error(tmp_path_factory: pytest.TempPat
             "into an",
         ),
         ([{"before": "a.png", "after": "b.png"}], "the keys `before`, `after`", "this is a list of pairs"),
+        ({"before": "a.png", "after": "b.png"}, "the keys `before`, `after`", "with one such object per line .jsonl"),
         ({"Images": []}, "it is an object with the keys `Images`", "rename `Images` to `images`"),
         ({"data": []}, "it is an object with the keys `data`", "rename `data` to `images`"),
         ({"dataset": one()}, "it is an object with the keys `dataset`", "move what `dataset` holds to the top"),

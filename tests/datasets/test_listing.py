@@ -132,7 +132,7 @@ def caption_error(entries: list[CaptionEntry], images: Layout) -> DataError:
     audit = Audit()
     join(entries, images, audit, WHERE)
     with pytest.raises(DataError) as caught:
-        audit.check(("caption-without-image",), WHERE)
+        audit.check({"caption-without-image"}, WHERE)
     return caught.value
 
 
@@ -180,5 +180,5 @@ def test_of_two_endings_one_is_taken_and_the_cure_named(tmp_path: Path) -> None:
     audit = Audit()
     assert list_images(tmp_path, ".", audit) == {"a": "a.jpg"}
     with pytest.raises(DataError, match=r"the same name but for the ending: a\.jpg and a\.png") as caught:
-        audit.check(("duplicate-name",), tmp_path)
+        audit.check({"duplicate-name"}, tmp_path)
     assert caught.value.fix == "rename or remove one of them"

@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_shown_with_the_cure(tmp_path: Path, values: Any,
         ('{"image1": "a.png", "image2": "b.png"}', "no column `before`", "rename `image1` to `before`"),
         ('[{"before": "a.png",\n "after": "b.png"}]', "not a JSON object", "the file is one JSON document"),
         ('["a.png", "b.png"]', "not a JSON object but a list of 2", "write one JSON object per line"),
-        ("before,after\n", "not a JSON object: `before,after`", "write one JSON object per line"),
+        ("before,after\n", "not a JSON object: `before,after`", "the file is no JSON: name a table .csv"),
     ],
 )
 def test_json_lines_that_are_none(tmp_path: Path, text: str, what: str, advice: str) -> None:

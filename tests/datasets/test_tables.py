@@ -79,6 +79,8 @@ def test_columns_of_captions_may_have_one_name() -> None:
         ("before,after_path", "rename `after_path` to `after`"),
         ("2019,2011,caption", "rename `2011` to `before` and `2019` to `after`"),
         ("vorher,nachher,text", "rename `vorher` to `before` and `nachher` to `after`, if this is their order"),
+        ("# my list", "separate the columns by commas, semicolons or tabs, and name them in the first line"),
+        (",,", "name the columns in the first line: before, after, and optionally id, split, changed, caption"),
         ("before after caption", "separate the columns by commas, semicolons or tabs, and name them in the first line"),
     ],
 )
@@ -90,6 +92,24 @@ def test_a_header_in_other_words_is_shown_with_the_cure(header: str, advice: str
     shown = header.replace("\t", "\\t")
     assert caught.value.what.startswith("the list of pairs has no column `")
     assert caught.value.what.endswith(f"its header reads `{shown}`")
+    assert caught.value.fix == advice
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        (
+            "My pairs;;\nbefore;after;caption\na.png;b.png;x\n",
+            "remove what stands above line 2, which names the columns",
+        ),
+        ("# x\n# y\nbefore,after\na.png,b.png\n", "remove what stands above line 3, which names the columns"),
+        ('"before,after"\n"a.png,b.png"\n', "each line is one cell between quotes: remove these quotes"),
+        ('{"before": "a.png", "after": "b.png"}\n', "this is JSON: name a file with one object per line .jsonl"),
+    ],
+)
+def test_what_stands_in_the_place_of_the_header(text: str, advice: str) -> None:
+    with pytest.raises(DataError, match="has no column `before`: its header reads `") as caught:
+        parse(text)
     assert caught.value.fix == advice
 
 

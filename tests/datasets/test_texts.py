@@ -65,7 +65,9 @@ def test_a_file_that_is_missing_or_a_folder(tmp_path: Path) -> None:
         ('{"a": [1, 2], "b": "x', "copy it again"),
         ('{"a": [1, 2,]}', "remove the comma before it"),
         ("{'a': 1}", "JSON has double quotes"),
-        ("before,after\n", "set prepare.captions"),
+        ("before,after\n", "this is no JSON; a list of pairs that is a table is named .csv"),
+        ("nothing", "this is no JSON"),
+        ('{"a" 1}', "set prepare.captions"),
     ],
 )
 def test_json_that_is_none_is_shown_with_a_guess(tmp_path: Path, text: str, advice: str) -> None:

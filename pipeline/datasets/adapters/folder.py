@@ -222,7 +222,8 @@ def _note_missing(
     guess = None
     if audit.count("caption-without-image") < _GUESSED:
         beside = os.path.relpath(path.parent, root)
-        guess = names.guess(missing[0], "." if beside.startswith("..") else beside)
+        near = names.guess(missing[0], "." if beside.startswith("..") else beside)
+        guess = "it is a folder: name a file in it" if (root / missing[0]).is_dir() else near
     error = None
     if guess is not None:
         error = DataError(

@@ -207,7 +207,7 @@ def test_a_given_id_stays_and_one_given_twice_is_told_with_the_cure(tmp_path: Pa
         tmp_path, listed, "id,before,after\nx,s1/before.png,s1/after.png\nx,s2/before.png,s2/after.png\n"
     )
     with pytest.raises(DataError, match="two rows have the id x, and other images") as caught:
-        audit.check(("duplicate-name",), tmp_path)
+        audit.check({"duplicate-name"}, tmp_path)
     assert caught.value.where == f"{tmp_path}/pairs.csv, lines 2 and 3"
     assert (caught.value.fix or "").startswith("give each row its own `id`")
 
@@ -237,6 +237,7 @@ def test_blank_rows_are_counted(tmp_path: Path, listed: List) -> None:
         ("S1/before.PNG", "`s1/before.png` is there: capitals count"),
         ("own/s1/before.png", "`s1/before.png` is there: paths are relative to prepare.root"),
         ("s1/before.tif", "`s1/before.png` is there: the ending differs"),
+        ("s1", "it is a folder: name a file in it"),
         ("later.png", "`s1/later.png` is there: paths are relative to prepare.root and name the folder"),
     ],
 )
@@ -245,7 +246,7 @@ def test_an_image_that_is_not_there_is_told_with_what_is_near(
 ) -> None:
     _, audit = listed_csv(sites(tmp_path), listed, f"before,after\n{before},s1/after.png\n")
     with pytest.raises(DataError) as caught:
-        audit.check(("caption-without-image",), tmp_path)
+        audit.check({"caption-without-image"}, tmp_path)
     assert caught.value.what == f"the image {before} of pairs.csv is not there; {guess}"
     assert caught.value.fix == "correct the list, or the names of the files"
 
@@ -320,6 +321,6 @@ def test_images_whose_other_date_has_another_name(
         fakes.save(tmp_path / name, fakes.picture(np.random.default_rng(0)))
     _, audit = listed("folder", tmp_path)
     with pytest.raises(DataError) as caught:
-        audit.check(("before-without-after",), tmp_path)
+        audit.check({"before-without-after"}, tmp_path)
     assert what in caught.value.what
     assert (caught.value.fix or "").startswith("give both dates of a pair files of the same name")
