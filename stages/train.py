@@ -8,11 +8,10 @@ from pathlib import Path
 
 from pipeline.execution.build import exclusive
 from pipeline.execution.settings import EngineSettings
-from pipeline.files import read_json
 from pipeline.paths import Paths
 from pipeline.progress import say
 from pipeline.runtime import resolve_device
-from pipeline.training.checkpoints import HISTORY, copy_model, is_complete, remove_other_seeds
+from pipeline.training.checkpoints import copy_model, is_complete, read_epochs, remove_other_seeds
 from pipeline.training.distributed import count_devices, launch
 from pipeline.training.inputs import SOURCES, Inputs, open_inputs
 from pipeline.training.run import STATE, Job, choose_pairs, seed_key, train_seeds, training_key, write_curves
@@ -59,7 +58,7 @@ def run(settings: TrainSettings, paths: Paths, *, engine: EngineSettings) -> Pat
             # DVC empties the output before a stage runs; finished models are kept in the work folder too.
             copy_model(copy, model)
         say(f"seed {seed}: trained already")
-        write_curves(paths.curves / f"seed-{seed}", read_json(model / HISTORY)["epochs"])
+        write_curves(paths.curves / f"seed-{seed}", read_epochs(model))
     if pending:
         _tell_of_other_precision(chosen, settings, inputs, paths, pending)
         job = Job(settings, pending, inputs, key, work, paths.models, paths.curves)

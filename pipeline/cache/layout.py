@@ -260,6 +260,9 @@ def _extent(dataset: h5py.Dataset) -> Extent:
 
 
 def _read_checked(file: h5py.File, name: str, broken: Any) -> npt.NDArray[Any]:
+    # They are stored uncompressed: a size beyond the file's is damage, and would cost memory and minutes to find out.
+    if file[name].size * file[name].dtype.itemsize > file.id.get_filesize():
+        raise broken(f"{name} reaches beyond the end of the file")
     data: npt.NDArray[Any] = file[name][...]
     if digest(data) != _read_text(file[name], "sha256"):
         raise broken(f"{name} is not what was written")

@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, StringConstraints, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -128,6 +128,29 @@ def read_card(folder: Path) -> ModelCard:
         raise CheckpointError(error.what, where=path, fix=_TRAIN_AGAIN) from error
 
 
+class _History(BaseModel):
+    """What is read of history.json: names of curves become names of files."""
+
+    epochs: list[dict[Annotated[str, StringConstraints(pattern=r"^[\w-]{1,100}$")], int | FiniteFloat]]
+
+
+def read_epochs(folder: Path) -> list[dict[str, Any]]:
+    """Read the records of a model's epochs, as history.json holds them.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+        UnreadableError: It cannot be read.
+    """
+    path = folder / HISTORY
+    try:
+        epochs = _History.model_validate(read_json(path)).epochs
+    except (ValidationError, DataError) as error:
+        raise CheckpointError("not a model's history", where=path, fix=_TRAIN_AGAIN) from error
+    if not all("epoch" in record for record in epochs):
+        raise CheckpointError("not a model's history: a record names no epoch", where=path, fix=_TRAIN_AGAIN)
+    return epochs
+
+
 def is_complete(folder: Path, key: str) -> bool:
     """Tell whether `folder` holds a whole model with this content key.
 
@@ -139,7 +162,7 @@ def is_complete(folder: Path, key: str) -> bool:
         return (
             card.key == key
             and sha256_file(folder / WEIGHTS) == card.weights_sha256
-            and (folder / HISTORY).is_file()
+            and bool(read_epochs(folder))
             and Vocabulary.load(folder / VOCABULARY).sha256 == card.vocabulary_sha256
         )
     except (CheckpointError, DataError, FileNotFoundError, NotADirectoryError):
