@@ -52,11 +52,15 @@ class Layout:
         before: Earlier images per split.
         after: Later images per split.
         split_folders: Whether splits have folders of their own; if not, all splits share one.
+        root: The data set's root, for messages.
+        folders: The folders of both dates, likewise; `{split}` in them stands for the split's name.
     """
 
     before: Mapping[Split, Stems]
     after: Mapping[Split, Stems]
     split_folders: bool
+    root: Path = Path()
+    folders: tuple[str, str] = ("", "")
 
     def both(self, split: Split, stem: str) -> tuple[str, str] | None:
         """Return the paths of both images of a pair, None unless both exist."""
@@ -115,6 +119,8 @@ def split_layout(root: Path, before: str, after: str, audit: Audit, links: LinkR
         {split: list_images(root, before.format(split=split), audit, links) for split in SPLITS},
         {split: list_images(root, after.format(split=split), audit, links) for split in SPLITS},
         split_folders=True,
+        root=root,
+        folders=(before, after),
     )
     if not _has_images(layout):
         raise _no_images(root, before, after, audit)
@@ -125,7 +131,8 @@ def split_layout(root: Path, before: str, after: str, audit: Audit, links: LinkR
 def shared_layout(root: Path, before: str, after: str, audit: Audit, links: LinkRule = "inside") -> Layout:
     """List a layout with one folder per date for all splits."""
     earlier, later = list_images(root, before, audit, links), list_images(root, after, audit, links)
-    layout = Layout(dict.fromkeys(SPLITS, earlier), dict.fromkeys(SPLITS, later), split_folders=False)
+    shared = (dict.fromkeys(SPLITS, earlier), dict.fromkeys(SPLITS, later))
+    layout = Layout(*shared, split_folders=False, root=root, folders=(before, after))
     if not _has_images(layout):
         raise _no_images(root, before, after, audit)
     _note_single_dates(layout, root, audit)
@@ -254,6 +261,7 @@ class _SimilarStems:
     """Guesses for captions whose images are missing."""
 
     def __init__(self, layout: Layout, assigned: Mapping[tuple[Split, str], CaptionEntry]) -> None:
+        self._layout = layout
         images = {split: {**layout.after[split], **layout.before[split]} for split in SPLITS}
         self._near = {split: {folded(stem): name for stem, name in images[split].items()} for split in SPLITS}
         self._first = next((name for names in images.values() for name in names.values()), None)
@@ -265,10 +273,30 @@ class _SimilarStems:
         if near is not None and unicodedata.normalize("NFC", PurePosixPath(near).stem) != stem:
             what = f"a caption is for the image {stem}, which is not there, but {near} is"
             return DataError(what, where=where, fix="write the names as the files have them: capitals count")
+        for images, pattern in zip((self._layout.before, self._layout.after), self._layout.folders, strict=True):
+            folder = PurePosixPath(pattern.format(split=split))
+            if pattern and not images[split] and not (self._layout.root / folder).is_dir():
+                return self._no_folder(folder)
         if self._none_joined and self._first is not None:
             what = f"no caption is for one of the images: it is for {stem}, say, and an image is {self._first}"
             return DataError(what, where=where, fix="give caption file and images the same names")
         return None
+
+    def _no_folder(self, folder: PurePosixPath) -> DataError:
+        names = FolderNames(self._layout.root)
+        above = folder.parent
+        while not names.in_folder(above) and above != above.parent:
+            above = above.parent
+        holds = f"{above if above.name else 'the root'} holds {', '.join(names.in_folder(above)[:8])}"
+        similar = names.folder_like(str(folder))
+        fix = (
+            "put the images there, or give the folder that holds them this name; with prepare.allow_missing_images: "
+            "true their pairs are left out"
+        )
+        if similar is not None and similar != str(folder):
+            fix = f"rename {similar} to {folder}: capitals count"
+        what = f"there are captions for images in {folder}, which is not there; {holds}"
+        return DataError(what, where=self._layout.root, fix=fix)
 
 
 def _assign_splits(

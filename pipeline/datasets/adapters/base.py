@@ -104,13 +104,17 @@ def _captions_advice(root: Path, candidates: Sequence[str], suffixes: Collection
     for name in candidates:
         if Path(name).is_file():
             return f"set prepare.captions to {Path(name).absolute()}: it is relative to prepare.root"
-        within = next((path for path in sorted(root.iterdir()) if (path / name).is_file()), None)
-        if within is not None:
-            return f"set prepare.root to {within}, where it is"
+        if holder := folder_with(root, name):
+            return f"set prepare.root to {holder}, where it is"
         if near := folders.guess(name):
             return f"set prepare.captions to it, if it is meant: {near}"
     others = sorted(path.name for path in root.iterdir() if path.suffix.lower() in suffixes and path.is_file())
     return f"set prepare.captions to one of: {', '.join(others)}" if others else "set prepare.root or prepare.captions"
+
+
+def folder_with(root: Path, name: str) -> Path | None:
+    """Return the folder directly within the root, or the one above it, that has a file of that name."""
+    return next((path for path in (*sorted(root.iterdir()), root.absolute().parent) if (path / name).is_file()), None)
 
 
 def dataset_profiles() -> dict[str, Profile]:

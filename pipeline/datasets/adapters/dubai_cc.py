@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pipeline.datasets.adapters.base import DatasetAdapter, Profile
+from pipeline.datasets.adapters.base import DatasetAdapter, Profile, folder_with
 from pipeline.datasets.audit import Audit
 from pipeline.datasets.caption_files import CaptionEntry, read_captions
 from pipeline.datasets.links import check_link
 from pipeline.datasets.listing import Listing, find_images, join
+from pipeline.datasets.nearest import FolderNames
 from pipeline.datasets.paths import check_root
 from pipeline.datasets.records import Split
 from pipeline.datasets.settings import DatasetSettings
@@ -60,10 +61,19 @@ def list_pairs(settings: DatasetSettings, audit: Audit) -> Listing:
         raise DataError(
             f"none of the caption files {', '.join(CAPTION_FILES.values())} is there",
             where=folder,
-            fix="set prepare.root to the folder that holds them, or prepare.captions to their folder within root",
+            fix=_captions_advice(folder),
         )
     layout = find_images(entries, "500_2000", "500_2010", ".tif", settings, audit)
     return join(entries, layout, audit, folder)
+
+
+def _captions_advice(folder: Path) -> str:
+    for name in CAPTION_FILES.values():
+        if folder.is_dir() and (holder := folder_with(folder, name)):
+            return f"set prepare.root to {holder}, which has {name}"
+        if near := FolderNames(folder).guess(name):
+            return f"rename it to {name}: {near}"
+    return "set prepare.root to the folder that holds them, or prepare.captions to their folder within root"
 
 
 ADAPTER = DatasetAdapter(

@@ -69,3 +69,40 @@ def test_real_pairs(listed: List) -> None:
     assert len(listing.left_out) == audit.count("caption-without-image") == 8_145
     assert sum(entry.split == "val" for entry in listing.left_out) == 1_333
     assert all(len(pair.captions) == 5 and pair.changed for pair in listing.pairs)
+
+
+def refusal(root: Path, listed: List, dataset: str = "levir-cc") -> DataError:
+    with pytest.raises(DataError) as caught:
+        _, audit = listed(dataset, root)
+        audit.check({"caption-without-image"}, root)
+    return caught.value
+
+
+def test_a_root_above_or_below_the_layout_is_told_with_the_right_one(tmp_path: Path, listed: List) -> None:
+    root = fakes.levir_cc(tmp_path / "data")
+    assert refusal(tmp_path, listed).fix == f"set prepare.root to {root}, where it is"
+    assert refusal(root / "images", listed).fix == f"set prepare.root to {root}, where it is"
+    fakes.dubai_cc(tmp_path / "dubai" / "data")
+    fix = f"set prepare.root to {tmp_path}/dubai/data, which has Train_Dubai_CC.json"
+    assert refusal(tmp_path / "dubai", listed, "dubai-cc").fix == fix
+
+
+def test_a_folder_of_another_name_is_shown(tmp_path: Path, listed: List) -> None:
+    root = fakes.levir_cc(tmp_path / "data")
+    (root / "images" / "val").rename(root / "images" / "validation")
+    error = refusal(root, listed)
+    assert error.what == (
+        "there are captions for images in images/val/A, which is not there; images holds test, train, validation"
+    )
+    (root / "images" / "validation").rename(root / "images" / "Val")
+    assert refusal(root, listed).fix == "rename images/Val/A to images/val/A: capitals count"
+
+
+def test_a_caption_file_of_another_name_is_shown(tmp_path: Path, listed: List) -> None:
+    root = fakes.levir_cc(tmp_path / "data")
+    path = root / "LevirCCcaptions.json"
+    path = path.rename(root / "levirCCcaptions.json")
+    fix = "set prepare.captions to it, if it is meant: `levirCCcaptions.json` is there: capitals count"
+    assert refusal(root, listed).fix == fix
+    path.rename(root / "captions.json")
+    assert refusal(root, listed).fix == "set prepare.captions to one of: captions.json"
