@@ -8,7 +8,8 @@ import typer
 
 from cli import experiment, graph, pretrain, stages, tools
 from cli.project import ProjectTyper
-from pipeline.errors import SageccError
+from pipeline.errors import ResourceError, SageccError
+from pipeline.execution.failures import ran_out
 from pipeline.malloc import tune_glibc
 from pipeline.openmp import shorten_spinning
 from pipeline.system_errors import refusal
@@ -22,6 +23,11 @@ app = ProjectTyper(
     rich_markup_mode=None,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_MORE_MEMORY = (
+    "end other programs, or raise its limit (`ulimit -v`, the memory of the container or job); "
+    "smaller images, batches or fewer engine.workers need less"
 )
 
 
@@ -65,8 +71,10 @@ def main() -> None:
     except SageccError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(error.exit_code)
-    except OSError as error:
-        refused = refusal(error)
+    except Exception as error:
+        refused = refusal(error) if isinstance(error, OSError) else None
+        if refused is None and ran_out(error) == "memory":
+            refused = ResourceError("memory ran out", fix=_MORE_MEMORY)
         if refused is None:
             raise
         typer.secho(f"error: {refused}", fg=typer.colors.RED, err=True)

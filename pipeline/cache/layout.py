@@ -199,6 +199,9 @@ def read_header(file: h5py.File, path: Path, fix: str, *, unfinished: bool = Fal
     )
     # The attribute keeps the order of the schema; HDF5 itself lists data sets by name.
     fields = tuple(_read_field(file[name]) for name in json.loads(_read_text(file, "fields")))
+    for field in fields:
+        if file[field.name].dtype != stored_dtype(field):
+            raise broken(f"{field.name} is not stored as little-endian {field.dtype}")
     unit: Any = _read_text(file, "unit")
     schema = Schema(provenance.stage, provenance.schema_version, unit, fields)
     if not provenance.complete and not unfinished:

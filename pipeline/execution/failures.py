@@ -18,6 +18,8 @@ from pipeline.errors import ResourceError, SageccError, ServiceError, first_line
 
 _OUT_OF_MEMORY: Final = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory", re.I)
 """PyTorch's words: CUDA's caching allocator, its context, cuBLAS and cuDNN handles, and `DefaultCPUAllocator`."""
+_UNMAPPED: Final = re.compile(r"failed to map segment|cannot allocate memory", re.IGNORECASE)
+"""The dynamic linker's words where a library does not fit: under a limit of addresses, before any work begins."""
 _DEVICE: Final = re.compile(
     r"CUDA (?:driver )?error|HIP error|NCCL error|device-side assert"
     r"|cuDNN error|CUDNN_STATUS_|CUBLAS_STATUS_|CUSOLVER_STATUS_|CUSPARSE_STATUS_|CUFFT_"
@@ -58,6 +60,8 @@ def ran_out(error: BaseException) -> str | None:
     allocator of the CPU raise RuntimeError, of which only the text tells.
     """
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return "memory"
+    if isinstance(error, ImportError | OSError) and _UNMAPPED.search(str(error)):
         return "memory"
     # Stages that do without PyTorch do not load it here: where it is not loaded, no GPU has failed.
     torch = sys.modules.get("torch")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, FiniteFloat, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -128,10 +128,13 @@ def read_card(folder: Path) -> ModelCard:
         raise CheckpointError(error.what, where=path, fix=_TRAIN_AGAIN) from error
 
 
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | FiniteFloat
+
+
 class _History(BaseModel):
     """What is read of history.json: names of curves become names of files."""
 
-    epochs: list[dict[Annotated[str, StringConstraints(pattern=r"^[\w-]{1,100}$")], int | FiniteFloat]]
+    epochs: list[dict[Annotated[str, StringConstraints(pattern=r"^[\w-]{1,100}$")], _Number]]
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
