@@ -59,7 +59,9 @@ def test_mini_needs_no_published_checkpoint() -> None:
         assert (PROJECT / sections["scenes"].weights).is_file()
 
 
-@pytest.mark.parametrize("profile", [name for name in profiles() if name not in ("synthetic", "levir-cc-tags", "folder")])
+@pytest.mark.parametrize(
+    "profile", [name for name in profiles() if name not in ("synthetic", "levir-cc-tags", "folder")]
+)
 def test_published_profiles_take_as_many_steps_as_the_release(profile: str) -> None:
     train = profile_sections(profile, "some/folder")["train"]
     # LEVIR-CC's training split: 6,815 pairs of five captions. The rate falls as the paper's does.
