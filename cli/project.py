@@ -19,7 +19,6 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import typer
 
 from pipeline.errors import SettingsError
-from pipeline.path_settings import expanded_home
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -178,8 +177,8 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 def _absolute(path: Path, here: Path | None) -> Path:
-    # Of `--out=~/x` no shell expands the tilde.
-    path = Path(expanded_home(str(path)))
+    # Of `--out=~/x` no shell expands the tilde; Path.expanduser would raise for users that there are not.
+    path = Path(os.path.expanduser(path))  # noqa: PTH111
     return path if here is None else here / path
 
 

@@ -18,14 +18,9 @@ PathLike = TypeVar("PathLike", str, Path)
 _VARIABLE: Final = re.compile(r"\$([A-Za-z_]\w*|\{[A-Za-z_]\w*\})|^%[A-Za-z_]\w*%")
 
 
-def expanded_home(text: str) -> str:
-    """Return a path with the home folder in the place of `~` and `~user`; as it stands where there is no such user."""
-    return os.path.expanduser(text)  # noqa: PTH111 (Path.expanduser raises for other users, and drops `./`)
-
-
 def expanded(text: str) -> str:
-    """Return a path with `~` and the environment's variables in the place of their values."""
-    return os.path.expandvars(expanded_home(text))
+    """Return a path with `~` and the environment's variables in the place of their values, where they have any."""
+    return os.path.expandvars(os.path.expanduser(text))  # noqa: PTH111 (Path.expanduser raises for unknown users)
 
 
 def literal_path(path: PathLike) -> PathLike:

@@ -203,9 +203,9 @@ def read_prepared(folder: Path) -> Prepared:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         pairs = tuple(Pair.model_validate_json(line) for line in lines)
     except ValidationError as error:
-        raise DataError(
-            f"not a prepared data set: {error.errors()[0]['msg']}", where=folder, fix=PREPARE_AGAIN
-        ) from error
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or error.title
+        raise DataError(f"not a prepared data set: {key}: {first['msg']}", where=folder, fix=PREPARE_AGAIN) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the pair records: {error}", where=path, fix=PREPARE_AGAIN) from error
     if sha256_file(path) != card.pairs_sha256:
