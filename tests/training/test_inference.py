@@ -200,7 +200,7 @@ def test_regions_are_those_of_the_caches(explained, paths, fusion, top_q):
         Cache.open(paths.semantics, SEMANTICS) as semantics,
     ):
         inputs = open_inputs(paths, cache_world.captioner(fusion, top_q=top_q), training=False)
-        unmatched, named = (inputs.sources[name].read(cache.ids) for name in ("regions", "semantics"))
+        unmatched, named = (inputs.sources[name].read(cache.ids).padded() for name in ("regions", "semantics"))
         for kind, source, field, given in (
             ("motion", regions, "descriptors", unmatched),
             ("semantics", semantics, "embeddings", keep_best(named, top_q)),
