@@ -225,7 +225,12 @@ def read_header(file: h5py.File, path: Path, fix: str, *, unfinished: bool = Fal
 def _contradiction(header: Header, size: int) -> str | None:
     units = header.units
     for name, offsets in header.offsets.items():
-        if offsets.shape != (units + 1,) or offsets[0] != 0 or bool((np.diff(offsets) < 0).any()):
+        if (
+            offsets.dtype != np.int64
+            or offsets.shape != (units + 1,)
+            or offsets[0] != 0
+            or bool((np.diff(offsets) < 0).any())
+        ):
             return f"{name} is not a rising list of {units + 1} row numbers"
     for field in header.schema.fields:
         extent = header.extents[field.name]
@@ -235,6 +240,8 @@ def _contradiction(header: Header, size: int) -> str | None:
         if extent.start is not None and extent.start + extent.stored > size:
             return f"{field.name} reaches beyond the end of the file"
     missing = header.missing
+    if missing.dtype != np.int64 or missing.ndim != 1:
+        return "missing is not a list of units"
     if missing.size and (missing[0] < 0 or missing[-1] >= units or bool((np.diff(missing) <= 0).any())):
         return "missing is not a rising list of units"
     return None
