@@ -163,7 +163,8 @@ def write(
         "inputs": inputs,
         "train": world.train_settings(captioner=captioner).result_values(),
     }
-    return write_model(folder, build_model(captioner, VOCABULARY.size, shapes, seed=seed), VOCABULARY, {}, card)
+    history = {"epochs": [{"epoch": 1}]}
+    return write_model(folder, build_model(captioner, VOCABULARY.size, shapes, seed=seed), VOCABULARY, history, card)
 
 
 def change_card(folder: Path, **changes: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from pipeline.checkpoints import FOLDER
+from pipeline.checkpoints import FOLDER, shipped
 from pipeline.errors import CheckpointError, SettingsError
 from pipeline.vision.matching.lightglue import LightGlue
 from pipeline.vision.matching.matcher import LearnedMatcher, Matcher, NearestMatcher
@@ -50,12 +50,12 @@ def build_matcher(settings: MatcherSettings, descriptor_width: int) -> Matcher:
 
 
 def require_matcher_weights(settings: MatcherSettings) -> Path:
-    """Return the path of a learned matcher's weights.
+    """Return the path of a learned matcher's weights, the mini model's in the repository where the project has none.
 
     Raises:
         CheckpointError: The file is missing.
     """
-    path = Path(settings.weights)
+    path = shipped(Path(settings.weights))
     if not path.is_file():
         raise CheckpointError(
             f"the weights of {_NAMES[settings.method]} are not there",

@@ -84,6 +84,8 @@ def test_wrong_variable_is_named_with_its_cure(
     what: str,
     where: str,
 ) -> None:
+    # The machine's own file of certificates would come before a folder.
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ServiceError) as caught:
