@@ -7,6 +7,7 @@ import sys
 import typer
 
 from cli import experiment, graph, pretrain, stages, tools
+from cli.environment import prepare_environment
 from cli.project import ProjectTyper
 from pipeline.errors import ResourceError, SageccError
 from pipeline.execution.failures import ran_out
@@ -26,7 +27,7 @@ app = ProjectTyper(
 )
 
 _MORE_MEMORY = (
-    "end other programs, or raise its limit (`ulimit -v`, the memory of the container or job); "
+    "end other programs, or raise its limit (`ulimit -v`, `-u` for threads, that of the container or job); "
     "smaller images, batches or fewer engine.workers need less"
 )
 
@@ -67,6 +68,7 @@ def main() -> None:
     tune_glibc()
     shorten_spinning()
     try:
+        prepare_environment()
         app()
     except SageccError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)

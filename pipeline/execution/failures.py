@@ -16,7 +16,9 @@ from typing import Final
 
 from pipeline.errors import ResourceError, SageccError, ServiceError, first_line
 
-_OUT_OF_MEMORY: Final = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory", re.I)
+_OUT_OF_MEMORY: Final = re.compile(
+    r"out of memory|_STATUS_ALLOC_FAILED|can't allocate memory|not enough memory|can't start new thread", re.I
+)
 """PyTorch's words: CUDA's caching allocator, its context, cuBLAS and cuDNN handles, and `DefaultCPUAllocator`."""
 _UNMAPPED: Final = re.compile(r"failed to map segment|cannot allocate memory", re.IGNORECASE)
 """The dynamic linker's words where a library does not fit: under a limit of addresses, before any work begins."""
