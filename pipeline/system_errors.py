@@ -63,6 +63,8 @@ _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
 _FAILED = frozenset(_WORDS) - _MISSING | {errno.EMFILE}
 """A library's error with one of these numbers is a failed read; with another, the file is read through to find out."""
 _OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_TEMPORARY = frozenset({".partial", ".old"})
+"""How the names end that writing makes beside a final name."""
 _NUMBER = re.compile(r"errno = (\d+)|os error (\d+)|\[Errno (\d+)\]")
 """How HDF5, Rust's libraries and Python write an error number."""
 
@@ -121,6 +123,9 @@ def writing_error(error: OSError, path: Path, *own: Path | None) -> OutputError 
     if isinstance(error.filename, str) and number_of(error) not in _OF_WRITING | _MISSING:
         name = Path(error.filename).absolute()
         places = [place.absolute() for place in (path, *own) if place is not None]
+        # The temporary name beside the final one, where not even that could be made.
+        if name.suffix in _TEMPORARY and name.parent in {place.parent for place in places}:
+            return output_error(error, path)
         if not any(name == place or name in place.parents or place in name.parents for place in places):
             return read_error(error, name)
     return output_error(error, path)

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pipeline.errors import ServiceError
+from pipeline.errors import ServiceError, first_line
 from pipeline.execution.compute import Finished, MakeWorker, Worker, WorkItem, compute_shards
 from pipeline.execution.failures import Failure, device_errors
 from pipeline.execution.settings import EngineSettings
@@ -315,18 +315,25 @@ def _local_cluster(environments: Sequence[Mapping[str, str]]) -> Iterator[Any]:
     }
     # Dask's own setting is to hand back freed memory at once.
     spawned_with = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ENVIRONMENT.items()}
-    with (
-        importlib.import_module("dask.config").set(spawned_with),
-        distributed.SpecCluster(
-            scheduler={"cls": distributed.Scheduler, "options": {**address, "port": 0, "dashboard": False}},
-            workers={
-                number: {"cls": distributed.Nanny, "options": {**options, "env": dict(environment)}}
-                for number, environment in enumerate(environments)
-            },
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-    ):
-        yield cluster
+    with importlib.import_module("dask.config").set(spawned_with):
+        try:
+            cluster = distributed.SpecCluster(
+                scheduler={"cls": distributed.Scheduler, "options": {**address, "port": 0, "dashboard": False}},
+                workers={
+                    number: {"cls": distributed.Nanny, "options": {**options, "env": dict(environment)}}
+                    for number, environment in enumerate(environments)
+                },
+                silence_logs=logging.CRITICAL,
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ServiceError(
+                f"the local engine's processes cannot be started: {first_line(error)}",
+                where="engine.engine = local",
+                fix="check the folder for temporary files (TMPDIR, DASK_TEMPORARY_DIRECTORY), /dev/shm, in which "
+                "processes share memory, and the limits of this machine (`ulimit -a`), or set engine.engine to inline",
+            ) from error
+        with cluster:
+            yield cluster
 
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -361,5 +368,18 @@ def _gpus() -> list[str]:
 
 
 def _distributed() -> Any:
-    """Import Dask's distributed, which takes most of a second and carries no types."""
-    return importlib.import_module("distributed")
+    """Import Dask's distributed, which takes most of a second and carries no types.
+
+    Raises:
+        ServiceError: Its settings cannot be read.
+    """
+    try:
+        return importlib.import_module("distributed")
+    # It reads its settings while it is imported, and lets every error of the YAML reader through.
+    except Exception as error:
+        raise ServiceError(
+            f"Dask cannot be loaded: {first_line(error)}",
+            where="engine.engine",
+            fix="correct Dask's own settings (the file or folder of DASK_CONFIG, ~/.config/dask, variables that begin "
+            "with DASK_), or set engine.engine to inline",
+        ) from error
