@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pwd
 import sys
@@ -10,8 +11,11 @@ from typing import Final
 
 from pipeline.errors import SettingsError
 
-_NUMBERS: Final = ("COLUMNS", "LINES", "SOURCE_DATE_EPOCH")
-"""Variables that libraries read as numbers, some without a check; they are optional."""
+_NUMBERS: Final = {"COLUMNS": 1, "LINES": 1, "SOURCE_DATE_EPOCH": 0}
+"""Optional variables that libraries read as whole numbers, some without a check, and the least of each.
+
+rich takes a width of 0 by its word and prints nothing; to other programs 0 means that it is not known.
+"""
 _NO_DOCSTRINGS: Final = 2
 
 
@@ -21,10 +25,14 @@ def prepare_environment() -> None:
     Raises:
         SettingsError: Python drops docstrings, from which transformers makes its classes.
     """
-    for name in _NUMBERS:
-        # rich takes a width of 0 by its word, and prints nothing; to others 0 means unknown.
-        if not os.environ.get(name, "1").strip("0").isdecimal():
+    for name, least in _NUMBERS.items():
+        value = os.environ.get(name, str(least))
+        if not (value.isascii() and value.isdecimal() and int(value) >= least):
             del os.environ[name]
+    for stream in (sys.stdout, sys.stderr):
+        # Captions and names of files hold signs that the encoding of a terminal or of PYTHONIOENCODING may lack.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if not Path(os.environ.get("HOME", "")).is_absolute():
         # Libraries look for their caches below it while they are imported.
         os.environ["HOME"] = _home()
