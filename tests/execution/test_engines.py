@@ -319,3 +319,20 @@ def test_a_worker_that_loads_pytorch_itself_computes_with_one_thread(tmp_path: P
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["1", "2"], done.stderr
+
+
+def test_dask_that_cannot_be_loaded_or_started_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Nanny failed to start.\nand more")
+
+    monkeypatch.setattr("distributed.SpecCluster", refuse)
+    with (
+        pytest.raises(ServiceError, match=r"cannot be started: Nanny failed to start\.\n  where") as caught,
+        engines._local_cluster([{}]),
+    ):
+        pass
+    assert "/dev/shm" in str(caught.value.fix)
+    monkeypatch.setattr("importlib.import_module", refuse)
+    with pytest.raises(ServiceError, match="Dask cannot be loaded") as caught:
+        engines._distributed()
+    assert "DASK_CONFIG" in str(caught.value.fix)
