@@ -73,6 +73,8 @@ def main() -> None:
     except SageccError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(error.exit_code)
+    # What no part told better: refusals of the system, and memory that ran out, for which each library has an error
+    # of its own. Everything else is raised again.
     except Exception as error:
         refused = refusal(error) if isinstance(error, OSError) else None
         if refused is None and ran_out(error) == "memory":
