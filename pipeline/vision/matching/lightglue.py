@@ -26,6 +26,7 @@ class LightGlue(LearnedMatcher):
 
     def __init__(self, settings: LightGlueSettings, descriptor_width: int) -> None:
         super().__init__()
+        flash = torch.backends.cuda.flash_sdp_enabled()
         # features=None: the layout given here, and no download.
         model = KorniaLightGlue(
             features=None,  # type: ignore[arg-type]  # documented, but not annotated so
@@ -37,6 +38,8 @@ class LightGlue(LearnedMatcher):
             depth_confidence=-1,
             width_confidence=-1,
         )
+        # kornia switches the kernel off for the whole process.
+        torch.backends.cuda.enable_flash_sdp(flash)
         self.input_proj, self.posenc, self.transformers = model.input_proj, model.posenc, model.transformers
         self.assignment: nn.ModuleDict = nn.ModuleDict(
             {name: getattr(model.log_assignment[-1], name) for name in ("final_proj", "matchability")}

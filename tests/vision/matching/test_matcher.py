@@ -194,6 +194,17 @@ def test_lightglue_sees_positions_on_its_own_scale(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(positions[:, :3], expected)
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_lightglue_leaves_the_kernels_of_the_process_as_they_are(enabled: bool) -> None:
+    before = torch.backends.cuda.flash_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_flash_sdp(enabled)
+        LightGlue(LIGHTGLUE, WIDTH)
+        assert torch.backends.cuda.flash_sdp_enabled() == enabled
+    finally:
+        torch.backends.cuda.enable_flash_sdp(before)
+
+
 def test_more_regions_than_the_batch_is_long_are_refused() -> None:
     with pytest.raises(ValueError, match="5 regions in a batch padded to 4"):
         collate(random_pairs([(5, 1)]), 4)
