@@ -97,14 +97,10 @@ def test_segmented_captions_are_scored_by_their_words() -> None:
 
 
 def test_meteor_matches_whole_words_of_other_scripts(java: Java) -> None:
-    def meteor(candidate: str, reference: str) -> float:
-        scores = score({"a": candidate}, {"a": [reference]}, java=java)
-        assert scores.meteor is not None
-        return scores.meteor
-
-    assert meteor("एक इमारत बनाई गई है", "एक इमारत बनाई गई है।") == pytest.approx(100)
-    assert meteor("新建了房子", "新建了房子。") == pytest.approx(100)
-    assert meteor("क", "कि") == 0.0
+    captions = [("एक इमारत बनाई गई है", "एक इमारत बनाई गई है।"), ("新建了房子", "新建了房子。"), ("क", "कि")]
+    tokens = tokenize([text for pair in captions for text in pair], java)
+    corpora = [corpus_of({"a": tokens[first]}, {"a": [tokens[other]]}, ("a",)) for first, other in captions]
+    assert [scores.meteor for scores in score_corpora(corpora, java)] == pytest.approx([100, 100, 0])
 
 
 def test_repeated_captions_are_tokenized_once(java: Java) -> None:

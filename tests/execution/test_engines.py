@@ -222,6 +222,7 @@ def test_a_lost_scheduler_is_an_error_that_keeps_the_shards(tmp_path: Path) -> N
     assert list(tmp_path.glob("*.safetensors"))
 
 
+@pytest.mark.long
 def test_a_key_press_ends_the_local_engine_and_keeps_its_shards(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.execution.squares_stage", str(tmp_path), "local", "0.2"],

@@ -134,6 +134,7 @@ def test_an_edit_of_the_decoder_concerns_the_training_alone(edit: Edit) -> None:
     assert changed == ["train", "caption"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_gives_the_values_of_the_edited_code(tmp_path: Path) -> None:
     sources = copy_sources(tmp_path / "sources")

@@ -197,6 +197,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(run, monkeypatch, capfd):
     assert "best bleu_4" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(run, prepared, scenes):
     changes = {"epochs": 40, "batch_size": 1, "captions_per_pair": "one", "validate_every": 7}
     whole = content(run(Path("whole"), **changes))

@@ -236,7 +236,7 @@ def test_without_a_fusion_the_caches_do_not_show(prepared, scenes, engine, where
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fusion", ["paper", "release"])
+@pytest.mark.parametrize("fusion", [pytest.param("paper", marks=pytest.mark.long), "release"])
 def test_two_processes_share_the_steps(run, fusion):
     alone = json.loads((run(Path("alone"), fusion, epochs=2, batch_size=4) / "seed-1/history.json").read_text())
     shared = json.loads(
